@@ -1,0 +1,1 @@
+"""What several AEMOS services need: queue, leases, batching, errors, names."""

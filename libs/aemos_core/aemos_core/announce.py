@@ -1,0 +1,107 @@
+"""The notification log and its channel: a notification is logged once, gets its id there, and is published."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+
+from aemos.v1 import job_pb2
+from redis.exceptions import NoScriptError
+
+from aemos_core import names, telemetry
+from aemos_core.redis_link import RedisClient
+
+log = logging.getLogger("aemos.announce")
+
+LOG_FIELD = "n"
+"""Field of a log entry: the notification as JSON, without `id`, for the entry's own id is that."""
+_SEEN_SECONDS = 24 * 60 * 60
+_LONGEST_LOG = 1_000_000
+
+# KEYS: seen, log, set of logs. ARGV: organization, channel, beginning of the message, notification, seconds, length.
+# The id exists only once the entry does, so it is put into the published text here, not by the caller. The log's age is
+# measured by its own ids: they never run back, and a script that asks for the time cannot be replicated everywhere.
+_SCRIPT = """
+if not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[5]) then return false end
+local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[6], '*', 'n', ARGV[4])
+local oldest = tonumber(string.match(id, '^%d+')) - ARGV[5] * 1000
+redis.call('XTRIM', KEYS[2], 'MINID', '~', string.format('%.0f', oldest))
+redis.call('SADD', KEYS[3], ARGV[1])
+redis.call('PUBLISH', ARGV[2], ARGV[3] .. string.sub(ARGV[4], 1, -2) .. ',"id":"' .. id .. '"}}')
+return id
+"""
+
+
+class Announcer:
+    """Puts announcements into the notification log and publishes those that it had not seen within 24 hours."""
+
+    def __init__(self, redis: RedisClient) -> None:
+        self._redis = redis
+        self._sha = ""
+
+    async def announce(self, announcements: Sequence[job_pb2.Announcement]) -> None:
+        """One round trip for all of them, in order. Raises redis.RedisError; doing it again announces nothing twice.
+
+        One whose `notification_json` is not a JSON object is logged and left out: it would never get any better.
+        """
+        calls = [arguments for announcement in announcements if (arguments := _arguments(announcement))]
+        if not calls:
+            return
+        self._sha = self._sha or await self._redis.script_load(_SCRIPT)
+        answers = await self._send(calls)
+        if any(isinstance(answer, NoScriptError) for answer in answers):
+            await self._redis.script_load(_SCRIPT)  # Redis was restarted, and forgot it
+            answers = await self._send(calls)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+
+    async def _send(self, calls: list[list[str]]) -> list[object]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for call in calls:
+                pipe.evalsha(self._sha, 3, *call)
+            answers: list[object] = await pipe.execute(raise_on_error=False)
+        return answers
+
+
+def _arguments(announcement: job_pb2.Announcement) -> list[str]:
+    organization = announcement.organization_id
+    try:
+        notification = _with_trace_id(announcement)
+    except ValueError:
+        log.error("notification %s is not a JSON object", announcement.uuid)
+        return []
+    return [
+        names.notification_seen(announcement.uuid),
+        names.notification_log(organization),
+        names.NOTIFICATION_LOGS,
+        str(organization),
+        names.DEVICE_STATE_CHANGE,
+        _envelope(announcement),
+        notification,
+        str(_SEEN_SECONDS),
+        str(_LONGEST_LOG),
+    ]
+
+
+def _envelope(announcement: job_pb2.Announcement) -> str:
+    """The published message as far as the notification; no rooms: everybody of the organization."""
+    rooms = {"rooms": list(announcement.rooms)} if announcement.rooms else {"broadcastAll": True}
+    carried = {"traceContext": announcement.trace_context.hex()} if announcement.trace_context else {}
+    organization = {"organizationId": announcement.organization_id}
+    head = {"type": "socket", "event": announcement.event, **rooms, **organization, **carried}
+    return _json(head)[:-1] + ',"notification":'
+
+
+def _with_trace_id(announcement: job_pb2.Announcement) -> str:
+    """The notification with `traceId`, empty when it is not sampled: every delivery has the same fields."""
+    notification = json.loads(announcement.notification_json)
+    if not isinstance(notification, dict):
+        raise ValueError("a notification is not a JSON object")
+    trace_id = telemetry.trace_id_of(announcement.trace_context)
+    return announcement.notification_json.rstrip()[:-1] + f'{"," if notification else ""}"traceId":"{trace_id}"}}'
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))

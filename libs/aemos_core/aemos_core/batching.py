@@ -1,0 +1,124 @@
+"""Natural batching: what arrives while nothing is under way leaves at once; what arrives meanwhile forms the next batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from aemos_core.errors import AemosError, Kind
+
+T = TypeVar("T")
+R = TypeVar("R")
+Done = Callable[[R | BaseException], None]
+
+
+def _one(_: object) -> int:
+    return 1
+
+
+class Batcher(Generic[T, R]):
+    """Hands items to `send` in batches, with at most `in_flight` batches under way; nobody waits for a timer.
+
+    `send` gets the items in order and returns one result for each, or raises: then every item of the batch gets the
+    exception. `max_batch` and `max_waiting` count what `weight` says of an item. A full queue refuses with BUSY.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[list[T]], Awaitable[Sequence[R]]],
+        *,
+        max_batch: int,
+        max_waiting: int,
+        in_flight: int = 1,
+        weight: Callable[[T], int] = _one,
+    ) -> None:
+        self._send = send
+        self._max_batch = max_batch
+        self._max_waiting = max_waiting
+        self._free = in_flight
+        self._weight = weight
+        self._waiting: deque[tuple[T, Done[R]]] = deque()
+        self._waiting_weight = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._start_scheduled = False
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing is under way."""
+        return not self._waiting and not self._tasks
+
+    def has_room(self) -> bool:
+        """Whether `put` would take an item now."""
+        return self._waiting_weight < self._max_waiting
+
+    def put(self, item: T, done: Done[R]) -> None:
+        """Queues an item; `done` is called once, on the loop, with its result or the exception."""
+        if self._waiting_weight >= self._max_waiting:
+            raise AemosError(Kind.UNAVAILABLE, "too much is waiting", reason="queue_full")
+        self._waiting.append((item, done))
+        self._waiting_weight += self._weight(item)
+        # Not now but at the end of this turn of the loop: what one read from a socket brought leaves together.
+        if self._free and not self._start_scheduled:
+            self._start_scheduled = True
+            asyncio.get_running_loop().call_soon(self._start)
+
+    async def submit(self, item: T) -> R:
+        """As `put`, and waits for the result. Being cancelled does not take the item back."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self.put(item, lambda result: _resolve(future, result))
+        return await future
+
+    async def drain(self) -> None:
+        """Waits until nothing is left; callers bound it with a deadline."""
+        while not self.idle:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.sleep(0)
+
+    def cancel(self) -> None:
+        """Cuts what is under way and drops what waits."""
+        self._waiting.clear()
+        self._waiting_weight = 0
+        for task in self._tasks:
+            task.cancel()
+
+    def _start(self) -> None:
+        self._start_scheduled = False
+        while self._free and self._waiting:
+            self._free -= 1
+            task = asyncio.get_running_loop().create_task(self._deliver(self._take()))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _take(self) -> list[tuple[T, Done[R]]]:
+        batch = [self._waiting.popleft()]
+        room = self._max_batch - self._weight(batch[0][0])
+        while self._waiting and (weight := self._weight(self._waiting[0][0])) <= room:
+            room -= weight
+            batch.append(self._waiting.popleft())
+        self._waiting_weight -= self._max_batch - room
+        return batch
+
+    async def _deliver(self, batch: list[tuple[T, Done[R]]]) -> None:
+        results: Sequence[R | BaseException]
+        try:
+            results = await self._send([item for item, _ in batch])
+        except BaseException as error:
+            results = [error] * len(batch)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._free += 1
+            self._start()
+            for (_, done), result in zip(batch, results, strict=True):
+                done(result)
+
+
+def _resolve(future: asyncio.Future[R], result: R | BaseException) -> None:
+    if future.done():
+        return
+    if isinstance(result, BaseException):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

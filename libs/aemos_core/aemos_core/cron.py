@@ -1,0 +1,111 @@
+"""Cron schedules: six fields, seconds first, in an IANA time zone. Pure: no clock, no store.
+
+Matching is done on the wall clock's reading, and each reading is then turned into the instant at which the wall clock
+first shows it. So daylight saving follows from one rule: a time that is skipped runs once, at the next time that
+exists, and a time that comes twice runs once, the first time.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from croniter import croniter
+
+from aemos_core.errors import AemosError, FieldError, Kind
+
+_LONGEST = 100
+_FIELDS = 6
+_NOT_FIXED = re.compile(r"(^|[\s,])[hr]", re.IGNORECASE)
+"""croniter's own `H` (hashed) and `R` (random): two processes would not agree on when that is."""
+_EPOCH = datetime(1970, 1, 1)
+_KNOWN = 4_096
+
+
+def next_due(expression: str, timezone: str, after_ms: int) -> int:
+    """The first instant after `after_ms` at which the schedule is due; both in ms since 1970 UTC.
+
+    ValueError when expression or time zone cannot be read, or nothing is due within 50 years.
+    """
+    zone, after = _zone(timezone), after_ms // 1000
+    shown = after + _offset(zone, after)
+    first = _instant(zone, shown)
+    if first < after:  # the wall clock shows this for the second time: go on where what it repeats ends
+        shown = _change(zone, first, after) + _offset(zone, first) - 1
+    return _instant(zone, int(_matcher(expression).get_next(float, start_time=shown))) * 1000
+
+
+def validate(expression: str, timezone: str) -> None:
+    """Raises INVALID with `cronExpression`, `timezone` or both when a schedule could never run as its author means."""
+    mistakes = [
+        FieldError(loc, message)
+        for loc, message in (("cronExpression", _wrong_expression(expression)), ("timezone", _wrong_zone(timezone)))
+        if message
+    ]
+    if mistakes:
+        raise AemosError(Kind.INVALID, "; ".join(f"{m.loc}: {m.message}" for m in mistakes), errors=mistakes)
+
+
+def _wrong_expression(expression: str) -> str:
+    if len(expression) > _LONGEST:
+        return f"must have at most {_LONGEST} characters"
+    try:
+        next_due(expression, "UTC", 0)
+    except ValueError as error:
+        return str(error)
+    if not croniter.is_valid(expression, second_at_beginning=True, strict=True):
+        return "names a day that never comes"
+    return ""
+
+
+def _wrong_zone(timezone: str) -> str:
+    try:
+        _zone(timezone)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@lru_cache(_KNOWN)
+def _matcher(expression: str) -> croniter:
+    """Parsing takes four times as long as matching. Not for threads: a matcher remembers where it is."""
+    if not expression.isascii() or len(expression.split()) != _FIELDS:
+        raise ValueError('must have six fields, seconds first, such as "0 */5 * * * *"')
+    if _NOT_FIXED.search(expression):
+        raise ValueError("must not use H or R")
+    try:
+        return croniter(expression, 0, second_at_beginning=True)
+    except ValueError:
+        raise ValueError("is not a cron expression") from None
+
+
+@lru_cache(_KNOWN)
+def _zone(timezone: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: the name of a directory, such as "America"
+        raise ValueError("is not an IANA time zone") from None
+
+
+def _offset(zone: ZoneInfo, instant: int) -> int:
+    """Seconds that the wall clock is ahead of UTC at an instant (seconds since 1970)."""
+    offset = datetime.fromtimestamp(instant, zone).utcoffset() or timedelta()
+    return int(offset.total_seconds())
+
+
+def _instant(zone: ZoneInfo, shown: int) -> int:
+    """When the wall clock first shows `shown` (seconds since 1970 on it), or would if it did not skip it (PEP 495)."""
+    moment = (_EPOCH + timedelta(seconds=shown)).replace(tzinfo=zone)
+    before, behind = int(moment.timestamp()), int(moment.replace(fold=1).timestamp())
+    return before if before <= behind else _change(zone, behind, before)
+
+
+def _change(zone: ZoneInfo, low: int, high: int) -> int:
+    """The instant in (low, high] from which the offset of `high` holds."""
+    target = _offset(zone, high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _offset(zone, middle) == target else (middle, high)
+    return high

@@ -1,0 +1,161 @@
+"""Databases: one engine for each service, transactions with a deadline, errors in the table, migrations."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Integer, MetaData, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from aemos_core.errors import AemosError, Kind, unavailable
+
+log = logging.getLogger("aemos.database")
+
+TRANSACTION_SECONDS = 8.0
+Id = BigInteger().with_variant(Integer, "sqlite")
+"""Column type of ids: SQLite counts up only what it calls INTEGER."""
+TABLE_ARGS: dict[str, Any] = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin", "mysql_engine": "InnoDB"}
+_READ_ONLY_SERVER = {1290, 1792, 1836}
+"""MySQL says so after a failover, when we still hold connections to the old primary."""
+
+
+class Database:
+    """Transactions on one service's database.
+
+    What the database cannot do now raises UNAVAILABLE, a broken unique rule EXISTS; a transaction is cut after
+    `TRANSACTION_SECONDS`.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self.is_sqlite = engine.dialect.name == "sqlite"
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to read with."""
+        async with self._transaction({}) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that commits at the end of the block and is durable then."""
+        async with self._transaction({"aemos_write": True}) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _transaction(self, options: dict[str, Any]) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with asyncio.timeout(TRANSACTION_SECONDS), self.engine.connect() as connection:
+                if options:
+                    await connection.execution_options(**options)
+                async with connection.begin():
+                    yield connection
+        except IntegrityError as error:
+            raise AemosError(Kind.EXISTS, "it exists already") from error
+        except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
+            if _is_data_error(error):
+                raise
+            if _code(error) in _READ_ONLY_SERVER:
+                await self.engine.dispose()
+            log.warning("database: %s", type(error).__name__, extra={"cause": str(getattr(error, "orig", error))})
+            raise unavailable("the database did not answer") from error
+
+
+def _code(error: BaseException) -> int | None:
+    args = getattr(getattr(error, "orig", None), "args", ())
+    return args[0] if args and isinstance(args[0], int) else None
+
+
+def _is_data_error(error: BaseException) -> bool:
+    """A statement that can never succeed, as against a server that cannot now."""
+    transient = isinstance(error, OperationalError) or getattr(error, "connection_invalidated", False)
+    return isinstance(error, DBAPIError) and not transient and type(error).__name__ != "InterfaceError"
+
+
+@asynccontextmanager
+async def open_database(url: str, pool_size: int = 8) -> AsyncIterator[Database]:
+    """The service's database; every wait has a bound."""
+    engine = create_async_engine(url, **_engine_options(url, pool_size))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    try:
+        yield Database(engine)
+    finally:
+        await engine.dispose()
+
+
+def _engine_options(url: str, pool_size: int) -> dict[str, Any]:
+    if make_url(url).get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": 5, "isolation_level": None}, "pool_size": pool_size, "pool_timeout": 2}
+    return {
+        "connect_args": {"connect_timeout": 5, "read_timeout": 10, "charset": "utf8mb4"},
+        "isolation_level": "READ COMMITTED",
+        "pool_size": pool_size,
+        "max_overflow": 4,
+        "pool_timeout": 2,
+        "pool_pre_ping": True,
+        "pool_use_lifo": True,
+    }
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    # FULL: in WAL mode the log is synced at each commit, so what was acknowledged survives a power cut.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and writes later would fail at once when another one writes between.
+    writes = connection.get_execution_options().get("aemos_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+async def migrate(url: str, directory: Path) -> None:
+    """Brings a database to the newest of the Alembic revisions under `directory`, making it when it is missing."""
+    await _create_missing(url)
+    async with open_database(url) as database, database.engine.connect() as connection:
+        await connection.execution_options(aemos_write=True)
+        await connection.run_sync(_upgrade, directory)
+        await connection.commit()
+
+
+async def _create_missing(url: str) -> None:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        Path(parsed.database or "").parent.mkdir(parents=True, exist_ok=True)
+        return
+    engine = create_async_engine(parsed.set(database=""), connect_args={"connect_timeout": 5, "read_timeout": 10})
+    try:
+        async with engine.begin() as connection:
+            name = engine.dialect.identifier_preparer.quote_identifier(parsed.database or "")
+            await connection.exec_driver_sql(f"CREATE DATABASE IF NOT EXISTS {name} CHARACTER SET utf8mb4")
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: Connection, directory: Path) -> None:
+    # Alembic takes a second to import, and only a migration needs it.
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory(str(directory))
+    with EnvironmentContext(Config(), script, fn=lambda rev, _: script._upgrade_revs("head", rev)) as environment:
+        environment.configure(connection=connection, target_metadata=None)
+        environment.run_migrations()
+
+
+def create_all(metadata: MetaData) -> Callable[[Connection], None]:
+    """For a first migration: every table as the store declares it."""
+    return lambda connection: metadata.create_all(connection)

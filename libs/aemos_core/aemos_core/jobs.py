@@ -1,0 +1,148 @@
+"""The jobs AEMOS knows, declared once, and the queue that takes them without blocking the event loop."""
+
+import asyncio
+import base64
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import redis
+from dramatiq import Message
+from dramatiq.common import dq_name
+
+from aemos_core.broker import WakeRedisBroker
+from aemos_core.times import now_ms, rfc3339
+
+T = TypeVar("T")
+
+MINUTE_MS = 60_000
+DAY_MS = 24 * 60 * MINUTE_MS
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """A kind of job: `name` is the actor's, `queue` may contain `{partition}`; back-off doubles from min to max.
+
+    Dead letters: what failed `1 + max_retries` times, or is older than `max_age_ms`. They stay in Redis for 7 days.
+    """
+
+    name: str
+    event_type: str
+    queue: str
+    max_retries: int
+    min_backoff_ms: int
+    max_backoff_ms: int
+    time_limit_ms: int
+    max_age_ms: int
+
+    def queue_name(self, partition: int = 0) -> str:
+        """The queue of a partition (0-based)."""
+        return self.queue.format(partition=partition)
+
+
+EVALUATE_READINGS = JobSpec(
+    name="evaluate_readings",
+    event_type="telemetry-data",
+    queue="rule-engine-events-{partition}",
+    max_retries=10,
+    min_backoff_ms=500,
+    max_backoff_ms=MINUTE_MS,
+    time_limit_ms=30_000,
+    max_age_ms=DAY_MS,
+)
+RUN_CHAINS = JobSpec(
+    name="run_chains",
+    event_type="scheduled",
+    queue=EVALUATE_READINGS.queue,
+    max_retries=5,
+    min_backoff_ms=1_000,
+    max_backoff_ms=MINUTE_MS,
+    time_limit_ms=30_000,
+    max_age_ms=60 * MINUTE_MS,
+)
+RECORD_NOTIFICATIONS = JobSpec(
+    name="record_notifications",
+    event_type="record-notifications",
+    queue="notify-ledger",
+    max_retries=20,
+    min_backoff_ms=1_000,
+    max_backoff_ms=5 * MINUTE_MS,
+    time_limit_ms=30_000,
+    max_age_ms=DAY_MS,
+)
+
+# KEYS: the messages of a queue and of its delay queue. ARGV: how the id begins. Atomic: a retry moves between the two.
+UNFINISHED = """
+for _, key in ipairs(KEYS) do
+  for _, id in ipairs(redis.call('HKEYS', key)) do
+    if string.sub(id, 1, #ARGV[1]) == ARGV[1] then return 1 end
+  end
+end
+return 0
+"""
+
+
+class JobQueue:
+    """Puts jobs on their queues from one thread of its own.
+
+    At most `bound` calls are under way; more wait for their turn. A call ends within `deadline_s`, waiting included, or
+    raises redis.TimeoutError: the job may or may not be on its queue then, as after any redis.ConnectionError.
+    """
+
+    def __init__(self, broker: WakeRedisBroker, *, bound: int = 64, deadline_s: float = 5.0) -> None:
+        self._broker = broker
+        self._deadline_s = deadline_s
+        self._slots = asyncio.Semaphore(bound)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job-queue")
+        self._unfinished = broker.client.register_script(UNFINISHED)
+
+    async def enqueue(self, spec: JobSpec, payload: bytes, *, partition: int = 0, receipts: str = "") -> str:
+        """Returns the job's id once Redis has the job. Raises redis.RedisError."""
+        message: Message[Any] = Message(
+            queue_name=spec.queue_name(partition),
+            actor_name=spec.name,
+            args=(),
+            kwargs={
+                "eventType": spec.event_type,
+                "payload": base64.b64encode(payload).decode(),
+                "enqueuedAt": rfc3339(now_ms()),
+                "receipts": receipts,
+            },
+            options={},
+        )
+        await self._call(lambda: self._broker.enqueue(message))
+        return message.message_id
+
+    async def unfinished(self, message_id: str, queue: str) -> bool:
+        """Whether Redis still has the job: queued, delayed or in a worker's hands. Dead letters are finished.
+
+        `queue` is the name with its partition. The cost grows with the jobs in that queue. Raises redis.RedisError.
+        """
+        keys = [f"{self._broker.namespace}:{name}.msgs" for name in (queue, dq_name(queue))]
+        return bool(await self._call(lambda: self._unfinished(keys=keys, args=[f"{message_id}:"])))
+
+    def close(self) -> None:
+        """Ends the thread; calls not yet begun are dropped, a call under way ends by its socket timeout."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._slots.acquire()
+                future = self._thread.submit(work)
+                self._release_when_done(future)
+                return await asyncio.wrap_future(future)
+        except TimeoutError as error:
+            raise redis.TimeoutError(f"the job queue took longer than {self._deadline_s} s") from error
+
+    def _release_when_done(self, future: "Future[T]") -> None:
+        """A caller that gave up does not free the slot: the thread is still busy with its call."""
+        loop = asyncio.get_running_loop()
+
+        def release(_: "Future[T]") -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._slots.release)
+
+        future.add_done_callback(release)

@@ -1,0 +1,154 @@
+"""Where outbox rows go: to a job queue, settled by the worker's receipt, or to the notification log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from aemos.v1 import job_pb2
+from redis.exceptions import RedisError
+
+from aemos_core.announce import Announcer
+from aemos_core.jobs import JobQueue, JobSpec
+from aemos_core.names import outbox_receipts
+from aemos_core.outbox import Row
+from aemos_core.outbox_lane import Lost
+from aemos_core.redis_link import RedisClient
+from aemos_core.telemetry import SPAN_PUBLISH, carry, child
+
+log = logging.getLogger("aemos.outbox")
+
+ANNOUNCE = "announce"
+_CHECK_SECONDS = 30.0
+_RECEIPTS_SECONDS = 600
+_BLOCK_SECONDS = 2.0
+_KEEP_ANNOUNCED_MS = 10 * 60 * 1000
+
+
+class _RunId:
+    """Notices that a Redis server is not the one it was."""
+
+    def __init__(self, redis: RedisClient) -> None:
+        self._redis = redis
+        self._known = ""
+
+    async def changed(self) -> bool:
+        try:
+            run_id = str((await self._redis.info("server"))["run_id"])
+        except (RedisError, OSError):
+            return False
+        known, self._known = self._known, run_id
+        return bool(known) and known != run_id
+
+
+class Receipts:
+    """A component: learns from workers which jobs are done."""
+
+    def __init__(self, redis: RedisClient, relay_id: str) -> None:
+        self.key = outbox_receipts(relay_id)
+        self._redis = redis
+        self._jobs: dict[str, asyncio.Future[None]] = {}
+
+    def of(self, job_id: str) -> asyncio.Future[None]:
+        """Done when the job is; raises Lost when nobody can tell."""
+        return self._jobs.setdefault(job_id, asyncio.get_running_loop().create_future())
+
+    def drop(self, job_id: str) -> None:
+        """Nobody waits for this job any more."""
+        self._jobs.pop(job_id, None)
+
+    def lose_all(self) -> None:
+        """Redis forgot the jobs."""
+        for future in self._jobs.values():
+            if not future.done():
+                future.set_exception(Lost())
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Reads receipts, until told to stop and a moment longer, while the outbox drains."""
+        reading = asyncio.create_task(self._read())
+        await stop.wait()
+        await asyncio.wait([reading], timeout=_BLOCK_SECONDS)
+        reading.cancel()
+        await asyncio.wait([reading])
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                first = await self._redis.blpop([self.key], timeout=_BLOCK_SECONDS)
+                more = await self._redis.lpop(self.key, 1000) if first else None
+            except (RedisError, OSError):
+                await asyncio.sleep(1.0)
+                continue
+            for job_id in [first[1], *(more or ())] if first else ():
+                future = self.of(job_id.decode())
+                if not future.done():
+                    future.set_result(None)
+
+
+async def send_receipt(redis: RedisClient, receipts: str, job_id: str) -> None:
+    """Tells the relay that sent a job that it is done. A lost receipt makes the job come twice, nothing worse."""
+    if receipts:
+        async with redis.pipeline(transaction=False) as pipe:
+            pipe.rpush(receipts, job_id)
+            pipe.expire(receipts, _RECEIPTS_SECONDS)
+            await pipe.execute()
+
+
+class JobSender:
+    """Makes one job of a batch of rows: payloads are protobuf batches, which join byte by byte."""
+
+    keep_ms = 0
+    unsettled = 2
+
+    def __init__(self, queue: JobQueue, spec: JobSpec, redis: RedisClient, receipts: Receipts) -> None:
+        self._queue = queue
+        self._spec = spec
+        self._run_id = _RunId(redis)
+        self._receipts = receipts
+
+    async def send(self, partition: int, rows: Sequence[Row]) -> None:
+        """Enqueues, and waits for the receipt."""
+        payload = b"".join(row.payload for row in rows)
+        job_id = await self._queue.enqueue(self._spec, payload, partition=partition, receipts=self._receipts.key)
+        done = self._receipts.of(job_id)
+        try:
+            while not (await asyncio.wait([done], timeout=_CHECK_SECONDS))[0]:
+                if not await self._queue.unfinished(job_id, self._spec.queue_name(partition)):
+                    raise Lost
+            done.result()
+        finally:
+            self._receipts.drop(job_id)
+
+    async def lost_everything(self) -> bool:
+        """Jobs in flight are sent again by whoever waits for their receipts."""
+        lost = await self._run_id.changed()
+        if lost:
+            self._receipts.lose_all()
+        return lost
+
+
+class AnnounceSender:
+    """Puts announcements in the notification log, which takes each once, and publishes them."""
+
+    keep_ms = _KEEP_ANNOUNCED_MS
+    unsettled = 1
+
+    def __init__(self, announcer: Announcer, redis: RedisClient) -> None:
+        self._announcer = announcer
+        self._run_id = _RunId(redis)
+
+    async def send(self, partition: int, rows: Sequence[Row]) -> None:
+        """Logs and publishes in one round trip."""
+        batch = job_pb2.AnnouncementBatch.FromString(b"".join(row.payload for row in rows))
+        with ExitStack() as spans:
+            for announcement in batch.announcements:
+                if announcement.trace_context:
+                    span = spans.enter_context(child(SPAN_PUBLISH, announcement.trace_context))
+                    announcement.trace_context = carry(span)
+            await self._announcer.announce(batch.announcements)
+
+    async def lost_everything(self) -> bool:
+        """Whether the log may be gone."""
+        return await self._run_id.changed()

@@ -1,0 +1,93 @@
+"""Redis: one client with deadlines, and subscriptions that come back by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+log = logging.getLogger("aemos.redis")
+
+RedisClient = Redis
+_RECONNECT_SECONDS = (0.05, 0.2, 0.5, 1.0)
+_PING_SECONDS = 5.0
+
+
+@asynccontextmanager
+async def open_redis(url: str) -> AsyncIterator[RedisClient]:
+    """A client whose every command ends within 5 s; nothing is repeated behind our back."""
+    client: RedisClient = Redis.from_url(
+        url, socket_connect_timeout=2, socket_timeout=5, retry=Retry(NoBackoff(), 0), health_check_interval=0
+    )
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+class Subscriber:
+    """A component that calls a handler for each message of its channels, on the loop.
+
+    What is published while the connection is down is missed: `on_gap` is called after every (re)connection, so that
+    whoever keeps a copy looks again.
+    """
+
+    def __init__(
+        self,
+        redis: RedisClient,
+        handlers: Mapping[str, Callable[[bytes], None]],
+        on_gap: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._redis = redis
+        self._handlers = {name.encode(): handler for name, handler in handlers.items()}
+        self._on_gap = on_gap
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Listens until told to stop."""
+        listening = asyncio.create_task(self._keep_listening())
+        await stop.wait()
+        listening.cancel()
+        await asyncio.wait([listening])
+
+    async def _keep_listening(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._listen()
+            except (RedisError, OSError) as error:
+                if failures == 0:
+                    log.warning("subscription lost: %s", type(error).__name__)
+                await asyncio.sleep(_RECONNECT_SECONDS[min(failures, len(_RECONNECT_SECONDS) - 1)])
+                failures += 1
+
+    async def _listen(self) -> None:
+        async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+            await pubsub.subscribe(*self._handlers)
+            self._on_gap()
+            while True:
+                message = await pubsub.get_message(timeout=_PING_SECONDS)
+                if message is None:
+                    await pubsub.ping()
+                elif message["type"] == "message":
+                    self._handle(message["channel"], message["data"])
+
+    def _handle(self, channel: bytes, data: bytes) -> None:
+        try:
+            self._handlers[channel](data)
+        except Exception:
+            log.exception("a message on %s was dropped", channel.decode())
+
+
+async def wait(stop: asyncio.Event, seconds: float) -> bool:
+    """Waits for `stop` so long at the most; whether it is set."""
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True

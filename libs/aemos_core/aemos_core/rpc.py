@@ -1,0 +1,207 @@
+"""gRPC, both sides: deadlines, who calls, errors in the table. Servicers and callers see none of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from aemos.v1 import identity_pb2, identity_pb2_grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from aemos_core import telemetry
+from aemos_core.contract import Access, methods
+from aemos_core.errors import AemosError, from_grpc, internal, to_grpc_trailers, unavailable
+from aemos_core.identity import (
+    ANYBODY,
+    SERVICE,
+    Caller,
+    Keys,
+    TokenVerifier,
+    caller,
+    check_access,
+    is_service_secret,
+    set_caller,
+)
+from aemos_core.process import PortInUse
+
+log = logging.getLogger("aemos.rpc")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+SERVER_SECONDS = 10.0
+"""Deadline of a call whose caller gave none."""
+CLIENT_SECONDS = 5.0
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+_AUTHORIZATION = "authorization"
+_TRACE = "aemos-trace-bin"
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+]
+
+
+class _ServerEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Every call goes through here: caller, access, deadline, error."""
+
+    def __init__(self, secret: str, verifier: TokenVerifier) -> None:
+        self._secret = secret
+        self._verifier = verifier
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        method = methods().get(handler_call_details.method)
+        if handler is None or method is None or not handler.unary_unary:
+            return handler  # unknown, or one of the standard services: health and reflection
+        serve, access = handler.unary_unary, method.access
+
+        async def guarded(request: Any, context: Context) -> Any:
+            try:
+                metadata = dict(context.invocation_metadata() or ())
+                who = await self._caller(str(metadata.get(_AUTHORIZATION, "")))
+                check_access(who, access)
+                set_caller(who)
+                async with asyncio.timeout(_seconds_left(context)):
+                    return await serve(request, context)
+            except AemosError as error:
+                await _abort(context, error)
+            except TimeoutError:
+                await _abort(context, unavailable("it took too long"))
+            except grpc.aio.AioRpcError as error:
+                await _abort(context, from_grpc(error))
+            except Exception:
+                log.exception("%s failed", method.path)
+                await _abort(context, internal())
+
+        return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
+
+    async def _caller(self, authorization: str) -> Caller:
+        scheme, _, credentials = authorization.partition(" ")
+        if scheme == "Service" and is_service_secret(credentials, self._secret):
+            return SERVICE
+        if scheme.lower() == "bearer":
+            return await self._verifier.verify(credentials)
+        return ANYBODY
+
+
+def _seconds_left(context: Context) -> float:
+    left = context.time_remaining()
+    return SERVER_SECONDS if left is None else min(left, 60.0)
+
+
+async def _abort(context: Context, error: AemosError) -> None:
+    await context.abort(error.kind.answers.grpc, error.detail, to_grpc_trailers(error))
+
+
+def carried_trace(context: Context) -> bytes:
+    """The trace context that another service sent with a call; empty when it sent none, or is no service."""
+    if caller() is not SERVICE:
+        return telemetry.NO_CONTEXT
+    value = dict(context.invocation_metadata() or ()).get(_TRACE, b"")
+    return value if isinstance(value, bytes) and len(value) == 24 else telemetry.NO_CONTEXT
+
+
+class GrpcServer:
+    """A component: the gRPC listener of a service, with health and reflection."""
+
+    def __init__(self, server: grpc.aio.Server, health_servicer: health.aio.HealthServicer) -> None:
+        self._server = server
+        self._health = health_servicer
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until told to stop, then finishes the calls it has."""
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await stop.wait()
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace=20)
+
+
+@asynccontextmanager
+async def grpc_server(
+    address: str,
+    variable: str,
+    secret: str,
+    verifier: TokenVerifier,
+    servicers: Sequence[object],
+) -> AsyncIterator[GrpcServer]:
+    """Serves instances of generated servicers on `address`; PortInUse names `variable` when it is taken."""
+    server = grpc.aio.server(interceptors=[_ServerEdge(secret, verifier)], options=_OPTIONS)
+    names = [_register(server, servicer) for servicer in servicers]
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME, health.SERVICE_NAME], server)
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError:
+        raise PortInUse(int(address.rsplit(":", 1)[1]), variable) from None
+    await server.start()
+    try:
+        yield GrpcServer(server, health_servicer)
+    finally:
+        await server.stop(grace=0)
+
+
+def _register(server: grpc.aio.Server, servicer: object) -> str:
+    """Adds a servicer by the generated function beside its base class; returns the service's full name."""
+    base = next(cls for cls in type(servicer).__mro__ if cls.__module__.startswith("aemos.v1."))
+    getattr(sys.modules[base.__module__], f"add_{base.__name__}_to_server")(servicer, server)
+    return f"aemos.v1.{base.__name__.removesuffix('Servicer')}"
+
+
+class _ClientEdge(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
+    """Every call out: a deadline, the right credentials for what the method needs, the trace, errors in the table."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        metadata = list(details.metadata or ())
+        path = details.method.decode() if isinstance(details.method, bytes) else details.method
+        if (authorization := self._authorization(path)) is not None:
+            metadata.append((_AUTHORIZATION, authorization))
+        if trace := telemetry.current():
+            metadata.append((_TRACE, trace))
+        timed = grpc.aio.ClientCallDetails(
+            details.method, details.timeout or CLIENT_SECONDS, grpc.aio.Metadata(*metadata), None, False
+        )
+        try:
+            return await (await continuation(timed, request))
+        except grpc.aio.AioRpcError as error:
+            raise from_grpc(error) from None
+
+    def _authorization(self, path: str) -> str | None:
+        if methods()[path].access == Access.ACCESS_SERVICE:
+            return f"Service {self._secret}"
+        return f"Bearer {caller().token}" if caller().token else None
+
+
+@asynccontextmanager
+async def open_channel(target: str, secret: str) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to another service: calls end within 5 s unless they say otherwise, and raise AemosError."""
+    async with grpc.aio.insecure_channel(target, options=_OPTIONS, interceptors=[_ClientEdge(secret)]) as channel:
+        yield channel
+
+
+def remote_verifier(channel: grpc.aio.Channel) -> TokenVerifier:
+    """Verifies user tokens with the keys that ingest hands out."""
+    stub = identity_pb2_grpc.IdentityServiceStub(channel)
+
+    async def fetch() -> Keys:
+        answer = await stub.GetSigningKeys(identity_pb2.GetSigningKeysRequest())
+        return {key.kid: Ed25519PublicKey.from_public_bytes(key.public_key) for key in answer.keys}
+
+    return TokenVerifier(fetch)

@@ -1,0 +1,1 @@
+"""Generated code of the contract: change proto/ and run `make proto`."""

@@ -1,0 +1,194 @@
+"""HTTP: the hot ingest route as plain ASGI, everything else through FastAPI."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import grpc
+import uvicorn
+from aemos.v1 import identity_pb2, identity_pb2_grpc
+from aemos_core.errors import AemosError, Kind, unauthenticated
+from aemos_core.identity import TokenVerifier
+from aemos_core.process import PortInUse
+from fastapi import FastAPI
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from aemos_gateway import openapi, problems, rest
+from aemos_gateway.json_codec import to_json
+from aemos_gateway.readings import MAX_READING_BYTES
+from aemos_gateway.service import DeviceAuth, Uplink
+
+INGEST_PATH = "/api/v1/datastreams/token"
+BODY_SECONDS = 10.0
+READY_SECONDS = 1.0
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+_JSON_HEADER = (b"content-type", b"application/json")
+
+
+class IngestRoute:
+    """`POST /api/v1/datastreams/token` without a framework: 45 us instead of 200."""
+
+    def __init__(self, auth: DeviceAuth, uplink: Uplink, rest_of_api: FastAPI) -> None:
+        self._auth = auth
+        self._uplink = uplink
+        self._rest = rest_of_api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http" or scope["path"] != INGEST_PATH or scope["method"] != "POST":
+            await self._rest(scope, receive, send)
+            return
+        try:
+            token = _token(scope["headers"])
+            device = self._auth.known(token) or await self._auth.resolve(token)
+            body = await _body(scope["headers"], receive)
+            stored = await self._uplink.write(device, body, "http")
+            await _answer(send, 201, [_JSON_HEADER], stored.answer())
+        except AemosError as error:
+            await _refuse(send, error)
+
+
+def _token(headers: list[tuple[bytes, bytes]]) -> bytes:
+    for name, value in headers:
+        if name == b"authorization":
+            if value[:7].lower() == b"bearer ":
+                return value[7:].strip()
+            break
+    raise unauthenticated("a device token is required: Authorization: Bearer <token>")
+
+
+async def _body(headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:
+    for name, value in headers:
+        if name == b"content-length" and int(value) > MAX_READING_BYTES:
+            raise AemosError(Kind.TOO_LARGE, f"a reading has at most {MAX_READING_BYTES} bytes")
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body"):
+        return body
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _more(body, receive)
+    except TimeoutError:
+        raise AemosError(Kind.MALFORMED, "the body did not arrive in time", reason="request_timeout") from None
+
+
+async def _more(body: bytes, receive: Receive) -> bytes:
+    more = True
+    while more and len(body) <= MAX_READING_BYTES:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
+
+
+async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _refuse(send: Send, error: AemosError) -> None:
+    timed_out = error.reason == "request_timeout"
+    status, headers, body = problems.problem(error, 408 if timed_out else 0)
+    await _answer(send, status, [(k.encode(), v.encode()) for k, v in headers.items()], body)
+
+
+class _Credentials(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    email: str
+    password: str
+
+
+class _Refresh(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    refreshToken: str  # noqa: N815  the product's own spelling
+
+
+def make_app(channels: Mapping[str, grpc.aio.Channel], verifier: TokenVerifier, ingest: grpc.aio.Channel) -> FastAPI:
+    """Login, health, documentation, and a route for each method of the contract."""
+    app = FastAPI(title="AEMOS", redoc_url=None)
+    app.openapi = openapi.document  # type: ignore[method-assign]
+    problems.install(app)
+    identity = identity_pb2_grpc.IdentityServiceStub(ingest)
+    health = health_pb2_grpc.HealthStub(ingest)
+
+    @app.post("/api/v1/auth/login")
+    async def login(credentials: _Credentials) -> Response:
+        request = identity_pb2.LoginRequest(email=credentials.email, password=credentials.password)
+        return JSONResponse(to_json(await identity.Login(request)))
+
+    @app.post("/api/v1/auth/refresh")
+    async def refresh(body: _Refresh) -> Response:
+        request = identity_pb2.RefreshLoginRequest(refresh_token=body.refreshToken)
+        return JSONResponse(to_json(await identity.RefreshLogin(request)))
+
+    @app.get("/livez")
+    async def livez() -> Response:
+        return PlainTextResponse("ok")
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=READY_SECONDS)
+        serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+        return PlainTextResponse("ok" if serving else "ingest is not serving", 200 if serving else 503)
+
+    rest.add_routes(app, channels, verifier)
+    return app
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's own signal handling would end the process before the other edges have finished."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to the process."""
+        yield
+
+
+class HttpEdge:
+    """A component: the HTTP listener."""
+
+    def __init__(self, server: _Server, sock: socket.socket) -> None:
+        self._server = server
+        self._socket = sock
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until told to stop, then finishes the requests it has."""
+        serving = asyncio.create_task(self._server.serve([self._socket]))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        self._server.should_exit = True
+        stopping.cancel()
+        await serving
+
+
+@asynccontextmanager
+async def http_edge(host: str, port: int, app: IngestRoute, drain_seconds: float) -> AsyncIterator[HttpEdge]:
+    """Listens on `port`; PortInUse when it is taken."""
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=4096,
+        timeout_graceful_shutdown=int(drain_seconds),
+    )
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+        except OSError:
+            raise PortInUse(port, "AEMOS_HTTP_PORT") from None
+        yield HttpEdge(_Server(config), sock)

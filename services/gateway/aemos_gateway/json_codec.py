@@ -1,0 +1,161 @@
+"""Messages of the contract as the REST JSON: camelCase, ids as numbers, times in RFC 3339 with milliseconds.
+
+Protobuf's own JSON writes 64-bit integers as text and cannot say which field is wrong; this one does what
+`/openapi.json` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aemos_core.errors import AemosError, FieldError, Kind
+from aemos_core.times import parse_rfc3339, rfc3339
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+_F = FieldDescriptor
+_INTEGERS = {_F.CPPTYPE_INT32, _F.CPPTYPE_INT64, _F.CPPTYPE_UINT32, _F.CPPTYPE_UINT64}
+_NUMBERS = {_F.CPPTYPE_DOUBLE, _F.CPPTYPE_FLOAT}
+MOST = 2**53
+"""What every JSON reader keeps exactly (RFC 8259, 6)."""
+
+
+def to_json(message: Message) -> Any:
+    """A message as JSON values; every field is there, but an optional or message field without a value is left out."""
+    if isinstance(message, Timestamp):
+        return rfc3339(message.ToMilliseconds())
+    if isinstance(message, Struct):
+        return json_format.MessageToDict(message)
+    return {
+        field.json_name: _value_to_json(field, getattr(message, field.name))
+        for field in message.DESCRIPTOR.fields
+        if not field.has_presence or message.HasField(field.name)
+    }
+
+
+def _value_to_json(field: FieldDescriptor, value: Any) -> Any:
+    if field.is_repeated:
+        if _is_map(field):
+            return dict(value)
+        return [to_json(item) if field.message_type else item for item in value]
+    return to_json(value) if field.message_type else value
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def from_json(message: Message, values: Any, loc: str = "") -> list[FieldError]:
+    """Fills a message from JSON values; returns every mistake with its place."""
+    if not isinstance(values, Mapping):
+        return [FieldError(loc or "body", "must be an object")]
+    fields = message.DESCRIPTOR.fields_by_camelcase_name
+    errors = []
+    for name, value in values.items():
+        where = f"{loc}.{name}" if loc else str(name)
+        if name not in fields:
+            errors.append(FieldError(where, "is not a field"))
+        elif value is not None:
+            errors += _fill(message, fields[name], value, where)
+    return errors
+
+
+def _fill(message: Message, field: FieldDescriptor, value: Any, loc: str) -> list[FieldError]:
+    if field.is_repeated:
+        return _fill_list(getattr(message, field.name), field, value, loc)
+    if field.message_type:
+        child = getattr(message, field.name)
+        child.SetInParent()
+        return _fill_message(child, value, loc)
+    mistake = _mistake(field, value)
+    if not mistake:
+        setattr(message, field.name, value)
+    return [FieldError(loc, mistake)] if mistake else []
+
+
+def _fill_list(items: Any, field: FieldDescriptor, values: Any, loc: str) -> list[FieldError]:
+    if not isinstance(values, list):
+        return [FieldError(loc, "must be a list")]
+    errors = []
+    for index, value in enumerate(values):
+        where = f"{loc}.{index}"
+        if field.message_type:
+            errors += _fill_message(items.add(), value, where)
+        elif mistake := _mistake(field, value):
+            errors.append(FieldError(where, mistake))
+        else:
+            items.append(value)
+    return errors
+
+
+def _fill_message(message: Message, value: Any, loc: str) -> list[FieldError]:
+    if isinstance(message, Timestamp):
+        try:
+            message.FromMilliseconds(parse_rfc3339(value))
+        except (TypeError, ValueError, OverflowError):
+            return [FieldError(loc, "must be an RFC 3339 time with its offset")]
+        return []
+    if isinstance(message, Struct):
+        if not isinstance(value, dict):
+            return [FieldError(loc, "must be an object")]
+        message.update(value)
+        return []
+    return from_json(message, value, loc)
+
+
+def _mistake(field: FieldDescriptor, value: Any) -> str:
+    return _CHECKS[field.cpp_type](value)
+
+
+def _integer(value: Any) -> str:
+    return "" if type(value) is int and abs(value) <= MOST else "must be an integer"
+
+
+def _number(value: Any) -> str:
+    return "" if type(value) in (int, float) else "must be a number"
+
+
+def _boolean(value: Any) -> str:
+    return "" if isinstance(value, bool) else "must be true or false"
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        return "must be text"
+    return "must not contain the character NUL" if "\0" in value else ""
+
+
+_CHECKS: dict[int, Callable[[Any], str]] = {
+    **dict.fromkeys(_INTEGERS, _integer),
+    **dict.fromkeys(_NUMBERS, _number),
+    _F.CPPTYPE_BOOL: _boolean,
+    _F.CPPTYPE_STRING: _text,
+}
+
+
+def from_parameters(descriptor: Descriptor, parameters: Mapping[str, str]) -> tuple[dict[str, Any], list[FieldError]]:
+    """Path and query parameters as JSON values of the types that their fields have."""
+    values: dict[str, Any] = {}
+    errors = []
+    for name, text in parameters.items():
+        field = descriptor.fields_by_camelcase_name.get(name) or descriptor.fields_by_name.get(name)
+        if field is None:
+            errors.append(FieldError(name, "is not a parameter"))
+        elif field.cpp_type not in _INTEGERS:
+            values[field.camelcase_name] = text
+        elif text.isascii() and text.isdigit() and len(text) < 17:
+            values[field.camelcase_name] = int(text)
+        else:
+            errors.append(FieldError(name, "must be an integer"))
+    return values, errors
+
+
+def refuse(errors: list[FieldError]) -> None:
+    """Raises INVALID when there is a mistake."""
+    if errors:
+        detail = "; ".join(f"{error.loc}: {error.message}" for error in errors)
+        raise AemosError(Kind.INVALID, detail, errors=errors)

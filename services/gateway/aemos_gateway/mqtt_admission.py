@@ -1,0 +1,111 @@
+"""CONNECT: who is it? Answered before any session is touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from aemos_core.errors import AemosError, Kind
+from amqtt.mqtt.connack import (
+    IDENTIFIER_REJECTED,
+    NOT_AUTHORIZED,
+    SERVER_UNAVAILABLE,
+    UNACCEPTABLE_PROTOCOL_VERSION,
+)
+from amqtt.mqtt.connect import ConnectPacket
+
+from aemos_gateway.mqtt_frames import CONNECT, ProtocolError, understood, written
+from aemos_gateway.mqtt_topics import Topics, Will
+from aemos_gateway.service import Device, DeviceAuth
+
+_NAMES = (b"\x00\x04MQTT", b"\x00\x06MQIsdp")
+_LEVEL_3_1_1 = 4
+_WILL, _WILL_QOS, _WILL_QOS_AND_RETAIN = 0x04, 0x18, 0x38
+_USERNAME_AND_PASSWORD, _ONLY_PASSWORD = 0xC0, 0x40
+
+
+class Refusal(Exception):
+    """A CONNECT that is answered with a CONNACK other than 0; `code` is its return code (MQTT 3.1.1, 3.2.2.3)."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """What a CONNECT asked for, by a device that proved to be one."""
+
+    device: Device
+    token: bytes
+    session_key: str
+    """Device uuid and client id: no device can name another one's session."""
+    clean: bool
+    keep_alive_s: int
+    will: Will | None
+
+
+async def prove(body: bytes, auth: DeviceAuth) -> Proven:
+    """The device behind a CONNECT. Refusal with its return code; ProtocolError for what is no CONNECT of 3.1.1."""
+    packet = _read(body)
+    token = packet.password.encode()
+    device = await _resolve(auth, token)
+    if packet.username != device.device_uuid:
+        raise Refusal(NOT_AUTHORIZED, "the token is another device's")
+    return Proven(
+        device=device,
+        token=token,
+        session_key=f"{device.device_uuid}/{packet.client_id}",
+        clean=packet.clean_session_flag,
+        keep_alive_s=packet.keep_alive,
+        will=_will(packet, device),
+    )
+
+
+def _read(body: bytes) -> Any:
+    name = next((name for name in _NAMES if body.startswith(name)), None)
+    if name is None or len(body) < len(name) + 4:
+        raise ProtocolError("not MQTT")
+    level, flags = body[len(name)], body[len(name) + 1]
+    if level != _LEVEL_3_1_1 or name is not _NAMES[0]:
+        raise Refusal(UNACCEPTABLE_PROTOCOL_VERSION, "not MQTT 3.1.1")
+    _check_flags(flags)
+    packet = understood(ConnectPacket, CONNECT, body)
+    generated = packet.client_id
+    if packet.client_id_is_random:
+        packet.client_id = ""
+    if written(packet) != body or b"\0" in (packet.client_id + (packet.will_topic or "")).encode():
+        raise Refusal(NOT_AUTHORIZED, "not well formed")
+    if flags & _USERNAME_AND_PASSWORD != _USERNAME_AND_PASSWORD:
+        raise Refusal(NOT_AUTHORIZED, "no token")
+    if packet.client_id_is_random and not packet.clean_session_flag:
+        raise Refusal(IDENTIFIER_REJECTED, "a session that is to be kept needs a client id")
+    packet.client_id = generated
+    return packet
+
+
+def _check_flags(flags: int) -> None:
+    """MQTT 3.1.1, 3.1.2.3 to 3.1.2.9."""
+    if (
+        flags & 1
+        or flags & _WILL_QOS == _WILL_QOS
+        or (not flags & _WILL and flags & _WILL_QOS_AND_RETAIN)
+        or flags & _USERNAME_AND_PASSWORD == _ONLY_PASSWORD
+    ):
+        raise ProtocolError(f"CONNECT flags 0x{flags:02x}")
+
+
+async def _resolve(auth: DeviceAuth, token: bytes) -> Device:
+    try:
+        return await auth.resolve(token)
+    except AemosError as error:
+        code = NOT_AUTHORIZED if error.kind is Kind.UNAUTHENTICATED else SERVER_UNAVAILABLE
+        raise Refusal(code, error.detail) from None
+
+
+def _will(packet: Any, device: Device) -> Will | None:
+    if not packet.will_flag:
+        return None
+    if not Topics.of(device.device_uuid).may_will(packet.will_topic):
+        raise Refusal(NOT_AUTHORIZED, "a will on a topic that is not the device's")
+    return Will(packet.will_topic, bytes(packet.will_message))

@@ -1,0 +1,139 @@
+"""MQTT 3.1.1 packets as bytes: the stream cut into them, and amqtt's parsers made strict. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+from amqtt.adapters import BufferReader
+from amqtt.errors import AMQTTError, MQTTError, NoDataError
+from amqtt.mqtt.packet import MQTTFixedHeader
+
+CONNECT = 0x10
+PUBLISH = 0x30
+PUBACK = 0x40
+PUBREL = 0x62
+SUBSCRIBE = 0x82
+UNSUBSCRIBE = 0xA2
+PINGREQ = 0xC0
+DISCONNECT = 0xE0
+"""First bytes of what a device may send; of PUBLISH, only the upper half."""
+
+PUBACK_HEADER = b"\x40\x02"
+PUBREC_HEADER = b"\x50\x02"
+PUBCOMP_HEADER = b"\x70\x02"
+PINGRESP = b"\xd0\x00"
+
+MAX_PUBLISH_BYTES = 1024 * 1024
+"""Remaining length of a PUBLISH; more is refused at the fixed header."""
+MAX_OTHER_BYTES = 16 * 1024
+"""Remaining length of any other packet, CONNECT with its will included."""
+_LONGEST_HEADER = 5
+
+
+class ProtocolError(Exception):
+    """The peer broke MQTT 3.1.1 or named a topic that is not its own: its connection is closed, its will published."""
+
+
+class Frames:
+    """Cuts a stream into packets, and holds no more of it than the packet that is not yet whole."""
+
+    def __init__(self) -> None:
+        self.most_bytes = MAX_OTHER_BYTES
+        """Limit of a PUBLISH: nobody who is not known yet makes us hold more than a CONNECT."""
+        self._held = bytearray()
+        self._needed = 0
+
+    def push(self, data: bytes) -> None:
+        """Takes what was read."""
+        self._held += data
+
+    def cut(self) -> Iterator[tuple[int, bytes]]:
+        """First byte and body of every packet that is whole now; ProtocolError for a length that cannot be.
+
+        What a caller leaves uncut comes first the next time.
+        """
+        if len(self._held) < self._needed:
+            return
+        data = bytes(self._held)
+        self._held.clear()
+        self._needed = at = 0
+        try:
+            while (extent := self._extent(data, at)) is not None:
+                start, end = extent
+                if end > len(data):
+                    self._needed = end - at
+                    return
+                header, at = data[at], end
+                yield header, data[start:end]
+        finally:
+            self._held += data[at:]
+
+    def _extent(self, data: bytes, at: int) -> tuple[int, int] | None:
+        """Where the body of the packet at `at` begins and ends; None while its fixed header is not whole (2.2.3)."""
+        length = shift = 0
+        for position in range(at + 1, min(len(data), at + _LONGEST_HEADER)):
+            byte = data[position]
+            length |= (byte & 127) << shift
+            if byte < 128:
+                if length > (self.most_bytes if data[at] & 0xF0 == PUBLISH else MAX_OTHER_BYTES):
+                    raise ProtocolError(f"a packet of {length} bytes")
+                return position + 1, position + 1 + length
+            shift += 7
+        if len(data) - at >= _LONGEST_HEADER:
+            raise ProtocolError("a remaining length of more than four bytes")
+        return None
+
+
+def parse(packet_class: Any, header: int, body: bytes) -> Any:
+    """A packet that is well formed. amqtt takes invalid UTF-8, a missing end and a surplus one for text, so what it
+    understood must give the same bytes again."""
+    packet = understood(packet_class, header, body)
+    if written(packet) != body:
+        raise ProtocolError(f"packet 0x{header:02x} is malformed")
+    return packet
+
+
+def understood(packet_class: Any, header: int, body: bytes) -> Any:
+    """What amqtt's parser makes of a body; ProtocolError when it makes nothing of it."""
+    fixed = MQTTFixedHeader(header >> 4, header & 15, len(body))
+    try:
+        return _finish(packet_class.from_stream(BufferReader(body), fixed_header=fixed))
+    except (AMQTTError, MQTTError, NoDataError) as error:
+        raise ProtocolError(f"packet 0x{header:02x}: {error}") from None
+
+
+def written(packet: Any) -> bytes:
+    """The packet without its fixed header."""
+    variable = packet.variable_header
+    return bytes(variable.to_bytes()) + bytes(packet.payload.to_bytes(packet.fixed_header, variable))
+
+
+def _finish(parsing: Coroutine[Any, Any, Any]) -> Any:
+    """amqtt parses in a coroutine; over a buffer it never waits, so it needs no task."""
+    try:
+        parsing.send(None)
+    except StopIteration as done:
+        return done.value
+    parsing.close()
+    raise AssertionError("amqtt waited for a buffer")
+
+
+def packet_id(body: bytes) -> bytes:
+    """The packet id that a body begins with; never 0 (MQTT 2.3.1)."""
+    if len(body) < 2 or body[:2] == b"\0\0":
+        raise ProtocolError("no packet id")
+    return body[:2]
+
+
+def topic(name: str) -> str:
+    """A topic or filter: at least one character, none of them NUL (MQTT 4.7.3)."""
+    if not name or "\0" in name:
+        raise ProtocolError("a topic that is empty or holds NUL")
+    return name
+
+
+def encoded(name: str) -> bytes:
+    """A string with its length (MQTT 1.5.3)."""
+    data = name.encode()
+    return len(data).to_bytes(2) + data

@@ -1,0 +1,146 @@
+"""The readings of one MQTT connection: taken, acknowledged once they are durable, and no more of them than a window."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+from aemos_core.errors import AemosError, MqttAnswer, internal
+
+from aemos_gateway.mqtt_connection import Connection, Hold
+from aemos_gateway.mqtt_frames import PUBACK_HEADER, PUBREC_HEADER
+from aemos_gateway.mqtt_received import Received
+from aemos_gateway.readings import Stored
+from aemos_gateway.service import Device, Uplink
+
+PROTOCOL = "mqtt"
+MOST_IN_FLIGHT = 64
+"""Readings of one connection that wait for their commit; above it nothing is read until half of them are answered."""
+_SHOWN = 200
+
+
+class Telemetry:
+    """Hands readings to the uplink and answers each by the error table. Nothing here becomes a task."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        device: Device,
+        uplink: Uplink,
+        received: Received,
+        explain: Callable[[bytes], None],
+        resend_s: float,
+    ) -> None:
+        self._connection = connection
+        self._device = device
+        self._uplink = uplink
+        self._received = received
+        self._explain = explain
+        self._resend_s = resend_s
+        self._owing: asyncio.TimerHandle | None = None
+        self._to_try_again = 0
+        self._idle: Callable[[], None] | None = None
+        self._in_flight = 0
+
+    def take(self, qos: int, number: bytes, payload: bytes) -> None:
+        """One PUBLISH; `number` is its packet id, empty for QoS 0."""
+        if qos == 2 and not self._received.begin(number, self._connection.write):
+            return
+        self._in_flight += 1
+        if self._in_flight > MOST_IN_FLIGHT:
+            self._connection.hold(Hold.WINDOW)
+        self._put((b"", PUBACK_HEADER, PUBREC_HEADER)[qos] + number, payload)
+
+    def released(self, number: bytes) -> None:
+        """A PUBREL: the packet id of QoS 2 is free again."""
+        self._received.release(number)
+
+    def when_idle(self, then: Callable[[], None]) -> None:
+        """Calls `then` when nothing waits for its answer: now, or later."""
+        self._idle = then
+        if not self._in_flight:
+            then()
+
+    def lost(self) -> None:
+        """The connection is gone; what is under way is still stored."""
+        if self._owing is not None:
+            self._owing.cancel()
+
+    def _put(self, receipt: bytes, payload: bytes) -> None:
+        try:
+            self._uplink.put(self._device, payload, PROTOCOL, partial(self._answered, receipt, payload))
+        except AemosError as error:
+            # What put itself refuses for now was certainly not written, so it is ours to try again.
+            answer = error.kind.answers.mqtt if error.retry_after is None else MqttAnswer.SLOW
+            self._refused(receipt, payload, error, answer)
+
+    def _answered(self, receipt: bytes, payload: bytes, result: Stored | BaseException) -> None:
+        if isinstance(result, Stored):
+            self._acknowledge(receipt)
+        else:
+            error = result if isinstance(result, AemosError) else internal()
+            self._refused(receipt, payload, error, error.kind.answers.mqtt)
+
+    def _refused(self, receipt: bytes, payload: bytes, error: AemosError, answer: MqttAnswer) -> None:
+        if answer is MqttAnswer.SLOW:
+            self._try_later(receipt, payload, error.retry_after or 1)
+        elif answer is MqttAnswer.EXPLAIN:
+            self._acknowledge(receipt)
+            self._explain(explanation(error, payload))
+        else:
+            if answer is MqttAnswer.CLOSE:
+                self._connection.end(f"a reading was refused: {error.reason}")
+            self._leave_unanswered(receipt)
+
+    def _acknowledge(self, receipt: bytes) -> None:
+        if receipt.startswith(PUBREC_HEADER):
+            self._received.settled(receipt[2:])
+        elif receipt:
+            self._connection.write(receipt)
+        self._landed()
+
+    def _leave_unanswered(self, receipt: bytes) -> None:
+        if receipt.startswith(PUBREC_HEADER):
+            self._received.failed(receipt[2:])
+        if receipt and self._owing is None and not self._connection.ending:
+            # Clients send an unacknowledged PUBLISH again only on a new connection (MQTT 3.1.1, 4.4).
+            delay = self._resend_s * random.uniform(0.5, 1)
+            end = partial(self._connection.end, "so that the device sends again what was not stored")
+            self._owing = asyncio.get_running_loop().call_later(delay, end)
+        self._landed()
+
+    def _try_later(self, receipt: bytes, payload: bytes, seconds: int) -> None:
+        self._to_try_again += 1
+        self._connection.hold(Hold.BUSY)
+        asyncio.get_running_loop().call_later(seconds, self._try_again, receipt, payload)
+
+    def _try_again(self, receipt: bytes, payload: bytes) -> None:
+        self._to_try_again -= 1
+        if not self._to_try_again:
+            self._connection.release(Hold.BUSY)
+        if self._connection.ending:
+            self._leave_unanswered(receipt)
+        else:
+            self._put(receipt, payload)
+
+    def _landed(self) -> None:
+        self._in_flight -= 1
+        if self._in_flight < MOST_IN_FLIGHT // 2:
+            self._connection.release(Hold.WINDOW)
+        if self._idle is not None and not self._in_flight:
+            self._idle()
+
+
+def explanation(error: AemosError, payload: bytes) -> bytes:
+    """The JSON on the errors topic: why, in the words of the error table, and how the reading began."""
+    content: dict[str, Any] = {
+        "reason": error.reason,
+        "detail": error.detail,
+        "errors": [{"loc": e.loc, "message": e.message} for e in error.errors],
+        "payload": payload[: 4 * _SHOWN].decode(errors="replace")[:_SHOWN],
+    }
+    return msgspec.json.encode(content)

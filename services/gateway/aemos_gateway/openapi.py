@@ -1,0 +1,150 @@
+"""The OpenAPI page, from the contract: what `/openapi.json` says is what the routes do."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from aemos_core.contract import Access, Method, methods
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from aemos_gateway.rest import route_parameters
+
+_F = FieldDescriptor
+_TYPES: dict[int, dict[str, Any]] = {
+    _F.CPPTYPE_INT32: {"type": "integer", "format": "int32"},
+    _F.CPPTYPE_INT64: {"type": "integer", "format": "int64"},
+    _F.CPPTYPE_UINT32: {"type": "integer"},
+    _F.CPPTYPE_UINT64: {"type": "integer"},
+    _F.CPPTYPE_DOUBLE: {"type": "number"},
+    _F.CPPTYPE_FLOAT: {"type": "number"},
+    _F.CPPTYPE_BOOL: {"type": "boolean"},
+    _F.CPPTYPE_STRING: {"type": "string"},
+}
+_WELL_KNOWN: dict[str, dict[str, Any]] = {
+    "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
+    "google.protobuf.Struct": {"type": "object"},
+}
+_PROBLEM = {"description": "A problem (RFC 9457).", "content": {"application/problem+json": {}}}
+_HAND_WRITTEN: dict[str, Any] = {
+    "/api/v1/datastreams/token": {
+        "post": {
+            "operationId": "SendReading",
+            "summary": "Stores one reading of a device; 201 means that it is durable. Authorized by a device token.",
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": {
+                            "type": "object",
+                            "required": ["variableName", "value"],
+                            "properties": {
+                                "variableName": {"type": "string"},
+                                "value": {},
+                                "recievedAt": {"type": "string", "format": "date-time"},
+                                "receivedAt": {"type": "string", "format": "date-time"},
+                                "sensorUuid": {"type": "string"},
+                            },
+                        },
+                        "example": {"value": "25.5", "variableName": "temperature"},
+                    }
+                },
+            },
+            "responses": {"201": {"description": "Stored."}, "default": _PROBLEM},
+        }
+    }
+}
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the contract's routes and the hot ingest route."""
+    schemas: dict[str, Any] = {}
+    comments = _comments()
+    paths: dict[str, Any] = {path: dict(item) for path, item in _HAND_WRITTEN.items()}
+    for method in methods().values():
+        if method.route:
+            item = paths.setdefault(_camel_route(method), {})
+            item[method.verb.lower()] = _operation(method, schemas, comments)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "AEMOS", "version": "1", "description": "Telemetry in, rules over it, notifications out."},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"bearer": []}],
+    }
+
+
+def _operation(method: Method, schemas: dict[str, Any], comments: dict[str, str]) -> dict[str, Any]:
+    request, in_path = method.request.DESCRIPTOR, set(route_parameters(method))
+    fields = [field for field in request.fields if field.name in in_path or not method.has_body]
+    operation: dict[str, Any] = {
+        "operationId": method.name,
+        "tags": [method.service.rsplit(".", 1)[1].removesuffix("Service")],
+        "summary": comments.get(method.path, ""),
+        "description": f"Role: {Access.Name(method.access).removeprefix('ACCESS_').lower()}.",
+        "parameters": [_parameter(field, field.name in in_path) for field in fields],
+        "responses": {**_success(method, schemas), "default": _PROBLEM},
+    }
+    if method.has_body:
+        schema = _schema(request, schemas, leave_out=in_path)
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return operation
+
+
+def _success(method: Method, schemas: dict[str, Any]) -> dict[str, Any]:
+    if method.verb == "DELETE":
+        return {"204": {"description": "Gone."}}
+    reference = _reference(method.response.DESCRIPTOR, schemas)
+    body = {"description": "Done.", "content": {"application/json": {"schema": reference}}}
+    return {"201" if method.verb == "POST" else "200": body}
+
+
+def _parameter(field: FieldDescriptor, in_path: bool) -> dict[str, Any]:
+    where = {"in": "path", "required": True} if in_path else {"in": "query"}
+    return {"name": field.camelcase_name, **where, "schema": _field_schema(field, {})}
+
+
+def _reference(descriptor: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
+    if descriptor.full_name in _WELL_KNOWN:
+        return _WELL_KNOWN[descriptor.full_name]
+    if descriptor.name not in schemas:
+        schemas[descriptor.name] = {}
+        schemas[descriptor.name] = _schema(descriptor, schemas)
+    return {"$ref": f"#/components/schemas/{descriptor.name}"}
+
+
+def _schema(descriptor: Descriptor, schemas: dict[str, Any], leave_out: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
+    kept = [field for field in descriptor.fields if field.name not in leave_out]
+    return {"type": "object", "properties": {f.camelcase_name: _field_schema(f, schemas) for f in kept}}
+
+
+def _field_schema(field: FieldDescriptor, schemas: dict[str, Any]) -> dict[str, Any]:
+    one = _reference(field.message_type, schemas) if field.message_type else _TYPES[field.cpp_type]
+    return {"type": "array", "items": one} if field.is_repeated else one
+
+
+def _camel_route(method: Method) -> str:
+    fields = method.request.DESCRIPTOR.fields_by_name
+    route = method.route
+    for name in route_parameters(method):
+        route = route.replace(f"{{{name}}}", f"{{{fields[name].camelcase_name}}}")
+    return route
+
+
+def _comments() -> dict[str, str]:
+    """The comment of each method by its gRPC path, from the descriptors that `make proto` keeps beside the code."""
+    image = descriptor_pb2.FileDescriptorSet.FromString((files("aemos.v1") / "contract.binpb").read_bytes())
+    found = {}
+    for file in image.file:
+        for location in file.source_code_info.location:
+            if len(location.path) == 4 and location.path[0] == 6 and location.path[2] == 2:
+                service = file.service[location.path[1]]
+                method = service.method[location.path[3]].name
+                found[f"/{file.package}.{service.name}/{method}"] = " ".join(location.leading_comments.split())
+    return found

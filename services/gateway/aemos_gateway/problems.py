@@ -1,0 +1,72 @@
+"""Errors over HTTP: RFC 9457 problem details."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from aemos_core.errors import AemosError, FieldError, Kind, internal, malformed
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+log = logging.getLogger("aemos.gateway")
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def problem(error: AemosError, status: int = 0) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of an error's answer."""
+    status = status or error.kind.answers.http
+    body: dict[str, Any] = {
+        "type": f"urn:aemos:error:{error.reason}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": error.detail,
+        "reason": error.reason,
+        "errors": [{"loc": e.loc, "message": e.message} for e in error.errors],
+    }
+    headers = {"content-type": MEDIA_TYPE}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
+    if error.kind is Kind.UNAUTHENTICATED:
+        headers["www-authenticate"] = 'Bearer realm="aemos"'
+    return status, headers, msgspec.json.encode(body)
+
+
+def response(error: AemosError, status: int = 0) -> Response:
+    """The answer as Starlette has it."""
+    code, headers, body = problem(error, status)
+    return Response(body, code, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Every error of the application answers as a problem."""
+
+    @app.exception_handler(AemosError)
+    async def _ours(_: Request, error: AemosError) -> Response:
+        return response(error)
+
+    @app.exception_handler(HTTPException)
+    async def _http(_: Request, error: HTTPException) -> Response:
+        kind = Kind.NOT_FOUND if error.status_code == HTTPStatus.NOT_FOUND else Kind.INVALID
+        named = AemosError(kind, str(error.detail), reason=HTTPStatus(error.status_code).name.lower())
+        answer = response(named, error.status_code)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(RequestValidationError)
+    async def _validation(_: Request, error: RequestValidationError) -> Response:
+        mistakes = error.errors()
+        if any(mistake["type"] == "json_invalid" for mistake in mistakes):
+            return response(malformed("the body is not JSON"))
+        errors = [FieldError(".".join(map(str, m["loc"][1:])) or "body", m["msg"]) for m in mistakes]
+        return response(AemosError(Kind.INVALID, "the body is not valid", errors=errors))
+
+    @app.exception_handler(Exception)
+    async def _unforeseen(request: Request, error: Exception) -> Response:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return response(internal())

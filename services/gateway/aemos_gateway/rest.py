@@ -1,0 +1,112 @@
+"""REST from the contract: one route for each method that declares one; nothing here knows a resource."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import grpc
+import msgspec
+from aemos_core.contract import Method, methods
+from aemos_core.errors import AemosError, Kind, malformed, unauthenticated
+from aemos_core.identity import TokenVerifier, check_access, set_caller
+from fastapi import FastAPI
+from google.protobuf.message import Message
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from aemos_gateway.json_codec import from_json, from_parameters, refuse, to_json
+from aemos_gateway.readings import check_text
+
+MAX_BODY_BYTES = 1024 * 1024
+_JSON = "application/json"
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def add_routes(app: FastAPI, channels: Mapping[str, grpc.aio.Channel], verifier: TokenVerifier) -> None:
+    """Adds a route for each method with a REST mapping; `channels` are those of the services, by service name."""
+    for method in methods().values():
+        if method.route:
+            endpoint = _endpoint(method, channels[method.service], verifier)
+            app.add_route(method.route, endpoint, methods=[method.verb], include_in_schema=False)
+
+
+def _endpoint(method: Method, channel: grpc.aio.Channel, verifier: TokenVerifier) -> Endpoint:
+    call = channel.unary_unary(
+        method.path,
+        request_serializer=method.request.SerializeToString,
+        response_deserializer=method.response.FromString,
+    )
+
+    async def endpoint(request: Request) -> Response:
+        who = await verifier.verify(bearer(request.headers.get("authorization", "")))
+        check_access(who, method.access)
+        set_caller(who)
+        message = await _message(request, method)
+        return _response(method, await call(message))
+
+    return endpoint
+
+
+def bearer(authorization: str) -> str:
+    """The token of an Authorization header (RFC 6750, 2.1)."""
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise unauthenticated()
+    return token.strip()
+
+
+async def _message(request: Request, method: Method) -> Message:
+    message = method.request()
+    parameters = dict(request.path_params)
+    errors = []
+    if method.has_body:
+        body = decode_body(await read_body(request))
+        values, errors = from_parameters(message.DESCRIPTOR, parameters)
+        errors += from_json(message, body)
+        errors += from_json(message, values)
+    else:
+        values, errors = from_parameters(message.DESCRIPTOR, {**request.query_params, **parameters})
+        errors += from_json(message, values)
+    refuse(errors)
+    return message
+
+
+async def read_body(request: Request) -> bytes:
+    """The body, TOO_LARGE as soon as it is over the limit."""
+    if int(request.headers.get("content-length") or 0) > MAX_BODY_BYTES:
+        raise AemosError(Kind.TOO_LARGE, f"a body has at most {MAX_BODY_BYTES} bytes")
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise AemosError(Kind.TOO_LARGE, f"a body has at most {MAX_BODY_BYTES} bytes")
+    except ClientDisconnect:
+        raise malformed("the body ended early") from None
+    return bytes(body)
+
+
+def decode_body(body: bytes) -> Any:
+    """JSON values of a body; MALFORMED when it is none."""
+    try:
+        check_text(body)
+        return msgspec.json.decode(body)
+    except UnicodeDecodeError:
+        raise malformed("the body is not UTF-8") from None
+    except (msgspec.DecodeError, RecursionError):
+        raise malformed("the body is not JSON") from None
+
+
+def _response(method: Method, answer: Message) -> Response:
+    if method.verb == "DELETE":
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+    status = HTTPStatus.CREATED if method.verb == "POST" else HTTPStatus.OK
+    return Response(msgspec.json.encode(to_json(answer)), status, media_type=_JSON)
+
+
+def route_parameters(method: Method) -> list[str]:
+    """Names of a route's path parameters."""
+    return re.findall(r"{(\w+)}", method.route)

@@ -1,0 +1,67 @@
+"""Assembles the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+from aemos.v1 import data_stream_pb2_grpc, identity_pb2_grpc
+from aemos_core.contract import methods
+from aemos_core.names import DEVICE_STATE_CHANGE, REGISTRY_CHANGED
+from aemos_core.process import Component
+from aemos_core.redis_link import Subscriber, open_redis
+from aemos_core.rpc import grpc_server, open_channel, remote_verifier
+
+from aemos_gateway.coap_edge import coap_edge
+from aemos_gateway.downlink import Downlink
+from aemos_gateway.grpc_api import GatewayServicer
+from aemos_gateway.http_edge import IngestRoute, http_edge, make_app
+from aemos_gateway.mqtt_edge import mqtt_edge
+from aemos_gateway.service import DeviceAuth, Uplink
+from aemos_gateway.settings import GatewaySettings
+
+_OWNERS = {
+    "rules": ("RuleChainService", "DeviceStateService"),
+    "scheduler": ("SchedulerService",),
+    "notify": ("NotifyService",),
+}
+"""Which service answers which part of the contract; what is not named is ingest's."""
+
+
+def _channels(by_service: dict[str, grpc.aio.Channel]) -> dict[str, grpc.aio.Channel]:
+    owner_of = {f"aemos.v1.{name}": owner for owner, names in _OWNERS.items() for name in names}
+    return {m.service: by_service[owner_of.get(m.service, "ingest")] for m in methods().values()}
+
+
+@asynccontextmanager
+async def wire(settings: GatewaySettings) -> AsyncIterator[Sequence[Component]]:
+    """Opens what the gateway needs, in order; closes it in reverse."""
+    async with AsyncExitStack() as stack:
+        enter, secret = stack.enter_async_context, settings.service_secret
+        redis = await enter(open_redis(settings.redis_url))
+        services = {
+            "ingest": await enter(open_channel(settings.ingest_target, secret)),
+            "rules": await enter(open_channel(settings.rules_target, secret)),
+            "scheduler": await enter(open_channel(settings.scheduler_target, secret)),
+            "notify": await enter(open_channel(settings.notify_target, secret)),
+        }
+        ingest = services["ingest"]
+        verifier = remote_verifier(ingest)
+        auth = DeviceAuth(identity_pb2_grpc.IdentityServiceStub(ingest))
+        uplink = Uplink(data_stream_pb2_grpc.DataStreamServiceStub(ingest))
+        downlink = Downlink()
+
+        app = IngestRoute(auth, uplink, make_app(_channels(services), verifier, ingest))
+        http = await enter(http_edge(settings.bind, settings.http_port, app, settings.drain_seconds))
+        mqtt = await enter(mqtt_edge(settings.bind, settings.mqtt_port, auth, uplink, downlink))
+        coap = await enter(coap_edge(settings.bind, settings.coap_port, auth, uplink, downlink))
+        address = f"{settings.bind}:{settings.gateway_grpc_port}"
+        servicers = [GatewayServicer(downlink)]
+        server = await enter(grpc_server(address, "AEMOS_GATEWAY_GRPC_PORT", secret, verifier, servicers))
+        subscriber = Subscriber(
+            redis,
+            {DEVICE_STATE_CHANGE: downlink.published, REGISTRY_CHANGED: auth.look_again},
+            auth.look_again,
+        )
+        yield [http, mqtt, coap, server, auth, uplink, subscriber]

@@ -1,0 +1,1 @@
+"""The record: who may send, and what was sent."""

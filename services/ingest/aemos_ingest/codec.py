@@ -1,0 +1,104 @@
+"""Rows and results as messages of the contract."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from aemos.v1 import data_stream_pb2, device_pb2, identity_pb2, sensor_pb2, telemetry_data_pb2
+from aemos_core.errors import AemosError, invalid
+from aemos_core.paging import page_of
+from aemos_core.times import to_timestamp
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from aemos_ingest.identity_service import Login
+from aemos_ingest.readings_service import Outcome
+from aemos_ingest.registry_store import AnyRow
+
+
+def device(row: AnyRow) -> device_pb2.Device:
+    """A device."""
+    return device_pb2.Device(id=row.id, uuid=row.uuid, name=row.name, created_at=to_timestamp(row.created_at_ms))
+
+
+def token(row: AnyRow, secret: str, sensor_uuid: str) -> device_pb2.DeviceToken:
+    """A token with its secret."""
+    return device_pb2.DeviceToken(
+        id=row.id, name=row.name, token=secret, sensor_uuid=sensor_uuid, created_at=to_timestamp(row.created_at_ms)
+    )
+
+
+def sensor(row: AnyRow) -> sensor_pb2.Sensor:
+    """A sensor."""
+    return sensor_pb2.Sensor(
+        id=row.id,
+        uuid=row.uuid,
+        name=row.name,
+        device_id=row.device_id,
+        device_uuid=row.device_uuid,
+        created_at=to_timestamp(row.created_at_ms),
+    )
+
+
+def variable(row: AnyRow) -> telemetry_data_pb2.TelemetryData:
+    """A variable."""
+    return telemetry_data_pb2.TelemetryData(
+        id=row.id, variable_name=row.variable_name, type=row.type, unit=row.unit, sensor_uuid=row.sensor_uuid
+    )
+
+
+def login(tokens: Login) -> identity_pb2.LoginResponse:
+    """Tokens of a user."""
+    return identity_pb2.LoginResponse(
+        access_token=tokens.access_token, refresh_token=tokens.refresh_token, expires_in=tokens.expires_in
+    )
+
+
+def reading(row: Any, of: AnyRow) -> data_stream_pb2.Reading:
+    """A stored reading of a variable."""
+    return data_stream_pb2.Reading(
+        id=row.id,
+        value=row.value,
+        variable_name=of.variable_name,
+        telemetry_data_id=of.id,
+        sensor_uuid=of.sensor_uuid,
+        recieved_at=to_timestamp(row.received_at_ms),
+    )
+
+
+def write_result(outcome: Outcome) -> data_stream_pb2.WriteResult:
+    """What became of one reading."""
+    if isinstance(outcome, AemosError):
+        loc = outcome.errors[0].loc if outcome.errors else ""
+        detail = outcome.errors[0].message if outcome.errors else outcome.detail
+        refusal = data_stream_pb2.Refusal(kind=outcome.kind.value, reason=outcome.reason, detail=detail, loc=loc)
+        return data_stream_pb2.WriteResult(refusal=refusal)
+    stored = outcome.message
+    return data_stream_pb2.WriteResult(
+        id=stored.id, telemetry_data_id=stored.telemetry_data_id, sensor_uuid=stored.sensor_uuid
+    )
+
+
+def bound_ms(message: Any, field: str) -> int:
+    """A time of a request in milliseconds, 0 when it is absent."""
+    stamp: Timestamp = getattr(message, field)
+    return stamp.ToMilliseconds() if message.HasField(field) else 0
+
+
+def reading_page(request: data_stream_pb2.QueryReadingsRequest) -> tuple[int, tuple[int, int]]:
+    """How many readings, behind which (received_at_ms, id); the page token is the two in digits."""
+    limit = page_of(data_stream_pb2.QueryReadingsRequest(page_size=request.page_size)).limit
+    if not request.page_token:
+        return limit, (0, 0)
+    match = re.fullmatch(r"([0-9]{1,16})-([0-9]{1,16})", request.page_token)
+    if match is None:
+        raise invalid("pageToken", "is not one that a list gave")
+    return limit, (int(match[1]), int(match[2]))
+
+
+def readings(rows: Sequence[Any], of: AnyRow, limit: int) -> data_stream_pb2.QueryReadingsResponse:
+    """A page of at most `limit` out of the rows that were read, which are one more when there is a next page."""
+    page = rows[:limit]
+    token = f"{page[-1].received_at_ms}-{page[-1].id}" if len(rows) > limit else ""
+    return data_stream_pb2.QueryReadingsResponse(readings=[reading(row, of) for row in page], next_page_token=token)

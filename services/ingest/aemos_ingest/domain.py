@@ -1,0 +1,99 @@
+"""Values and their types, and what ingest knows of who sends them. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+
+import msgspec
+from aemos_core.errors import invalid, malformed
+
+TYPES = ("number", "text", "boolean", "json")
+_JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_EXACT = 2**53
+"""Greatest integer up to which a double keeps every one (IEEE 754)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable of a sensor."""
+
+    telemetry_data_id: int
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    """A sensor and its variables by name."""
+
+    id: int
+    uuid: str
+    variables: dict[str, Variable] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What one token may write to. `sensors` is in order of id; `bound` is the token's own sensor, if it has one."""
+
+    organization_id: int
+    device_id: int
+    device_uuid: str
+    partition: int
+    sensors: dict[str, Sensor]
+    bound: str
+
+    def sensor(self, uuid: str) -> Sensor:
+        """The sensor a reading is for: the named one, the token's own, or the device's first."""
+        if self.bound:
+            if uuid and uuid != self.bound:
+                raise invalid("sensorUuid", "is not the sensor of this token", "unknown_sensor")
+            uuid = self.bound
+        found = self.sensors.get(uuid) if uuid else next(iter(self.sensors.values()), None)
+        if found is None:
+            raise invalid("sensorUuid", "is no sensor of this device", "unknown_sensor")
+        return found
+
+
+def typed_value(value: bytes, variable_type: str) -> tuple[str, float | None]:
+    """The text to store and, for a number variable, its number. `value` is JSON text; INVALID when the type is wrong."""
+    if variable_type == "json":
+        return value.decode(), None
+    first = value[:1]
+    text = msgspec.json.decode(value) if first == b'"' else value.decode()
+    if variable_type == "number":
+        return text, _number(text)
+    is_text = first == b'"'
+    if variable_type == "text" and not is_text:
+        raise invalid("value", "the variable is text", "wrong_type")
+    if variable_type == "boolean" and text not in ("true", "false"):
+        raise invalid("value", "the variable is boolean", "wrong_type")
+    return text, None
+
+
+def _number(text: str) -> float:
+    if not _JSON_NUMBER.fullmatch(text):
+        raise invalid("value", "the variable is a number", "wrong_type")
+    number = float(text)
+    if not math.isfinite(number) or (abs(number) > _EXACT and text.lstrip("-").isdigit()):
+        raise invalid("value", "the number is too large to be kept exactly", "out_of_range")
+    return number
+
+
+def check_name(loc: str, name: str, most: int = 200) -> str:
+    """The name, when it has 1 to `most` characters and no NUL."""
+    if not 0 < len(name) <= most:
+        raise invalid(loc, f"must have 1 to {most} characters")
+    if "\0" in name:
+        raise malformed("the character NUL is not text")
+    return name
+
+
+_UUID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def check_uuid(loc: str, uuid: str) -> str:
+    """The uuid, when it may stand in topics and paths."""
+    if not _UUID.fullmatch(uuid):
+        raise invalid(loc, "must be 1 to 64 of A-Z a-z 0-9 _ . -")
+    return uuid

@@ -1,0 +1,164 @@
+"""Use cases of readings: type them, store them in natural batches, announce them; give them back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from aemos.v1 import data_stream_pb2 as pb
+from aemos.v1 import job_pb2
+from aemos_core import telemetry
+from aemos_core.batching import Batcher
+from aemos_core.database import Database
+from aemos_core.errors import AemosError, invalid, unauthenticated
+from aemos_core.identity import caller
+from aemos_core.jobs import EVALUATE_READINGS
+from aemos_core.names import READINGS_COMMITTED
+from aemos_core.outbox import OutboxRows, Row
+from aemos_core.redis_link import RedisClient
+from redis.exceptions import RedisError
+
+from aemos_ingest import readings_store, registry_store
+from aemos_ingest.domain import Source, typed_value
+from aemos_ingest.sources import Sources
+
+log = logging.getLogger("aemos.ingest")
+
+_MOST_IN_COMMIT = 2_000
+_MOST_WAITING = 50_000
+_MOST_LIVE = 100
+_END_OF_TIME = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A reading that its variable takes. `message` lacks only its id."""
+
+    message: job_pb2.CommittedReading
+    partition: int
+
+
+Outcome = Accepted | AemosError
+
+
+class Readings:
+    """A component. One commit is under way at a time, so what one device sends stays in order."""
+
+    def __init__(
+        self,
+        database: Database,
+        outbox: OutboxRows,
+        sources: Sources,
+        redis: RedisClient,
+    ) -> None:
+        self._database = database
+        self._outbox = outbox
+        self._sources = sources
+        self._redis = redis
+        self._ids = readings_store.ReadingIds(database)
+        self._commits: Batcher[Sequence[Accepted], None] = Batcher(
+            self._commit, max_batch=_MOST_IN_COMMIT, max_waiting=_MOST_WAITING, weight=len
+        )
+        self._live: Batcher[bytes, None] = Batcher(self._publish, max_batch=1_000, max_waiting=_MOST_LIVE)
+
+    async def write(self, readings: Sequence[pb.NewReading], carried: bytes) -> list[Outcome]:
+        """Stores what can be stored, durable when it returns; says of each reading what became of it."""
+        await self._sources.load({reading.token_id for reading in readings})
+        outcomes = [self._accept(reading) for reading in readings]
+        accepted = [outcome for outcome in outcomes if isinstance(outcome, Accepted)]
+        if accepted:
+            with telemetry.child(telemetry.SPAN_COMMIT, carried, {"batch.size": len(accepted)}):
+                await self._commits.submit(accepted)
+        return outcomes
+
+    async def query(
+        self, sensor_uuid: str, variable_name: str, bounds: tuple[int, int], after: tuple[int, int], limit: int
+    ) -> tuple[Any, Sequence[Any]]:
+        """The variable, and at most limit + 1 of its readings, oldest first."""
+        for loc, value in (("sensorUuid", sensor_uuid), ("variableName", variable_name)):
+            if not value:
+                raise invalid(loc, "is required")
+        async with self._database.read() as connection:
+            sensor = await registry_store.get_sensor(connection, caller().organization_id, sensor_uuid)
+            variable = await registry_store.get_variable_by_name(connection, sensor.id, variable_name)
+        until = min(bounds[1] or _END_OF_TIME, _END_OF_TIME)
+        return variable, await readings_store.page(self._database, variable.id, (bounds[0], until), after, limit)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Ends when what was taken is committed."""
+        await stop.wait()
+        await self._commits.drain()
+        await self._live.drain()
+
+    def _accept(self, reading: pb.NewReading) -> Outcome:
+        source = self._sources.get(reading.token_id)
+        if source is None:
+            return unauthenticated()
+        try:
+            return _accepted(reading, source)
+        except AemosError as error:
+            return error
+
+    async def _commit(self, batches: list[Sequence[Accepted]]) -> list[None]:
+        accepted = list(chain.from_iterable(batches))
+        first_id = await self._ids.take(len(accepted))
+        partitions: dict[int, job_pb2.ReadingBatch] = {}
+        values = []
+        for reading_id, outcome in enumerate(accepted, first_id):
+            message = outcome.message
+            message.id = reading_id
+            partitions.setdefault(outcome.partition, job_pb2.ReadingBatch()).readings.append(message)
+            values.append(_values(message))
+        rows = [
+            Row(EVALUATE_READINGS.name, partition, batch.SerializeToString(), len(batch.readings))
+            for partition, batch in partitions.items()
+        ]
+        self._outbox.committed(await readings_store.store(self._database, self._outbox, values, rows))
+        with suppress(AemosError):  # nobody is promised a live reading
+            self._live.put(b"".join(row.payload for row in rows), lambda _: None)
+        return [None] * len(batches)
+
+    async def _publish(self, batches: list[bytes]) -> list[None]:
+        try:
+            await self._redis.publish(READINGS_COMMITTED, b"".join(batches))
+        except (RedisError, OSError) as error:
+            log.debug("live readings were dropped: %s", type(error).__name__)
+        return [None] * len(batches)
+
+
+def _accepted(reading: pb.NewReading, source: Source) -> Accepted:
+    sensor = source.sensor(reading.sensor_uuid)
+    variable = sensor.variables.get(reading.variable_name)
+    if variable is None:
+        raise invalid("variableName", "the sensor has no such variable", "unknown_variable")
+    text, number = typed_value(reading.value, variable.type)
+    message = job_pb2.CommittedReading(
+        organization_id=source.organization_id,
+        device_id=source.device_id,
+        device_uuid=source.device_uuid,
+        sensor_id=sensor.id,
+        sensor_uuid=sensor.uuid,
+        telemetry_data_id=variable.telemetry_data_id,
+        variable_name=reading.variable_name,
+        number=number,
+        text=text,
+        variable_type=variable.type,
+        received_at_ms=reading.received_at_ms,
+        trace_context=reading.trace_context,
+    )
+    return Accepted(message, source.partition)
+
+
+def _values(message: job_pb2.CommittedReading) -> dict[str, Any]:
+    return {
+        "telemetry_data_id": message.telemetry_data_id,
+        "received_at_ms": message.received_at_ms,
+        "id": message.id,
+        "value": message.text,
+        "number": message.number if message.HasField("number") else None,
+    }

@@ -1,0 +1,204 @@
+"""Use cases of the registry: devices, sensors, variables and tokens of the caller's organization."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from uuid import uuid4
+
+from aemos_core.database import Database
+from aemos_core.errors import invalid, unauthenticated
+from aemos_core.identity import caller
+from aemos_core.paging import Page
+from aemos_core.times import now_ms
+from sqlalchemy import Table
+
+from aemos_ingest import registry_store as store
+from aemos_ingest import tables as t
+from aemos_ingest.domain import TYPES, check_name, check_uuid
+from aemos_ingest.registry_store import AnyRow
+
+Listed = tuple[Sequence[AnyRow], str]
+
+
+class Registry:
+    """Every change is told to whoever keeps a copy, by `announce`, after its commit."""
+
+    def __init__(self, database: Database, announce: Callable[[], Awaitable[None]]) -> None:
+        self._database = database
+        self._announce = announce
+
+    async def create_device(self, name: str, uuid: str) -> AnyRow:
+        """A new device; EXISTS when the uuid is taken."""
+        uuid = check_uuid("uuid", uuid or str(uuid4()))
+        values = _new(uuid=uuid, name=check_name("name", name))
+        async with self._database.write() as connection:
+            await store.add(connection, t.device, None, values)
+            return await store.get_device(connection, caller().organization_id, uuid)
+
+    async def device(self, reference: str) -> AnyRow:
+        """A device by id or uuid."""
+        async with self._database.read() as connection:
+            return await store.get_device(connection, caller().organization_id, reference)
+
+    async def devices(self, page: Page) -> Listed:
+        """A page of devices and the token of the next."""
+        async with self._database.read() as connection:
+            return page.cut(await store.list_devices(connection, caller().organization_id, page.after, page.limit))
+
+    async def rename_device(self, reference: str, name: str | None) -> AnyRow:
+        """Changes a device's name when one is given."""
+        async with self._database.write() as connection:
+            found = await store.get_device(connection, caller().organization_id, reference)
+            await _rename(connection, t.device, found.id, found.id, name)
+            return await store.get_device(connection, caller().organization_id, found.uuid)
+
+    async def delete_device(self, reference: str) -> None:
+        """Removes a device with its sensors, variables and tokens."""
+        async with self._database.write() as connection:
+            found = await store.get_device(connection, caller().organization_id, reference)
+            await store.remove(connection, t.device, found.id, found.id)
+        await self._announce()
+
+    async def create_token(self, device: str, name: str, sensor_uuid: str) -> tuple[AnyRow, str, str]:
+        """A new token: its row, the secret that is shown this once, and the uuid of the sensor it is bound to."""
+        secret = secrets.token_urlsafe(24)
+        async with self._database.write() as connection:
+            owner = await store.get_device(connection, caller().organization_id, device)
+            sensor = await self._sensor_of(connection, owner.id, sensor_uuid) if sensor_uuid else None
+            values = _new(
+                device_id=owner.id,
+                sensor_id=sensor.id if sensor else None,
+                name=check_name("name", name),
+                token_sha256=hashlib.sha256(secret.encode()).digest(),
+            )
+            token_id = await store.add(connection, t.device_token, owner.id, values)
+            return await store.get_token(connection, owner.id, token_id), secret, sensor_uuid
+
+    async def revoke_token(self, device: str, token_id: int) -> None:
+        """Ends a token; again is the same as once."""
+        async with self._database.write() as connection:
+            owner = await store.get_device(connection, caller().organization_id, device)
+            await store.get_token(connection, owner.id, token_id)
+            await store.change(connection, t.device_token, owner.id, token_id, {"revoked_at_ms": now_ms()})
+        await self._announce()
+
+    async def create_sensor(self, device: str, name: str, uuid: str) -> AnyRow:
+        """A new sensor of a device; EXISTS when the uuid is taken."""
+        uuid = check_uuid("uuid", uuid or str(uuid4()))
+        async with self._database.write() as connection:
+            owner = await store.get_device(connection, caller().organization_id, device)
+            values = _new(device_id=owner.id, uuid=uuid, name=check_name("name", name))
+            await store.add(connection, t.sensor, owner.id, values)
+            row = await store.get_sensor(connection, caller().organization_id, uuid)
+        await self._announce()
+        return row
+
+    async def sensor(self, reference: str) -> AnyRow:
+        """A sensor by id or uuid."""
+        async with self._database.read() as connection:
+            return await store.get_sensor(connection, caller().organization_id, reference)
+
+    async def sensors(self, device: str, page: Page) -> Listed:
+        """A page of sensors and the token of the next."""
+        async with self._database.read() as connection:
+            return page.cut(
+                await store.list_sensors(connection, caller().organization_id, device, page.after, page.limit)
+            )
+
+    async def rename_sensor(self, reference: str, name: str | None) -> AnyRow:
+        """Changes a sensor's name when one is given."""
+        async with self._database.write() as connection:
+            found = await store.get_sensor(connection, caller().organization_id, reference)
+            await _rename(connection, t.sensor, found.device_id, found.id, name)
+            return await store.get_sensor(connection, caller().organization_id, found.uuid)
+
+    async def delete_sensor(self, reference: str) -> None:
+        """Removes a sensor with its variables and the tokens bound to it."""
+        async with self._database.write() as connection:
+            found = await store.get_sensor(connection, caller().organization_id, reference)
+            await store.remove(connection, t.sensor, found.device_id, found.id)
+        await self._announce()
+
+    async def describe_sensors(self, organization_id: int, uuids: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Those of the sensors that exist in the organization, each with its variables' types by name."""
+        described: dict[str, dict[str, str]] = {}
+        async with self._database.read() as connection:
+            for row in await store.describe_sensors(connection, organization_id, uuids):
+                variables = described.setdefault(row.uuid, {})
+                if row.variable_name is not None:
+                    variables[row.variable_name] = row.type
+        return described
+
+    async def create_variable(self, sensor: str, name: str, variable_type: str, unit: str) -> AnyRow:
+        """A new variable of a sensor; EXISTS when the sensor has one of that name."""
+        if variable_type not in TYPES:
+            raise invalid("type", f"must be one of {', '.join(TYPES)}")
+        if len(unit) > 40:
+            raise invalid("unit", "must have at most 40 characters")
+        async with self._database.write() as connection:
+            owner = await store.get_sensor(connection, caller().organization_id, sensor)
+            values = {
+                "organization_id": caller().organization_id,
+                "sensor_id": owner.id,
+                "variable_name": check_name("variableName", name),
+                "type": variable_type,
+                "unit": unit,
+            }
+            variable_id = await store.add(connection, t.telemetry_data, owner.device_id, values)
+            row = await store.get_variable(connection, caller().organization_id, variable_id)
+        await self._announce()
+        return row
+
+    async def variable(self, variable_id: int) -> AnyRow:
+        """A variable."""
+        async with self._database.read() as connection:
+            return await store.get_variable(connection, caller().organization_id, variable_id)
+
+    async def variables(self, sensor: str, page: Page) -> Listed:
+        """A page of variables and the token of the next."""
+        async with self._database.read() as connection:
+            return page.cut(
+                await store.list_variables(connection, caller().organization_id, sensor, page.after, page.limit)
+            )
+
+    async def delete_variable(self, variable_id: int) -> None:
+        """Removes a variable."""
+        async with self._database.write() as connection:
+            found = await store.get_variable(connection, caller().organization_id, variable_id)
+            await store.remove(connection, t.telemetry_data, found.device_id, found.id)
+        await self._announce()
+
+    async def resolve_token(self, digest: bytes) -> AnyRow:
+        """The token with this SHA-256, with its device; UNAUTHENTICATED when there is no valid one."""
+        async with self._database.read() as connection:
+            found = await store.find_token(connection, digest)
+        if found is None:
+            raise unauthenticated()
+        return found
+
+    async def changes(self, since_ms: int) -> tuple[list[int], int]:
+        """The devices that changed since, and the time to ask from next."""
+        now = now_ms()
+        if not since_ms:
+            return [], now
+        async with self._database.read() as connection:
+            return await store.changes_since(connection, since_ms), now
+
+    @staticmethod
+    async def _sensor_of(connection: Any, device_id: int, uuid: str) -> AnyRow:
+        found = await store.get_sensor(connection, caller().organization_id, uuid)
+        if found.device_id != device_id:
+            raise invalid("sensorUuid", "is no sensor of this device")
+        return found
+
+
+def _new(**values: Any) -> dict[str, Any]:
+    return {"organization_id": caller().organization_id, "created_at_ms": now_ms(), **values}
+
+
+async def _rename(connection: Any, table: Table, device_id: int, row_id: int, name: str | None) -> None:
+    if name is not None:
+        await store.change(connection, table, device_id, row_id, {"name": check_name("name", name)})

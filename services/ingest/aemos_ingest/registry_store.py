@@ -1,0 +1,203 @@
+"""Queries on organizations' devices, sensors, variables and tokens. Every one is inside one organization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from aemos_core import audit
+from aemos_core.errors import not_found
+from aemos_core.times import now_ms
+from sqlalchemy import ColumnElement, Row, Select, Table, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aemos_ingest import tables as t
+
+AnyRow = Row[Any]
+_NAMES = {"device": "device", "sensor": "sensor", "telemetry_data": "telemetry data", "device_token": "token"}
+_CHANGES_OVERLAP_MS = 10_000
+"""Longer than a transaction may take: its change was stamped before its commit."""
+_CHANGES_KEPT_MS = 60 * 60 * 1000
+
+
+def _by_reference(table: Table, reference: str) -> ColumnElement[bool]:
+    """An id or a uuid: what has the shape of an id may still be a uuid."""
+    by_uuid = table.c.uuid == reference
+    is_id = reference.isascii() and reference.isdigit() and len(reference) < 19
+    return (table.c.id == int(reference)) | by_uuid if is_id else by_uuid
+
+
+def _sensors() -> Select[Any]:
+    return select(*t.sensor.c, t.device.c.uuid.label("device_uuid")).join(t.device)
+
+
+def _variables() -> Select[Any]:
+    return select(*t.telemetry_data.c, t.sensor.c.uuid.label("sensor_uuid"), t.sensor.c.device_id).join(t.sensor)
+
+
+async def _one(connection: AsyncConnection, query: Select[Any], what: str) -> AnyRow:
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise not_found(what)
+    return row
+
+
+async def get_device(connection: AsyncConnection, organization_id: int, reference: str) -> AnyRow:
+    """A device by id or uuid."""
+    query = select(t.device).where(t.device.c.organization_id == organization_id, _by_reference(t.device, reference))
+    return await _one(connection, query, "device")
+
+
+async def get_sensor(connection: AsyncConnection, organization_id: int, reference: str) -> AnyRow:
+    """A sensor by id or uuid, with its device's uuid."""
+    query = _sensors().where(t.sensor.c.organization_id == organization_id, _by_reference(t.sensor, reference))
+    return await _one(connection, query, "sensor")
+
+
+async def get_variable(connection: AsyncConnection, organization_id: int, variable_id: int) -> AnyRow:
+    """A variable, with its sensor's uuid."""
+    v = t.telemetry_data.c
+    query = _variables().where(v.organization_id == organization_id, v.id == variable_id)
+    return await _one(connection, query, "telemetry data")
+
+
+async def get_token(connection: AsyncConnection, device_id: int, token_id: int) -> AnyRow:
+    """A token of a device."""
+    token = t.device_token.c
+    return await _one(
+        connection, select(t.device_token).where(token.device_id == device_id, token.id == token_id), "token"
+    )
+
+
+async def get_variable_by_name(connection: AsyncConnection, sensor_id: int, name: str) -> AnyRow:
+    """A variable of a sensor."""
+    v = t.telemetry_data.c
+    query = _variables().where(v.sensor_id == sensor_id, v.variable_name == name)
+    return await _one(connection, query, "telemetry data")
+
+
+async def list_devices(connection: AsyncConnection, organization_id: int, after: int, limit: int) -> Sequence[AnyRow]:
+    """At most limit + 1 devices behind an id."""
+    return await _list(connection, select(t.device), t.device, organization_id, after, limit)
+
+
+async def list_sensors(
+    connection: AsyncConnection, organization_id: int, device: str, after: int, limit: int
+) -> Sequence[AnyRow]:
+    """At most limit + 1 sensors behind an id, of one device when it is named."""
+    query = _sensors()
+    if device:
+        query = query.where(t.sensor.c.device_id == (await get_device(connection, organization_id, device)).id)
+    return await _list(connection, query, t.sensor, organization_id, after, limit)
+
+
+async def list_variables(
+    connection: AsyncConnection, organization_id: int, sensor: str, after: int, limit: int
+) -> Sequence[AnyRow]:
+    """At most limit + 1 variables behind an id, of one sensor when it is named."""
+    query = _variables()
+    if sensor:
+        query = query.where(t.telemetry_data.c.sensor_id == (await get_sensor(connection, organization_id, sensor)).id)
+    return await _list(connection, query, t.telemetry_data, organization_id, after, limit)
+
+
+async def _list(
+    connection: AsyncConnection, query: Select[Any], table: Table, organization_id: int, after: int, limit: int
+) -> Sequence[AnyRow]:
+    page = query.where(table.c.organization_id == organization_id, table.c.id > after)
+    return (await connection.execute(page.order_by(table.c.id).limit(limit + 1))).all()
+
+
+async def add(connection: AsyncConnection, table: Table, device_id: int | None, values: dict[str, Any]) -> int:
+    """Inserts a row of the registry and records it. A device's id is its own `device_id`."""
+    inserted = await connection.execute(insert(table).values(**values))
+    new_id = int(inserted.inserted_primary_key[0])
+    await _changed(connection, table, "create", new_id, new_id if device_id is None else device_id)
+    return new_id
+
+
+async def change(
+    connection: AsyncConnection, table: Table, device_id: int, row_id: int, values: dict[str, Any]
+) -> None:
+    """Updates a row of the registry and records it."""
+    await connection.execute(update(table).where(table.c.id == row_id).values(**values))
+    await _changed(connection, table, "update", row_id, device_id)
+
+
+async def remove(connection: AsyncConnection, table: Table, device_id: int, row_id: int) -> None:
+    """Deletes a row of the registry with what hangs on it, and records it."""
+    await connection.execute(delete(table).where(table.c.id == row_id))
+    await _changed(connection, table, "delete", row_id, device_id)
+
+
+async def _changed(connection: AsyncConnection, table: Table, verb: str, row_id: int, device_id: int) -> None:
+    now = now_ms()
+    await connection.execute(insert(t.registry_change).values(device_id=device_id, at_ms=now))
+    await connection.execute(delete(t.registry_change).where(t.registry_change.c.at_ms < now - _CHANGES_KEPT_MS))
+    await audit.record(connection, t.audit, f"{table.name}.{verb}", f"{_NAMES[table.name]} {row_id}")
+
+
+async def changes_since(connection: AsyncConnection, since_ms: int) -> list[int]:
+    """Ids of the devices whose entries changed since then, and a little before."""
+    c = t.registry_change.c
+    query = select(c.device_id).where(c.at_ms >= since_ms - _CHANGES_OVERLAP_MS).distinct()
+    return list((await connection.execute(query)).scalars())
+
+
+async def find_token(connection: AsyncConnection, digest: bytes) -> AnyRow | None:
+    """The valid token with this SHA-256, with its device's uuid."""
+    token = t.device_token.c
+    query = (
+        select(token.id, token.organization_id, token.device_id, t.device.c.uuid.label("device_uuid"))
+        .join(t.device, t.device.c.id == token.device_id)
+        .where(token.token_sha256 == digest, token.revoked_at_ms.is_(None))
+    )
+    return (await connection.execute(query)).first()
+
+
+async def tokens_of(connection: AsyncConnection, token_ids: Iterable[int]) -> Sequence[AnyRow]:
+    """The valid ones of these tokens, with their devices' uuids and their own sensors' uuids."""
+    token = t.device_token.c
+    query = (
+        select(
+            token.id,
+            token.organization_id,
+            token.device_id,
+            t.device.c.uuid.label("device_uuid"),
+            t.sensor.c.uuid.label("sensor_uuid"),
+        )
+        .join(t.device, t.device.c.id == token.device_id)
+        .outerjoin(t.sensor, t.sensor.c.id == token.sensor_id)
+        .where(token.id.in_(list(token_ids)), token.revoked_at_ms.is_(None))
+    )
+    return (await connection.execute(query)).all()
+
+
+async def sensors_of(connection: AsyncConnection, device_ids: Iterable[int]) -> Sequence[AnyRow]:
+    """The sensors of devices and their variables, one row for each variable, at least one for each sensor."""
+    v = t.telemetry_data.c
+    query = (
+        select(
+            t.sensor.c.device_id,
+            t.sensor.c.id,
+            t.sensor.c.uuid,
+            v.id.label("variable_id"),
+            v.variable_name,
+            v.type,
+        )
+        .outerjoin(t.telemetry_data, v.sensor_id == t.sensor.c.id)
+        .where(t.sensor.c.device_id.in_(list(device_ids)))
+        .order_by(t.sensor.c.id)
+    )
+    return (await connection.execute(query)).all()
+
+
+async def describe_sensors(connection: AsyncConnection, organization_id: int, uuids: Iterable[str]) -> Sequence[AnyRow]:
+    """Sensors of an organization by uuid and their variables, rows as in `sensors_of`."""
+    v = t.telemetry_data.c
+    query = (
+        select(t.sensor.c.uuid, v.variable_name, v.type)
+        .outerjoin(t.telemetry_data, v.sensor_id == t.sensor.c.id)
+        .where(t.sensor.c.organization_id == organization_id, t.sensor.c.uuid.in_(list(uuids)))
+    )
+    return (await connection.execute(query)).all()

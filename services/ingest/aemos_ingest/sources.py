@@ -1,0 +1,96 @@
+"""What every token may write to, in memory: the hot path asks no database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Iterable
+
+from aemos_core.database import Database
+from aemos_core.errors import AemosError
+from aemos_core.redis_link import wait
+from aemos_core.times import now_ms
+
+from aemos_ingest import registry_store as store
+from aemos_ingest.domain import Sensor, Source, Variable
+from aemos_ingest.registry_store import AnyRow
+
+log = logging.getLogger("aemos.ingest")
+
+_POLL_SECONDS = 5.0
+_MOST = 200_000
+
+
+class Sources:
+    """A component: sources by token id. What another process changed is dropped on a hint, or within 5 s."""
+
+    def __init__(self, database: Database, partitions: int) -> None:
+        self._database = database
+        self._partitions = partitions
+        self._sources: dict[int, Source] = {}
+        self._hint = asyncio.Event()
+        self._since_ms = now_ms()
+
+    def get(self, token_id: int) -> Source | None:
+        """The source, if it is in memory."""
+        return self._sources.get(token_id)
+
+    async def load(self, token_ids: Iterable[int]) -> None:
+        """Brings what is missing to memory, in two queries; an invalid token stays missing."""
+        missing = {token_id for token_id in token_ids if token_id not in self._sources}
+        if not missing:
+            return
+        if len(self._sources) > _MOST:
+            self._sources.clear()
+        async with self._database.read() as connection:
+            tokens = await store.tokens_of(connection, missing)
+            rows = await store.sensors_of(connection, {token.device_id for token in tokens})
+        sensors = _sensors_by_device(rows)
+        for token in tokens:
+            self._sources[token.id] = Source(
+                token.organization_id,
+                token.device_id,
+                token.device_uuid,
+                zlib.crc32(token.device_uuid.encode()) % self._partitions,
+                sensors.get(token.device_id, {}),
+                token.sensor_uuid or "",
+            )
+
+    def look_again(self, _: bytes = b"") -> None:
+        """The registry changed, or we may have missed that it did."""
+        self._hint.set()
+
+    async def refresh(self) -> None:
+        """Drops what changed since the last time."""
+        asked_at = now_ms()
+        async with self._database.read() as connection:
+            changed = set(await store.changes_since(connection, self._since_ms))
+        self._since_ms = asked_at
+        if changed:
+            stale = [token_id for token_id, source in self._sources.items() if source.device_id in changed]
+            for token_id in stale:
+                del self._sources[token_id]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Drops what changed."""
+        while not stop.is_set():
+            try:
+                await self.refresh()
+            except AemosError as error:
+                log.warning("registry changes: %s", error.detail)
+            self._hint.clear()
+            hinted = asyncio.create_task(wait(self._hint, _POLL_SECONDS))
+            stopped = asyncio.create_task(stop.wait())
+            await asyncio.wait([hinted, stopped], return_when=asyncio.FIRST_COMPLETED)
+            hinted.cancel()
+            stopped.cancel()
+
+
+def _sensors_by_device(rows: Iterable[AnyRow]) -> dict[int, dict[str, Sensor]]:
+    found: dict[int, dict[str, Sensor]] = {}
+    for row in rows:
+        sensor = found.setdefault(row.device_id, {}).setdefault(row.uuid, Sensor(row.id, row.uuid))
+        if row.variable_id is not None:
+            sensor.variables[row.variable_name] = Variable(row.variable_id, row.type)
+    return found

@@ -1,0 +1,130 @@
+"""The tables of ingest's database."""
+
+from __future__ import annotations
+
+from aemos_core.audit import audit_table
+from aemos_core.database import TABLE_ARGS, Id
+from aemos_core.outbox import OutboxTables
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.mysql import BINARY, MEDIUMTEXT
+
+metadata = MetaData()
+outbox = OutboxTables(metadata)
+audit = audit_table(metadata)
+_Digest = LargeBinary(32).with_variant(BINARY(32), "mysql", "mariadb")
+
+organization = Table(
+    "organization",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    **TABLE_ARGS,
+)
+user = Table(
+    "app_user",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("organization_id", BigInteger, nullable=False),
+    Column("email", String(254), nullable=False, unique=True),
+    Column("password_hash", String(200), nullable=False),
+    Column("role", String(20), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    **TABLE_ARGS,
+)
+signing_key = Table(
+    "signing_key",
+    metadata,
+    Column("kid", String(32), primary_key=True),
+    Column("private_key", LargeBinary(32), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    **TABLE_ARGS,
+)
+device = Table(
+    "device",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("organization_id", BigInteger, nullable=False),
+    Column("uuid", String(64), nullable=False, unique=True),
+    Column("name", String(200), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("device_by_organization", "organization_id", "id"),
+    **TABLE_ARGS,
+)
+sensor = Table(
+    "sensor",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("organization_id", BigInteger, nullable=False),
+    Column("device_id", Id, ForeignKey("device.id", ondelete="CASCADE"), nullable=False),
+    Column("uuid", String(64), nullable=False, unique=True),
+    Column("name", String(200), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("sensor_by_organization", "organization_id", "id"),
+    **TABLE_ARGS,
+)
+telemetry_data = Table(
+    "telemetry_data",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("organization_id", BigInteger, nullable=False),
+    Column("sensor_id", Id, ForeignKey("sensor.id", ondelete="CASCADE"), nullable=False),
+    Column("variable_name", String(200), nullable=False),
+    Column("type", String(10), nullable=False),
+    Column("unit", String(40), nullable=False),
+    UniqueConstraint("sensor_id", "variable_name", name="telemetry_data_name"),
+    Index("telemetry_data_by_organization", "organization_id", "id"),
+    **TABLE_ARGS,
+)
+device_token = Table(
+    "device_token",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("organization_id", BigInteger, nullable=False),
+    Column("device_id", Id, ForeignKey("device.id", ondelete="CASCADE"), nullable=False),
+    Column("sensor_id", Id, ForeignKey("sensor.id", ondelete="CASCADE")),
+    Column("name", String(200), nullable=False),
+    Column("token_sha256", _Digest, nullable=False, unique=True),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("revoked_at_ms", BigInteger),
+    **TABLE_ARGS,
+)
+# Clustered by what is asked for: one variable, a range of time. An insert touches one page, a day is read in one sweep.
+data_stream = Table(
+    "data_stream",
+    metadata,
+    Column("telemetry_data_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("received_at_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("value", Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
+    Column("number", Double),
+    sqlite_with_rowid=False,
+    **TABLE_ARGS,
+)
+id_block = Table(
+    "id_block",
+    metadata,
+    Column("name", String(20), primary_key=True),
+    Column("next_id", BigInteger, nullable=False),
+    **TABLE_ARGS,
+)
+registry_change = Table(
+    "registry_change",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("device_id", BigInteger, nullable=False),
+    Column("at_ms", BigInteger, nullable=False, index=True),
+    **TABLE_ARGS,
+)

@@ -1,0 +1,84 @@
+"""Assembles the ingest service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+from aemos_core.broker import open_broker
+from aemos_core.database import migrate, open_database
+from aemos_core.jobs import EVALUATE_READINGS, JobQueue
+from aemos_core.names import REGISTRY_CHANGED
+from aemos_core.outbox import Outbox
+from aemos_core.outbox_senders import JobSender, Receipts
+from aemos_core.process import Component
+from aemos_core.redis_link import Subscriber, open_redis
+from aemos_core.rpc import grpc_server
+from redis.exceptions import RedisError
+
+import aemos_ingest
+from aemos_ingest import tables
+from aemos_ingest.grpc_api import (
+    DataStreamServicer,
+    DeviceServicer,
+    IdentityServicer,
+    SensorServicer,
+    TelemetryDataServicer,
+)
+from aemos_ingest.identity_service import Identity
+from aemos_ingest.readings_service import Readings
+from aemos_ingest.registry_service import Registry
+from aemos_ingest.settings import IngestSettings
+from aemos_ingest.sources import Sources
+
+MIGRATIONS = Path(aemos_ingest.__file__).parents[1] / "migrations"
+
+
+async def migrate_database(settings: IngestSettings) -> None:
+    """Brings ingest's database to the newest version."""
+    await migrate(settings.database_of("ingest"), MIGRATIONS)
+
+
+@asynccontextmanager
+async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
+    """Opens what the ingest service needs, in order; closes it in reverse."""
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        database = await enter(open_database(settings.database_of("ingest"), settings.ingest_connections))
+        redis = await enter(open_redis(settings.redis_url))
+        jobs_redis = await enter(open_redis(settings.jobs_url))
+        queue = JobQueue(open_broker(settings.jobs_url))
+        stack.callback(queue.close)
+
+        outbox = Outbox(database, tables.outbox)
+        receipts = Receipts(jobs_redis, outbox.relay_id)
+        outbox.add_sender(EVALUATE_READINGS.name, JobSender(queue, EVALUATE_READINGS, jobs_redis, receipts))
+        sources = Sources(database, settings.rules_partitions)
+
+        async def announce_change() -> None:
+            await sources.refresh()
+            with suppress(RedisError, OSError):  # a hint: whoever misses it polls
+                await redis.publish(REGISTRY_CHANGED, b"")
+
+        identity = Identity(database)
+        await identity.load_keys()
+        registry = Registry(database, announce_change)
+        readings = Readings(database, outbox, sources, redis)
+        server = await enter(
+            grpc_server(
+                f"{settings.bind}:{settings.ingest_grpc_port}",
+                "AEMOS_INGEST_GRPC_PORT",
+                settings.service_secret,
+                identity.verifier,
+                [
+                    IdentityServicer(identity, registry),
+                    DeviceServicer(registry),
+                    SensorServicer(registry),
+                    TelemetryDataServicer(registry),
+                    DataStreamServicer(readings),
+                ],
+            )
+        )
+        subscriber = Subscriber(redis, {REGISTRY_CHANGED: sources.look_again}, sources.look_again)
+        yield [server, readings, outbox, receipts, sources, subscriber]

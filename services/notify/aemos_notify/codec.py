@@ -1,0 +1,115 @@
+"""Notifications in their forms: the channel's JSON, the log's entries, the contract's messages, Socket.IO's events."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from aemos.v1 import notification_pb2 as pb
+from aemos.v1.job_pb2 import CommittedReading
+from aemos_core import telemetry
+from aemos_core.times import parse_rfc3339, rfc3339
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from aemos_notify.domain import Entry, Query, parse_log_id
+
+log = logging.getLogger("aemos.notify")
+
+_LONGEST_TYPE, _LONGEST_UUID = 100, 64
+
+
+class Published(msgspec.Struct):
+    """A message on `notifications:device-state-change`; the notification stays the bytes that came."""
+
+    event: str
+    notification: msgspec.Raw
+    rooms: list[str] = []
+    broadcastAll: bool = False  # noqa: N815 - the channel's spelling
+    organizationId: int = 0  # noqa: N815
+    traceContext: str = ""  # noqa: N815
+
+
+class _Head(msgspec.Struct):
+    type: str = ""
+    deviceUuid: str = ""  # noqa: N815
+
+
+published_decoder = msgspec.json.Decoder(Published)
+_head_decoder = msgspec.json.Decoder(_Head)
+_body_decoder = msgspec.json.Decoder(dict[str, Any])
+_encode = msgspec.json.Encoder().encode
+
+
+def entry_from_log(log_id: bytes, body: bytes) -> Entry:
+    """An entry of a Redis stream. One that is no notification is kept as an empty object: it must not stop the rest."""
+    place = parse_log_id(log_id.decode(), "id")
+    try:
+        head, text = _head_decoder.decode(body), body.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        log.warning("entry %s of a notification log is no notification", place)
+        return Entry(place, "", "", "{}")
+    return Entry(place, head.type[:_LONGEST_TYPE], head.deviceUuid[:_LONGEST_UUID], text)
+
+
+def query_from_pb(request: pb.ListNotificationsRequest) -> Query:
+    """What is asked for; a page's token is the id of the last one before it."""
+    after = (
+        parse_log_id(request.page_token, "pageToken") if request.page_token else parse_log_id(request.after, "after")
+    )
+    return Query(after, request.device_uuid)
+
+
+def page_to_pb(entries: Sequence[Entry], next_page_token: str) -> pb.ListNotificationsResponse:
+    """A page of the ledger."""
+    return pb.ListNotificationsResponse(
+        notifications=[_entry_to_pb(entry) for entry in entries], next_page_token=next_page_token
+    )
+
+
+def _entry_to_pb(entry: Entry) -> pb.Notification:
+    body = _body_decoder.decode(entry.body)
+    metadata = Struct()
+    if isinstance(body.get("metadata"), dict):
+        metadata.update(body["metadata"])
+    timestamp = Timestamp()
+    timestamp.FromMilliseconds(_moment(body.get("timestamp"), entry.log_id.ms))
+    return pb.Notification(
+        id=entry.id,
+        type=entry.type,
+        device_uuid=entry.device_uuid,
+        metadata=metadata,
+        timestamp=timestamp,
+        trace_id=str(body.get("traceId", "")),
+    )
+
+
+def _moment(value: object, otherwise: int) -> int:
+    try:
+        return parse_rfc3339(str(value))
+    except ValueError:
+        return otherwise
+
+
+def reading_to_json(reading: CommittedReading, now: int) -> str:
+    """The payload of the event `data-stream`; `timestamp` is when it is sent, `recievedAt` when it was measured."""
+    payload = {
+        "deviceUuid": reading.device_uuid,
+        "deviceId": reading.device_id,
+        "sensorUuid": reading.sensor_uuid,
+        "variableName": reading.variable_name,
+        "value": _value(reading),
+        "dataStreamId": reading.id,
+        "recievedAt": rfc3339(reading.received_at_ms),
+        "timestamp": rfc3339(now),
+        "traceId": telemetry.trace_id_of(reading.trace_context),
+    }
+    return _encode(payload).decode()
+
+
+def _value(reading: CommittedReading) -> float | bool | str:
+    if reading.variable_type == "number" and reading.HasField("number"):
+        return reading.number
+    return reading.text == "true" if reading.variable_type == "boolean" else reading.text

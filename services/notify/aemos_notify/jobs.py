@@ -1,0 +1,84 @@
+"""The job that copies notification logs to the ledger, from both sides: who asks for it and who does it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aemos.v1.job_pb2 import RecordNotifications
+from aemos_core.jobs import RECORD_NOTIFICATIONS, JobQueue
+from aemos_core.names import NOTIFICATION_LOGS
+from aemos_core.redis_link import RedisClient, wait
+from redis.exceptions import RedisError
+
+from aemos_notify.service import LogCopier
+
+log = logging.getLogger("aemos.notify")
+
+_PAUSE_SECONDS = 1.0
+_ORGANIZATIONS_A_JOB = 1_000
+
+
+class LedgerFeed:
+    """A component: asks for the logs of organizations that had notifications, at most once a second.
+
+    What it has not asked for when it ends is found by the next one, which begins with all logs.
+    """
+
+    def __init__(self, redis: RedisClient, queue: JobQueue) -> None:
+        self._redis = redis
+        self._queue = queue
+        self._organizations: set[int] = set()
+        self._all = True
+        self._something = asyncio.Event()
+        self._something.set()
+
+    def noticed(self, organization_id: int) -> None:
+        """The organization had a notification."""
+        self._organizations.add(organization_id)
+        self._something.set()
+
+    def missed_some(self) -> None:
+        """Notifications may have come that nobody noticed."""
+        self._all = True
+        self._something.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Asks until told to stop."""
+        while not await wait(stop, _PAUSE_SECONDS):
+            something = asyncio.ensure_future(self._something.wait())
+            stopped = asyncio.ensure_future(stop.wait())
+            await asyncio.wait([something, stopped], return_when=asyncio.FIRST_COMPLETED)
+            something.cancel()
+            stopped.cancel()
+            await self._ask()
+
+    async def _ask(self) -> None:
+        self._something.clear()
+        organizations, self._organizations = self._organizations, set()
+        every, self._all = self._all, False
+        try:
+            if every:
+                organizations |= {int(member) for member in await self._redis.smembers(NOTIFICATION_LOGS)}
+            await self._enqueue(sorted(organizations))
+        except (RedisError, OSError) as error:
+            log.warning("the ledger waits: %s", type(error).__name__)
+            self._organizations |= organizations
+            self._all |= every
+            self._something.set()
+
+    async def _enqueue(self, organizations: list[int]) -> None:
+        for start in range(0, len(organizations), _ORGANIZATIONS_A_JOB):
+            part = organizations[start : start + _ORGANIZATIONS_A_JOB]
+            job = RecordNotifications(organization_ids=part)
+            await self._queue.enqueue(RECORD_NOTIFICATIONS, job.SerializeToString())
+
+
+class RecordJob:
+    """Does the job; doing it twice is doing it once."""
+
+    def __init__(self, copier: LogCopier) -> None:
+        self._copier = copier
+
+    async def __call__(self, payload: bytes, job_id: str) -> None:
+        await self._copier.copy(RecordNotifications.FromString(payload).organization_ids)

@@ -1,0 +1,64 @@
+"""The ledger: copied from the notification log, read by page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from aemos_core.announce import LOG_FIELD
+from aemos_core.database import Database
+from aemos_core.names import notification_log
+from aemos_core.paging import Page
+from aemos_core.redis_link import RedisClient
+
+from aemos_notify import codec, store
+from aemos_notify.domain import Entry, LogId, Query
+
+_ENTRIES_AT_ONCE = 500
+_FIELD = LOG_FIELD.encode()
+
+
+class Ledger:
+    """What was announced to each organization."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def list(self, organization_id: int, query: Query, page: Page) -> tuple[Sequence[Entry], str]:
+        """A page of an organization's entries, and the token of the next one."""
+        async with self._database.read() as connection:
+            found = await store.entries(connection, organization_id, query, page.limit + 1)
+        return page.cut(found)
+
+    async def reached(self, organization_id: int) -> LogId:
+        """How far the organization's log is copied."""
+        async with self._database.read() as connection:
+            return await store.cursor(connection, organization_id)
+
+    async def append(self, organization_id: int, entries: Sequence[Entry]) -> None:
+        """Adds entries of the log, in its order, and remembers how far it is copied; adding twice is adding once."""
+        async with self._database.write() as connection:
+            await store.append(connection, organization_id, entries)
+
+
+class LogCopier:
+    """Copies notification logs from Redis to the ledger."""
+
+    def __init__(self, ledger: Ledger, redis: RedisClient) -> None:
+        self._ledger = ledger
+        self._redis = redis
+
+    async def copy(self, organization_ids: Iterable[int]) -> None:
+        """Copies what is new of these organizations. Raises redis.RedisError or UNAVAILABLE; begun again, goes on."""
+        for organization_id in organization_ids:
+            while await self._copy_some(organization_id):
+                pass
+
+    async def _copy_some(self, organization_id: int) -> bool:
+        """Whether there may be more."""
+        after = await self._ledger.reached(organization_id)
+        log = notification_log(organization_id)
+        found: Any = await self._redis.xrange(log, min=f"({after}", count=_ENTRIES_AT_ONCE)
+        if found:
+            await self._ledger.append(organization_id, [codec.entry_from_log(i, f.get(_FIELD, b"")) for i, f in found])
+        return len(found) == _ENTRIES_AT_ONCE

@@ -1,0 +1,94 @@
+"""The ledger's tables and queries: what was announced, for longer than Redis keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aemos_core.database import TABLE_ARGS
+from aemos_core.times import now_ms
+from sqlalchemy import BigInteger, Column, ColumnElement, Index, MetaData, String, Table, Text, insert, select, update
+from sqlalchemy.dialects.mysql import MEDIUMTEXT
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aemos_notify.domain import Entry, LogId, Query
+
+metadata = MetaData()
+notification = Table(
+    "notification",
+    metadata,
+    Column("organization_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("type", String(100), nullable=False),
+    Column("device_uuid", String(64), nullable=False),
+    Column("body", Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
+    Column("recorded_at_ms", BigInteger, nullable=False),
+    Index("notification_by_device", "organization_id", "device_uuid", "ms", "seq"),
+    **TABLE_ARGS,
+)
+ledger_cursor = Table(
+    "ledger_cursor",
+    metadata,
+    Column("organization_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("ms", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    **TABLE_ARGS,
+)
+_n, _c = notification.c, ledger_cursor.c
+
+
+async def cursor(connection: AsyncConnection, organization_id: int) -> LogId:
+    """How far the organization's log is copied."""
+    return await _cursor(connection, organization_id) or LogId()
+
+
+async def append(connection: AsyncConnection, organization_id: int, entries: Sequence[Entry]) -> None:
+    """Adds what lies behind the cursor and moves it to the last of `entries` (in the log's order).
+
+    Holding the cursor's row makes it safe to copy the same twice, also at the same time: the later one finds nothing
+    left. Only the very first copies of an organization can collide; then one of them raises EXISTS and is tried again.
+    """
+    reached = await _cursor(connection, organization_id, hold=True)
+    new = [entry for entry in entries if entry.log_id > (reached or LogId())]
+    if not new:
+        return
+    place = {"ms": new[-1].log_id.ms, "seq": new[-1].log_id.seq}
+    if reached is None:
+        await connection.execute(insert(ledger_cursor).values(organization_id=organization_id, **place))
+    else:
+        await connection.execute(update(ledger_cursor).where(_c.organization_id == organization_id).values(place))
+    now = now_ms()
+    await connection.execute(insert(notification), [_row(organization_id, entry, now) for entry in new])
+
+
+async def entries(connection: AsyncConnection, organization_id: int, query: Query, limit: int) -> list[Entry]:
+    """At most `limit` entries of an organization."""
+    statement = select(_n.ms, _n.seq, _n.type, _n.device_uuid, _n.body)
+    statement = statement.where(_n.organization_id == organization_id, *_behind(query.after))
+    if query.device_uuid:
+        statement = statement.where(_n.device_uuid == query.device_uuid)
+    rows = await connection.execute(statement.order_by(_n.ms, _n.seq).limit(limit))
+    return [Entry(LogId(row.ms, row.seq), row.type, row.device_uuid, row.body) for row in rows]
+
+
+async def _cursor(connection: AsyncConnection, organization_id: int, hold: bool = False) -> LogId | None:
+    statement = select(_c.ms, _c.seq).where(_c.organization_id == organization_id)
+    row = (await connection.execute(statement.with_for_update() if hold else statement)).first()
+    return LogId(row.ms, row.seq) if row else None
+
+
+def _behind(after: LogId) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    # Written so that the primary key is read from the right place: databases do not see that in (ms, seq) > (x, y).
+    return _n.ms >= after.ms, (_n.ms > after.ms) | (_n.seq > after.seq)
+
+
+def _row(organization_id: int, entry: Entry, now: int) -> dict[str, object]:
+    return {
+        "organization_id": organization_id,
+        "ms": entry.log_id.ms,
+        "seq": entry.log_id.seq,
+        "type": entry.type,
+        "device_uuid": entry.device_uuid,
+        "body": entry.body,
+        "recorded_at_ms": now,
+    }

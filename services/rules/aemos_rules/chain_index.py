@@ -1,0 +1,132 @@
+"""Which chains judge a sensor: in memory, in Redis for an hour, and at last from the database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterable, Sequence
+
+from aemos_core.database import Database
+from aemos_core.names import RULE_CHAINS_CHANGED, RULE_CHAINS_VERSION, rule_chain_index
+from aemos_core.outbox import Row
+from aemos_core.redis_link import RedisClient, wait
+from redis.exceptions import RedisError
+
+from aemos_rules import chain_store
+from aemos_rules.engine import CompiledChain, InvalidChain, compile_chain
+
+log = logging.getLogger("aemos.rules")
+
+CHAINS_CHANGED = "chains-changed"
+_HOUR = 3600
+_POLL_SECONDS = 5.0
+_MOST = 100_000
+
+# KEYS: version, then index entries. ARGV: the version at which they were read, seconds, then the entries.
+# An entry that was read before a change must not be written after it: it would be believed for an hour.
+_FILL = """
+if (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then return 0 end
+for i = 2, #KEYS do redis.call('SET', KEYS[i], ARGV[i + 1], 'EX', ARGV[2]) end
+return 1
+"""
+
+
+class ChainIndex:
+    """A component of a worker: compiled chains by sensor. A change is seen by a message, or within 5 s without one."""
+
+    def __init__(self, database: Database, redis: RedisClient) -> None:
+        self._database = database
+        self._redis = redis
+        self._fill = redis.register_script(_FILL)
+        self._by_sensor: dict[str, tuple[CompiledChain, ...]] = {}
+        self._compiled: dict[int, CompiledChain | None] = {}
+        self._version: bytes | str = b""
+
+    async def judges_of(self, sensor_uuids: Iterable[str]) -> dict[str, tuple[CompiledChain, ...]]:
+        """The enabled chains of each sensor; brings what is missing to memory."""
+        missing = sorted({uuid for uuid in sensor_uuids if uuid not in self._by_sensor})
+        if missing:
+            if len(self._by_sensor) > _MOST:
+                self.forget()
+            await self._learn(missing)
+        return self._by_sensor
+
+    async def compiled(self, chain_ids: Iterable[int]) -> dict[int, CompiledChain]:
+        """Chains by id; those that are gone, or no longer compile, are left out."""
+        wanted = set(chain_ids)
+        missing = wanted - self._compiled.keys()
+        if missing:
+            async with self._database.read() as connection:
+                chains = await chain_store.load(connection, missing)
+            self._compiled.update(dict.fromkeys(missing))
+            for chain in chains:
+                try:
+                    self._compiled[chain.id] = compile_chain(chain)
+                except InvalidChain as error:
+                    log.error("rule chain %d does not compile: %s", chain.id, error)
+        return {chain_id: found for chain_id in wanted if (found := self._compiled.get(chain_id)) is not None}
+
+    def forget(self, _: bytes = b"") -> None:
+        """Something changed, or we may have missed that it did."""
+        self._by_sensor.clear()
+        self._compiled.clear()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Notices changes whose message was missed."""
+        while not await wait(stop, _POLL_SECONDS):
+            try:
+                version = await self._redis.get(RULE_CHAINS_VERSION) or b"0"
+            except (RedisError, OSError):
+                continue
+            if version != self._version:
+                self._version = version
+                self.forget()
+
+    async def _learn(self, sensor_uuids: Sequence[str]) -> None:
+        keys = [rule_chain_index(uuid) for uuid in sensor_uuids]
+        version, *entries = await self._redis.mget(RULE_CHAINS_VERSION, *keys)
+        ids = {uuid: json.loads(entry) for uuid, entry in zip(sensor_uuids, entries, strict=True) if entry is not None}
+        unknown = [uuid for uuid in sensor_uuids if uuid not in ids]
+        if unknown:
+            async with self._database.read() as connection:
+                found = await chain_store.chains_of(connection, unknown)
+            fresh = {uuid: found.get(uuid, []) for uuid in unknown}
+            await self._remember(version or b"0", fresh)
+            ids.update(fresh)
+        compiled = await self.compiled({chain_id for chain_ids in ids.values() for chain_id in chain_ids})
+        for uuid, chain_ids in ids.items():
+            self._by_sensor[uuid] = tuple(compiled[chain_id] for chain_id in chain_ids if chain_id in compiled)
+
+    async def _remember(self, version: bytes | str, entries: dict[str, list[int]]) -> None:
+        keys = [RULE_CHAINS_VERSION, *map(rule_chain_index, entries)]
+        await self._fill(keys=keys, args=[version, _HOUR, *map(json.dumps, entries.values())])
+
+
+class ChainsChangedSender:
+    """Tells Redis and every worker that chains changed: the outbox's way, so that no change is missed."""
+
+    keep_ms = 0
+    unsettled = 1
+
+    def __init__(self, redis: RedisClient) -> None:
+        self._redis = redis
+
+    async def send(self, partition: int, rows: Sequence[Row]) -> None:
+        """Drops the index entries of the sensors concerned. A row's payload is a JSON list of their uuids."""
+        uuids = {uuid for row in rows for uuid in json.loads(row.payload)}
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.incr(RULE_CHAINS_VERSION)
+            if uuids:
+                pipe.delete(*map(rule_chain_index, uuids))
+            pipe.publish(RULE_CHAINS_CHANGED, b"")
+            await pipe.execute()
+
+    async def lost_everything(self) -> bool:
+        """A flush takes the index with it: nothing to send again."""
+        return False
+
+
+def chains_changed(sensor_uuids: Iterable[str]) -> Row:
+    """The outbox row of a change to chains that judge these sensors."""
+    return Row(CHAINS_CHANGED, 0, json.dumps(sorted(sensor_uuids)).encode())

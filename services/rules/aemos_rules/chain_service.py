@@ -1,0 +1,132 @@
+"""Use cases of rule chains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from aemos.v1 import sensor_pb2, sensor_pb2_grpc
+from aemos_core import cron
+from aemos_core.database import Database
+from aemos_core.errors import AemosError, FieldError, Kind, invalid
+from aemos_core.identity import caller
+from aemos_core.outbox import OutboxRows
+from aemos_core.paging import Page
+from sqlalchemy import select
+
+from aemos_rules import chain_store, tables
+from aemos_rules.chain_index import chains_changed
+from aemos_rules.chain_store import AnyRow
+from aemos_rules.domain import RuleChain
+from aemos_rules.engine import CompiledChain, InvalidChain, compile_chain
+
+_MOST_NAME = 200
+Errors = list[FieldError]
+
+
+class RuleChains:
+    """Chains of the caller's organization. What is saved compiles, and names only what exists."""
+
+    def __init__(self, database: Database, outbox: OutboxRows, sensors: sensor_pb2_grpc.SensorServiceAsyncStub) -> None:
+        self._database = database
+        self._outbox = outbox
+        self._sensors = sensors
+
+    async def create(self, draft: RuleChain) -> AnyRow:
+        """Saves a new chain; INVALID names every node and field that is wrong."""
+        return await self._save(draft, ())
+
+    async def update(self, chain_id: int, changes: Mapping[str, object]) -> AnyRow:
+        """Saves a chain with some of its fields changed, as its next version."""
+        row = await self.get(chain_id)
+        chain = chain_store.chain_of(row)
+        draft = replace(chain, **changes, version=chain.version + 1)  # type: ignore[arg-type]
+        async with self._database.read() as connection:
+            judged_before = await chain_store.sensors_of(connection, chain_id)
+        return await self._save(draft, judged_before)
+
+    async def get(self, chain_id: int) -> AnyRow:
+        """A chain."""
+        async with self._database.read() as connection:
+            return await chain_store.get(connection, caller().organization_id, chain_id)
+
+    async def page(self, page: Page) -> tuple[Sequence[AnyRow], str]:
+        """A page of chains and the token of the next."""
+        async with self._database.read() as connection:
+            return page.cut(await chain_store.page(connection, caller().organization_id, page.after, page.limit))
+
+    async def delete(self, chain_id: int) -> None:
+        """Removes a chain."""
+        async with self._database.write() as connection:
+            await chain_store.get(connection, caller().organization_id, chain_id)
+            judged = await chain_store.sensors_of(connection, chain_id)
+            await chain_store.remove(connection, chain_id)
+            rows = await self._outbox.add(connection, [chains_changed(judged)])
+        self._outbox.committed(rows)
+
+    async def schedules(self, page: Page) -> tuple[Sequence[AnyRow], str]:
+        """A page of every organization's enabled schedules and the token of the next."""
+        async with self._database.read() as connection:
+            return page.cut(await chain_store.schedules(connection, page.after, page.limit))
+
+    async def _save(self, draft: RuleChain, judged_before: Iterable[str]) -> AnyRow:
+        compiled = await self._checked(draft)
+        changed = compiled.sensor_uuids.union(judged_before)
+        async with self._database.write() as connection:
+            chain_id = await chain_store.save(connection, draft, compiled.sensor_uuids)
+            rows = await self._outbox.add(connection, [chains_changed(changed)])
+            saved = await chain_store.get(connection, caller().organization_id, chain_id)
+        self._outbox.committed(rows)
+        return saved
+
+    async def _checked(self, draft: RuleChain) -> CompiledChain:
+        if not 0 < len(draft.name) <= _MOST_NAME:
+            raise invalid("name", f"must have 1 to {_MOST_NAME} characters")
+        if not draft.nodes:
+            raise invalid("nodes", "must be at least one")
+        if draft.schedule_enabled or draft.cron_expression:
+            cron.validate(draft.cron_expression, draft.timezone)
+        sensors = await self._described(draft)
+        types = {(uuid, name): kind for uuid, known in sensors.items() for name, kind in known.items()}
+        errors, compiled = _compiled(draft, types)
+        errors += _missing_sensors(draft, sensors)
+        if compiled is not None:
+            errors += await self._missing_states(draft, compiled)
+        if errors or compiled is None:
+            detail = "; ".join(f"{error.loc}: {error.message}" for error in errors)
+            raise AemosError(Kind.INVALID, detail, reason="invalid_chain", errors=errors)
+        return compiled
+
+    async def _described(self, draft: RuleChain) -> dict[str, dict[str, str]]:
+        named = {uuid for node in draft.nodes if isinstance(uuid := node.config.get("sensorUUID"), str)}
+        request = sensor_pb2.DescribeSensorsRequest(organization_id=draft.organization_id, sensor_uuids=sorted(named))
+        answer = await self._sensors.DescribeSensors(request)
+        return {sensor.sensor_uuid: dict(sensor.variable_types) for sensor in answer.sensors}
+
+    async def _missing_states(self, draft: RuleChain, compiled: CompiledChain) -> Errors:
+        state = tables.device_state.c
+        query = select(state.id).where(
+            state.organization_id == draft.organization_id, state.id.in_(list(compiled.device_state_ids))
+        )
+        async with self._database.read() as connection:
+            known = set((await connection.execute(query)).scalars())
+        return [
+            FieldError(f"nodes.{index}.config.deviceStateId", "no such device state")
+            for index, node in enumerate(draft.nodes)
+            if "deviceStateId" in node.config and node.config["deviceStateId"] not in known
+        ]
+
+
+def _compiled(draft: RuleChain, types: Mapping[tuple[str, str], str]) -> tuple[Errors, CompiledChain | None]:
+    try:
+        return [], compile_chain(draft, types)  # type: ignore[arg-type]
+    except InvalidChain as error:
+        return [FieldError(where, what) for where, what in error.errors], None
+
+
+def _missing_sensors(draft: RuleChain, known: Mapping[str, object]) -> Errors:
+    return [
+        FieldError(f"nodes.{index}.config.sensorUUID", "no such sensor")
+        for index, node in enumerate(draft.nodes)
+        if isinstance(uuid := node.config.get("sensorUUID"), str) and uuid not in known
+    ]

@@ -1,0 +1,109 @@
+"""Rule chains in the database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from aemos_core import audit
+from aemos_core.errors import not_found
+from aemos_core.times import now_ms
+from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aemos_rules import tables as t
+from aemos_rules.domain import Node, RuleChain
+
+AnyRow = Row[Any]
+_c = t.rule_chain.c
+
+
+def chain_of(row: AnyRow) -> RuleChain:
+    """A row as the judge knows it."""
+    return RuleChain(
+        id=row.id,
+        organization_id=row.organization_id,
+        name=row.name,
+        enabled=row.enabled,
+        version=row.version,
+        nodes=tuple(Node(**node) for node in json.loads(row.nodes)),
+        schedule_enabled=row.schedule_enabled,
+        cron_expression=row.cron_expression,
+        timezone=row.timezone,
+    )
+
+
+async def get(connection: AsyncConnection, organization_id: int, chain_id: int) -> AnyRow:
+    """A chain of an organization."""
+    query = select(t.rule_chain).where(_c.organization_id == organization_id, _c.id == chain_id)
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise not_found("rule chain")
+    return row
+
+
+async def page(connection: AsyncConnection, organization_id: int, after: int, limit: int) -> Sequence[AnyRow]:
+    """At most limit + 1 chains behind an id."""
+    query = select(t.rule_chain).where(_c.organization_id == organization_id, _c.id > after)
+    return (await connection.execute(query.order_by(_c.id).limit(limit + 1))).all()
+
+
+async def schedules(connection: AsyncConnection, after: int, limit: int) -> Sequence[AnyRow]:
+    """At most limit + 1 enabled schedules of all organizations behind a chain's id."""
+    query = select(t.rule_chain).where(_c.schedule_enabled, _c.enabled, _c.id > after)
+    return (await connection.execute(query.order_by(_c.id).limit(limit + 1))).all()
+
+
+async def save(connection: AsyncConnection, chain: RuleChain, sensor_uuids: Iterable[str]) -> int:
+    """Inserts a chain (id 0) or replaces it; returns its id."""
+    values = asdict(chain) | {"nodes": json.dumps([asdict(node) for node in chain.nodes])}
+    del values["id"]
+    if chain.id:
+        chain_id = chain.id
+        await connection.execute(update(t.rule_chain).where(_c.id == chain_id).values(**values))
+        await connection.execute(delete(t.rule_chain_sensor).where(t.rule_chain_sensor.c.rule_chain_id == chain_id))
+    else:
+        created = await connection.execute(insert(t.rule_chain).values(**values, created_at_ms=now_ms()))
+        chain_id = int(created.inserted_primary_key[0])  # type: ignore[index]
+    links = [{"sensor_uuid": uuid, "rule_chain_id": chain_id} for uuid in sorted(sensor_uuids)]
+    if links:
+        await connection.execute(insert(t.rule_chain_sensor), links)
+    verb = "update" if chain.id else "create"
+    await audit.record(connection, t.audit, f"rule_chain.{verb}", f"rule chain {chain_id}")
+    return chain_id
+
+
+async def remove(connection: AsyncConnection, chain_id: int) -> None:
+    """Deletes a chain."""
+    await connection.execute(delete(t.rule_chain).where(_c.id == chain_id))
+    await audit.record(connection, t.audit, "rule_chain.delete", f"rule chain {chain_id}")
+
+
+async def sensors_of(connection: AsyncConnection, chain_id: int) -> list[str]:
+    """The sensors that a chain's filters name."""
+    link = t.rule_chain_sensor.c
+    found = await connection.execute(select(link.sensor_uuid).where(link.rule_chain_id == chain_id))
+    return list(found.scalars())
+
+
+async def chains_of(connection: AsyncConnection, sensor_uuids: Iterable[str]) -> dict[str, list[int]]:
+    """For each sensor the ids of the enabled chains that judge it, in order; sensors without any are left out."""
+    link = t.rule_chain_sensor.c
+    query = (
+        select(link.sensor_uuid, link.rule_chain_id)
+        .join(t.rule_chain)
+        .where(link.sensor_uuid.in_(list(sensor_uuids)), _c.enabled)
+        .order_by(link.rule_chain_id)
+    )
+    found: dict[str, list[int]] = {}
+    for sensor_uuid, chain_id in (await connection.execute(query)).all():
+        found.setdefault(sensor_uuid, []).append(chain_id)
+    return found
+
+
+async def load(connection: AsyncConnection, chain_ids: Iterable[int]) -> list[RuleChain]:
+    """Chains by id, of any organization: for the judge."""
+    query = select(t.rule_chain).where(_c.id.in_(list(chain_ids)))
+    return [chain_of(row) for row in (await connection.execute(query)).all()]

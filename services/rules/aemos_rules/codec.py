@@ -1,0 +1,98 @@
+"""Messages of the contract to and from what rules knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from aemos.v1 import device_state_pb2, rule_chain_pb2
+from aemos_core.identity import caller
+from aemos_core.times import to_timestamp
+from google.protobuf import json_format
+
+from aemos_rules.chain_store import AnyRow
+from aemos_rules.domain import Node, RuleChain
+
+_OPTIONAL = ("name", "enabled", "schedule_enabled", "cron_expression", "timezone")
+
+
+def nodes_from_pb(nodes: Iterable[rule_chain_pb2.Node]) -> tuple[Node, ...]:
+    """Nodes of a draft."""
+    return tuple(Node(node.type, node.name, json_format.MessageToDict(node.config)) for node in nodes)
+
+
+def draft_from_pb(request: rule_chain_pb2.CreateRuleChainRequest) -> RuleChain:
+    """A chain to create, in the caller's organization."""
+    return RuleChain(
+        id=0,
+        organization_id=caller().organization_id,
+        name=request.name,
+        enabled=request.enabled if request.HasField("enabled") else True,
+        version=1,
+        nodes=nodes_from_pb(request.nodes),
+        schedule_enabled=request.schedule_enabled,
+        cron_expression=request.cron_expression,
+        timezone=request.timezone or "UTC",
+    )
+
+
+def changes_from_pb(request: rule_chain_pb2.UpdateRuleChainRequest) -> dict[str, Any]:
+    """The fields that an update gives."""
+    changes = {field: getattr(request, field) for field in _OPTIONAL if request.HasField(field)}  # type: ignore[arg-type]
+    return changes | ({"nodes": nodes_from_pb(request.nodes)} if request.nodes else {})
+
+
+def chain_to_pb(row: AnyRow) -> rule_chain_pb2.RuleChain:
+    """A chain."""
+    chain = rule_chain_pb2.RuleChain(
+        id=row.id,
+        name=row.name,
+        enabled=row.enabled,
+        schedule_enabled=row.schedule_enabled,
+        cron_expression=row.cron_expression,
+        timezone=row.timezone,
+        version=row.version,
+        created_at=to_timestamp(row.created_at_ms),
+    )
+    for node in json.loads(row.nodes):
+        added = chain.nodes.add(type=node["type"], name=node["name"])
+        added.config.update(node["config"])
+    return chain
+
+
+def schedule_to_pb(row: AnyRow) -> rule_chain_pb2.Schedule:
+    """A schedule."""
+    return rule_chain_pb2.Schedule(
+        rule_chain_id=row.id,
+        organization_id=row.organization_id,
+        cron_expression=row.cron_expression,
+        timezone=row.timezone,
+    )
+
+
+def state_to_pb(row: AnyRow) -> device_state_pb2.DeviceState:
+    """A device state."""
+    return device_state_pb2.DeviceState(
+        id=row.id,
+        device_id=row.device_id,
+        device_uuid=row.device_uuid,
+        name=row.name,
+        default_value=row.default_value,
+        value=row.value,
+        changed_at=None if row.changed_at_ms is None else to_timestamp(row.changed_at_ms),
+    )
+
+
+def instance_to_pb(row: AnyRow) -> device_state_pb2.DeviceStateInstance:
+    """A change of a state."""
+    return device_state_pb2.DeviceStateInstance(
+        id=row.id,
+        device_state_id=row.device_state_id,
+        value=row.value,
+        old_value=row.old_value,
+        timestamp=to_timestamp(row.at_ms),
+        rule_chain_id=row.rule_chain_id,
+        data_stream_id=row.data_stream_id,
+        user_id=row.user_id,
+    )

@@ -1,0 +1,170 @@
+"""Conditions in CEL, https://github.com/google/cel-spec: checked when a chain is saved, bounded when it runs.
+
+CEL has no mixed arithmetic and people write `value > 25`: every number here is a double, literals included. Loops
+(`all`, `exists`, `map`...) are not offered: fifty characters of them took 20 s within CEL's budget of 10,000 rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from typing import Any, NoReturn
+
+from cel_expr_python import cel
+
+from .domain import NodeFailed, Reading, VariableType
+from .literals import Rewritten, double_literals
+from .sayings import ERROR, LOOPS, plain
+
+MAX_LENGTH = 4096  # characters
+MAX_TERMS = 256  # tokens; with MAX_PATTERNS it bounds the cost of one evaluation
+MAX_PATTERNS = 4  # calls of matches(): linear (RE2), yet up to 7 ms each on the largest reading, 64 KiB
+
+_ORDER = {"_<_": "less", "_<=_": "less_equals", "_>_": "greater", "_>=_": "greater_equals"}
+_CONFIG = "stdlib:\n  exclude_macros: [{}]\n  exclude_functions:\n{}".format(
+    ", ".join(LOOPS), "".join(f'    - name: "{operator}"\n' for operator in _ORDER)
+)
+_ORDERED = {
+    "int64": cel.Type.INT,
+    "uint64": cel.Type.UINT,
+    "double": cel.Type.DOUBLE,
+    "string": cel.Type.STRING,
+    "timestamp": cel.Type.TIMESTAMP,
+    "duration": cel.Type.DURATION,
+}
+_VALUE: dict[VariableType, cel.Type] = {
+    "number": cel.Type.DOUBLE,
+    "text": cel.Type.STRING,
+    "boolean": cel.Type.BOOL,
+    "json": cel.Type.DYN,
+}
+_SAMPLE: dict[VariableType, Any] = {"number": 1.0, "text": "1", "boolean": True, "json": {}}
+_SAMPLE_READING = Reading(1, 1, 1, "device", 1, "sensor", 1, "variable", "number", 1.0, 946_684_800_000, b"")
+
+_CONTEXT: dict[str, tuple[cel.Type, Callable[[Reading], Any]]] = {
+    "variableName": (cel.Type.STRING, lambda reading: reading.variable_name),
+    "sensorUUID": (cel.Type.STRING, lambda reading: reading.sensor_uuid),
+    "deviceUuid": (cel.Type.STRING, lambda reading: reading.device_uuid),
+    "receivedAt": (cel.Type.TIMESTAMP, lambda reading: datetime.fromtimestamp(reading.received_at_ms / 1000, UTC)),
+}
+
+
+class InvalidCondition(Exception):
+    """The condition is refused; `line` and `column` count from 1 in the text as typed."""
+
+    def __init__(self, message: str, column: int, line: int = 1) -> None:
+        super().__init__(message)
+        self.message, self.column, self.line = message, column, line
+
+    def __str__(self) -> str:
+        place = f"column {self.column}" if self.line == 1 else f"line {self.line}, column {self.column}"
+        return f"{place}: {self.message}"
+
+
+class ConditionFailed(NodeFailed):
+    """The condition has no answer for this value (a missing key, mixed types)."""
+
+
+class Condition:
+    """A checked condition on readings of one variable type."""
+
+    __slots__ = ("_context", "_eval", "_prepare")
+
+    def __init__(self, program: cel.Expression, variable_type: VariableType, words: Collection[str]) -> None:
+        self._eval = program.eval
+        self._prepare = _PREPARE.get(variable_type)
+        self._context = tuple((name, of) for name, (_, of) in _CONTEXT.items() if name in words)
+
+    def holds(self, value: Any, reading: Reading) -> bool:
+        """Whether `value`, of the condition's variable type, satisfies it. Raises ConditionFailed."""
+        try:
+            data = {"value": value if self._prepare is None else self._prepare(value)}
+            for name, of in self._context:
+                data[name] = of(reading)
+            answer = self._eval(None, data).value()
+        except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+            raise ConditionFailed(plain(str(error))) from None
+        # An ERROR value's content is its text; asking type() as well would cost a quarter of the evaluation.
+        if answer is True or answer is False:
+            return bool(answer)
+        raise ConditionFailed(plain(str(answer)))
+
+
+@lru_cache(maxsize=4096)
+def compile_condition(expression: str, variable_type: VariableType) -> Condition:
+    """The condition for readings of `variable_type`. Raises InvalidCondition with the first mistake."""
+    if len(expression) > MAX_LENGTH:
+        raise InvalidCondition(f"longer than {MAX_LENGTH} characters", MAX_LENGTH + 1)
+    rewritten = double_literals(expression)
+    if rewritten.terms > MAX_TERMS:
+        raise InvalidCondition(f"more than {MAX_TERMS} terms", 1)
+    if rewritten.words.count("matches") > MAX_PATTERNS:
+        raise InvalidCondition(f"'matches' more than {MAX_PATTERNS} times", 1)
+    program = _program(rewritten, variable_type)
+    if program.return_type() != cel.Type.BOOL:
+        raise InvalidCondition("a condition must be true or false, as in 'value > 25'", 1)
+    condition = Condition(program, variable_type, rewritten.words)
+    _try_sample(condition, variable_type)
+    return condition
+
+
+def _program(rewritten: Rewritten, variable_type: VariableType) -> cel.Expression:
+    environment = _environment(variable_type)
+    try:
+        return environment.compile(rewritten.text)
+    except (RuntimeError, TypeError) as refused:
+        # Whole numbers exist in CEL (`int(value) % 2 == 0`): what fails with doubles may be right as typed.
+        try:
+            return environment.compile(rewritten.typed)
+        except (RuntimeError, TypeError):
+            _refuse(str(refused), rewritten)
+
+
+@cache
+def _environment(variable_type: VariableType) -> cel.Env:
+    variables = {"value": _VALUE[variable_type], **{name: kind for name, (kind, _) in _CONTEXT.items()}}
+    # The checker refuses `size(value) > 3.0` although the evaluator compares whole numbers with doubles: declare it.
+    pairs = [(name, kind, kind) for name, kind in _ORDERED.items()]
+    pairs += [
+        ("int64_double", cel.Type.INT, cel.Type.DOUBLE),
+        ("double_int64", cel.Type.DOUBLE, cel.Type.INT),
+    ]
+    functions = [
+        cel.FunctionDecl(
+            operator, [cel.Overload(f"{name}_{suffix}", cel.Type.BOOL, [left, right]) for suffix, left, right in pairs]
+        )
+        for operator, name in _ORDER.items()
+    ]
+    return cel.NewEnv(config=cel.NewEnvConfigFromYaml(_CONFIG), variables=variables, functions=functions)
+
+
+def _try_sample(condition: Condition, variable_type: VariableType) -> None:
+    try:
+        condition.holds(_SAMPLE[variable_type], _SAMPLE_READING)
+    except ConditionFailed as error:
+        # Other failures depend on the value, and so does a type within JSON.
+        if "regular expression" in str(error) or ("does not take" in str(error) and variable_type != "json"):
+            raise InvalidCondition(str(error), 1) from None
+
+
+def _refuse(message: str, rewritten: Rewritten) -> NoReturn:
+    found = [(plain(text), int(line), int(column)) for line, column, text in ERROR.findall(message)]
+    found.sort(key=lambda error: "not offered" not in error[0])  # a refused loop also leaves its variable unknown
+    text, line, column = found[0] if found else (plain(message), 1, 1)
+    raise InvalidCondition(text, rewritten.typed_column(line, column), max(line, 1))
+
+
+def _doubles(value: Any) -> Any:
+    """JSON has one kind of number, CEL has three: `value.count * 2` must not depend on how a device spells 3."""
+    kind = type(value)
+    if kind is int:
+        return float(value)
+    if kind is dict:
+        return {key: _doubles(item) for key, item in value.items()}
+    if kind is list:
+        return [_doubles(item) for item in value]
+    return value
+
+
+_PREPARE: dict[VariableType, Callable[[Any], Any]] = {"number": float, "json": _doubles}

@@ -1,0 +1,87 @@
+"""The servicers of rules: decode, call, encode."""
+
+from __future__ import annotations
+
+from aemos.v1 import device_state_pb2 as state_pb
+from aemos.v1 import device_state_pb2_grpc, rule_chain_pb2_grpc
+from aemos.v1 import rule_chain_pb2 as chain_pb
+from aemos_core.paging import page_of
+from aemos_core.rpc import Context
+
+from aemos_rules import codec
+from aemos_rules.chain_service import RuleChains
+from aemos_rules.state_service import DeviceStates
+
+_MOST_SCHEDULES = 10_000
+
+
+class RuleChainServicer(rule_chain_pb2_grpc.RuleChainServiceServicer):
+    """Rule chains."""
+
+    def __init__(self, chains: RuleChains) -> None:
+        self._chains = chains
+
+    async def CreateRuleChain(self, request: chain_pb.CreateRuleChainRequest, context: Context) -> chain_pb.RuleChain:
+        return codec.chain_to_pb(await self._chains.create(codec.draft_from_pb(request)))
+
+    async def GetRuleChain(self, request: chain_pb.GetRuleChainRequest, context: Context) -> chain_pb.RuleChain:
+        return codec.chain_to_pb(await self._chains.get(request.id))
+
+    async def ListRuleChains(
+        self, request: chain_pb.ListRuleChainsRequest, context: Context
+    ) -> chain_pb.ListRuleChainsResponse:
+        rows, token = await self._chains.page(page_of(request))
+        return chain_pb.ListRuleChainsResponse(rule_chains=map(codec.chain_to_pb, rows), next_page_token=token)
+
+    async def UpdateRuleChain(self, request: chain_pb.UpdateRuleChainRequest, context: Context) -> chain_pb.RuleChain:
+        return codec.chain_to_pb(await self._chains.update(request.id, codec.changes_from_pb(request)))
+
+    async def DeleteRuleChain(
+        self, request: chain_pb.DeleteRuleChainRequest, context: Context
+    ) -> chain_pb.DeleteRuleChainResponse:
+        await self._chains.delete(request.id)
+        return chain_pb.DeleteRuleChainResponse()
+
+    async def ListSchedules(
+        self, request: chain_pb.ListSchedulesRequest, context: Context
+    ) -> chain_pb.ListSchedulesResponse:
+        rows, token = await self._chains.schedules(page_of(request, _MOST_SCHEDULES))
+        return chain_pb.ListSchedulesResponse(schedules=map(codec.schedule_to_pb, rows), next_page_token=token)
+
+
+class DeviceStateServicer(device_state_pb2_grpc.DeviceStateServiceServicer):
+    """Device states."""
+
+    def __init__(self, states: DeviceStates) -> None:
+        self._states = states
+
+    async def CreateDeviceState(
+        self, request: state_pb.CreateDeviceStateRequest, context: Context
+    ) -> state_pb.DeviceState:
+        return codec.state_to_pb(await self._states.create(request.device, request.name, request.default_value))
+
+    async def GetDeviceState(self, request: state_pb.GetDeviceStateRequest, context: Context) -> state_pb.DeviceState:
+        return codec.state_to_pb(await self._states.get(request.id))
+
+    async def ListDeviceStates(
+        self, request: state_pb.ListDeviceStatesRequest, context: Context
+    ) -> state_pb.ListDeviceStatesResponse:
+        rows, token = await self._states.page(request.device_uuid, page_of(request))
+        return state_pb.ListDeviceStatesResponse(device_states=map(codec.state_to_pb, rows), next_page_token=token)
+
+    async def SetDeviceState(self, request: state_pb.SetDeviceStateRequest, context: Context) -> state_pb.DeviceState:
+        return codec.state_to_pb(await self._states.set(request.id, request.value))
+
+    async def DeleteDeviceState(
+        self, request: state_pb.DeleteDeviceStateRequest, context: Context
+    ) -> state_pb.DeleteDeviceStateResponse:
+        await self._states.delete(request.id)
+        return state_pb.DeleteDeviceStateResponse()
+
+    async def ListDeviceStateInstances(
+        self, request: state_pb.ListDeviceStateInstancesRequest, context: Context
+    ) -> state_pb.ListDeviceStateInstancesResponse:
+        rows, token = await self._states.instances(request.device_state_id, page_of(request))
+        return state_pb.ListDeviceStateInstancesResponse(
+            device_state_instances=map(codec.instance_to_pb, rows), next_page_token=token
+        )

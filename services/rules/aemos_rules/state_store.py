@@ -1,0 +1,125 @@
+"""Device states and their instances in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aemos_core import audit
+from aemos_core.errors import not_found
+from sqlalchemy import Row, case, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aemos_rules import tables as t
+from aemos_rules.domain import StateRow
+
+AnyRow = Row[Any]
+_s = t.device_state.c
+_i = t.device_state_instance.c
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One change of a state, and its cause: a chain and perhaps a reading, or a user."""
+
+    device_state_id: int
+    old_value: str
+    value: str
+    at_ms: int
+    rule_chain_id: int = 0
+    data_stream_id: int = 0
+    user_id: int = 0
+
+
+def state_row(row: AnyRow) -> StateRow:
+    """A row as the fold knows it."""
+    return StateRow(row.id, row.value, (row.asserted_at_ms, row.asserted_reading_id, row.asserted_chain_id))
+
+
+async def get(connection: AsyncConnection, organization_id: int, state_id: int) -> AnyRow:
+    """A state of an organization."""
+    query = select(t.device_state).where(_s.organization_id == organization_id, _s.id == state_id)
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise not_found("device state")
+    return row
+
+
+async def page(
+    connection: AsyncConnection, organization_id: int, device_uuid: str, after: int, limit: int
+) -> Sequence[AnyRow]:
+    """At most limit + 1 states behind an id, of one device when it is named."""
+    query = select(t.device_state).where(_s.organization_id == organization_id, _s.id > after)
+    if device_uuid:
+        query = query.where(_s.device_uuid == device_uuid)
+    return (await connection.execute(query.order_by(_s.id).limit(limit + 1))).all()
+
+
+async def instances(connection: AsyncConnection, state_id: int, before: int, limit: int) -> Sequence[AnyRow]:
+    """At most limit + 1 instances, newest first, before an id unless that is 0."""
+    query = select(t.device_state_instance).where(_i.device_state_id == state_id)
+    if before:
+        query = query.where(_i.id < before)
+    return (await connection.execute(query.order_by(_i.id.desc()).limit(limit + 1))).all()
+
+
+async def create(connection: AsyncConnection, values: Mapping[str, Any]) -> int:
+    """A new state at its default value."""
+    created = await connection.execute(
+        insert(t.device_state).values(
+            **values,
+            value=values["default_value"],
+            asserted_at_ms=0,
+            asserted_reading_id=0,
+            asserted_chain_id=0,
+        )
+    )
+    state_id = int(created.inserted_primary_key[0])  # type: ignore[index]
+    await audit.record(connection, t.audit, "device_state.create", f"device state {state_id}")
+    return state_id
+
+
+async def remove(connection: AsyncConnection, state_id: int) -> None:
+    """Deletes a state and its instances."""
+    await connection.execute(delete(t.device_state).where(_s.id == state_id))
+    await audit.record(connection, t.audit, "device_state.delete", f"device state {state_id}")
+
+
+async def load(connection: AsyncConnection, state_ids: Iterable[int], lock: bool = False) -> list[AnyRow]:
+    """States by id, of any organization: for the judge. Locked until the transaction ends when asked."""
+    query = select(t.device_state).where(_s.id.in_(sorted(state_ids))).order_by(_s.id)
+    return list((await connection.execute(query.with_for_update() if lock else query)).all())
+
+
+async def change(connection: AsyncConnection, rows: Sequence[StateRow], changes: Sequence[Instance]) -> None:
+    """Stores what states became, in one statement, and the instances that took them there."""
+    changed_at = {instance.device_state_id: instance.at_ms for instance in changes}
+
+    def pick(values: Mapping[int, Any]) -> Any:
+        return case(values, value=_s.id)
+
+    await connection.execute(
+        update(t.device_state)
+        .where(_s.id.in_([row.device_state_id for row in rows]))
+        .values(
+            value=pick({row.device_state_id: row.value for row in rows}),
+            changed_at_ms=pick(changed_at),
+            asserted_at_ms=pick({row.device_state_id: row.watermark[0] for row in rows}),
+            asserted_reading_id=pick({row.device_state_id: row.watermark[1] for row in rows}),
+            asserted_chain_id=pick({row.device_state_id: row.watermark[2] for row in rows}),
+        )
+    )
+    values = [
+        {
+            "device_state_id": i.device_state_id,
+            "value": i.value,
+            "old_value": i.old_value,
+            "at_ms": i.at_ms,
+            "rule_chain_id": i.rule_chain_id,
+            "data_stream_id": i.data_stream_id,
+            "user_id": i.user_id,
+        }
+        for i in changes
+    ]
+    await connection.execute(insert(t.device_state_instance), values)

@@ -1,0 +1,72 @@
+"""The tables of rules' database."""
+
+from __future__ import annotations
+
+from aemos_core.audit import audit_table
+from aemos_core.database import TABLE_ARGS, Id
+from aemos_core.outbox import OutboxTables
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import UniqueConstraint as Unique
+from sqlalchemy.dialects.mysql import MEDIUMTEXT
+
+metadata = MetaData()
+outbox = OutboxTables(metadata)
+audit = audit_table(metadata)
+
+rule_chain = Table(
+    "rule_chain",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("organization_id", BigInteger, nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("nodes", Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
+    Column("schedule_enabled", Boolean, nullable=False, index=True),
+    Column("cron_expression", String(100), nullable=False),
+    Column("timezone", String(64), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("rule_chain_by_organization", "organization_id", "id"),
+    **TABLE_ARGS,
+)
+# The sensors that a chain's filters name: what the index in Redis is built from.
+rule_chain_sensor = Table(
+    "rule_chain_sensor",
+    metadata,
+    Column("sensor_uuid", String(64), primary_key=True),
+    Column("rule_chain_id", Id, ForeignKey("rule_chain.id", ondelete="CASCADE"), primary_key=True),
+    **TABLE_ARGS,
+)
+# The asserted_* columns are the state's watermark: event time, reading and chain of the assertion it stands at.
+device_state = Table(
+    "device_state",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("organization_id", BigInteger, nullable=False),
+    Column("device_id", BigInteger, nullable=False),
+    Column("device_uuid", String(64), nullable=False, index=True),
+    Column("name", String(200), nullable=False),
+    Column("default_value", String(200), nullable=False),
+    Column("value", String(200), nullable=False),
+    Column("changed_at_ms", BigInteger),
+    Column("asserted_at_ms", BigInteger, nullable=False),
+    Column("asserted_reading_id", BigInteger, nullable=False),
+    Column("asserted_chain_id", BigInteger, nullable=False),
+    Unique("device_id", "name", name="device_state_name"),
+    Index("device_state_by_organization", "organization_id", "id"),
+    **TABLE_ARGS,
+)
+device_state_instance = Table(
+    "device_state_instance",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("device_state_id", Id, ForeignKey("device_state.id", ondelete="CASCADE"), nullable=False),
+    Column("value", String(200), nullable=False),
+    Column("old_value", String(200), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("rule_chain_id", BigInteger, nullable=False),
+    Column("data_stream_id", BigInteger, nullable=False),
+    Column("user_id", BigInteger, nullable=False),
+    Index("device_state_instance_by_state", "device_state_id", "id"),
+    **TABLE_ARGS,
+)

@@ -1,0 +1,12 @@
+"""The first tables."""
+
+from aemos_core.database import create_all
+from aemos_rules.tables import metadata
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    create_all(metadata)(op.get_bind())

@@ -1,0 +1,66 @@
+"""The only place that assembles the scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from aemos_core.broker import open_broker
+from aemos_core.database import migrate, open_database
+from aemos_core.jobs import RUN_CHAINS, JobQueue
+from aemos_core.names import RULE_CHAINS_CHANGED
+from aemos_core.outbox import Outbox
+from aemos_core.outbox_senders import JobSender, Receipts
+from aemos_core.process import Component
+from aemos_core.redis_link import Subscriber, open_redis
+from aemos_core.rpc import grpc_server, open_channel, remote_verifier
+
+from aemos_scheduler.domain import Timetable
+from aemos_scheduler.grpc_api import SchedulerServicer
+from aemos_scheduler.rules_client import RulesClient
+from aemos_scheduler.service import Clock, ScheduleCopy
+from aemos_scheduler.settings import SchedulerSettings
+from aemos_scheduler.store import OUTBOX, FiringStore
+
+MIGRATIONS = Path(__file__).parents[1] / "migrations"
+
+
+async def migrate_database(settings: SchedulerSettings) -> None:
+    """Brings the scheduler's database to the newest version."""
+    await migrate(settings.database_of("scheduler"), MIGRATIONS)
+
+
+@asynccontextmanager
+async def wire(settings: SchedulerSettings) -> AsyncIterator[Sequence[Component]]:
+    """Opens what the scheduler needs, in order; closes it in reverse."""
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(settings.database_of("scheduler")))
+        redis = await stack.enter_async_context(open_redis(settings.redis_url))
+        jobs_redis = await stack.enter_async_context(open_redis(settings.jobs_url))
+        broker = open_broker(settings.jobs_url)
+        stack.callback(broker.close)
+        queue = JobQueue(broker)
+        stack.callback(queue.close)
+        to_rules = await stack.enter_async_context(open_channel(settings.rules_target, settings.service_secret))
+        to_ingest = await stack.enter_async_context(open_channel(settings.ingest_target, settings.service_secret))
+
+        outbox = Outbox(database, OUTBOX)
+        receipts = Receipts(jobs_redis, outbox.relay_id)
+        outbox.add_sender(RUN_CHAINS.name, JobSender(queue, RUN_CHAINS, jobs_redis, receipts))
+
+        timetable = Timetable()
+        firings = FiringStore(database, outbox, settings.rules_partitions)
+        clock = Clock(timetable, firings.fire)
+        copy = ScheduleCopy(RulesClient(to_rules).schedules, timetable, clock)
+        hints = Subscriber(redis, {RULE_CHAINS_CHANGED: lambda _: copy.hint()}, on_gap=copy.hint)
+        server = await stack.enter_async_context(
+            grpc_server(
+                f"{settings.bind}:{settings.scheduler_grpc_port}",
+                "AEMOS_SCHEDULER_GRPC_PORT",
+                settings.service_secret,
+                remote_verifier(to_ingest),
+                [SchedulerServicer(timetable, firings)],
+            )
+        )
+        yield [server, outbox, receipts, hints, copy, clock]

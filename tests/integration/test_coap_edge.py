@@ -1,0 +1,395 @@
+"""The CoAP edge on a real socket, asked by libcoap, by aiocoap and by hand."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvloop
+from aemos_core.errors import AemosError, Kind, unavailable
+from aemos_core.process import PortInUse
+from aemos_gateway import coap_transport
+from aemos_gateway.coap_edge import coap_edge
+from aiocoap import Context, Message
+from aiocoap.numbers import ContentFormat, OptionNumber
+from aiocoap.numbers.types import Type
+
+from tests.support.coap_client import (
+    ACK,
+    CON,
+    FORMAT,
+    NON,
+    OBSERVE,
+    PATH,
+    POST,
+    QUERY,
+    READINGS_PATH,
+    SIZE1,
+    RawClient,
+    block1,
+    datagram,
+    notifications,
+    raw_client,
+    reading,
+    uint,
+)
+from tests.support.fake_coap import OURS, THEIR_TOKEN, TOKEN, Edge, FakeAuth, running_edge
+from tests.support.redis_server import until
+
+pytestmark = pytest.mark.asyncio
+
+BODY = b'{"value":"25.5","variableName":"temperature","recievedAt":"2026-01-20T10:30:00Z"}'
+WITHIN_S = 5.0
+REGISTER = (OBSERVE, b"")
+
+
+@pytest.fixture(scope="module")
+def event_loop_policy() -> uvloop.EventLoopPolicy:
+    return uvloop.EventLoopPolicy()
+
+
+@pytest.fixture
+async def edge() -> AsyncIterator[Edge]:
+    edge = Edge()
+    async with running_edge(edge):
+        yield edge
+
+
+@pytest.fixture
+async def client(edge: Edge) -> AsyncIterator[RawClient]:
+    async with raw_client(edge.port) as client:
+        yield client
+
+
+async def coap_client(*arguments: str) -> str:
+    """What coap-client of libcoap prints."""
+    process = await asyncio.create_subprocess_exec(
+        "coap-client-notls", "-B", "5", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 20)
+    return out.decode().strip()
+
+
+@pytest.mark.parametrize("options", [["-t", "json"], ["-t", "text"], [], ["-N"], ["-N", "-t", "json"], ["-A", "json"]])
+async def test_libcoap_posts(edge: Edge, options: list[str]) -> None:
+    """Confirmable or not, on the fast path or not, a reading is stored and the answer is that of HTTP."""
+    answer = await coap_client("-m", "post", *options, "-e", BODY.decode(), edge.readings_url())
+    assert json.loads(answer) == {
+        "data": {
+            "id": 1,
+            "value": "25.5",
+            "variableName": "temperature",
+            "telemetryDataId": 5,
+            "sensorUuid": "sensor-abc-123",
+            "recievedAt": "2026-01-20T10:30:00.000Z",
+        }
+    }
+    assert len(edge.uplink.readings) == 1
+    assert edge.uplink.protocols == {"coap"}
+
+
+async def test_libcoap_posts_in_blocks(edge: Edge) -> None:
+    """A body over one datagram comes in blocks and is stored once."""
+    value = "x" * 5000
+    answer = await coap_client(
+        "-m", "post", "-t", "json", "-e", json.dumps({"value": value, "variableName": "log"}), edge.readings_url()
+    )
+    assert json.loads(answer)["data"]["id"] == 1
+    assert [stored.value for stored in edge.uplink.readings] == [f'"{value}"'.encode()]
+
+
+async def test_libcoap_observes(edge: Edge) -> None:
+    """The newest state, then each notification in its order; afterwards nobody listens."""
+    asked = asyncio.create_task(coap_client("-w", "-s", "2", edge.notifications_url()))
+    await until(lambda: bool(edge.downlink.all()), WITHIN_S, "registered")
+    for number in range(3):
+        edge.downlink.send(OURS.device_uuid, b'{"id":"17-%d"}' % number)
+    assert (await asked).split() == ["{}", *(f'{{"id":"17-{n}"}}' for n in range(3))]
+    await until(lambda: not edge.downlink.all(), WITHIN_S, "deregistered")
+    assert await coap_client(edge.notifications_url()) == '{"id":"17-2"}'
+
+
+async def test_libcoap_discovers(edge: Edge) -> None:
+    """/.well-known/core names the resource, in blocks when the client wants them small."""
+    for options in ([], ["-b", "16"]):
+        assert "</api/v1/datastreams/token>" in await coap_client(*options, f"{edge.base}/.well-known/core")
+
+
+async def test_aiocoap_posts_and_observes(edge: Edge) -> None:
+    """Another library: POST in one datagram and in blocks, and an observation."""
+    client = await Context.create_client_context(transports=["udp6"])
+    try:
+        for size in (10, 3000):
+            body = json.dumps({"value": "x" * size, "variableName": "log"}).encode()
+            request = Message(code=POST, uri=edge.readings_url(), payload=body, content_format=50)
+            assert (await client.request(request).response).code == 65
+        request = client.request(Message(code=1, uri=edge.notifications_url(), observe=0))
+        assert (await request.response).payload == b"{}"
+        edge.downlink.send(OURS.device_uuid, b'{"id":1}')
+        assert (await anext(aiter(request.observation))).payload == b'{"id":1}'
+    finally:
+        await client.shutdown()
+    assert [len(stored.value) for stored in edge.uplink.readings] == [12, 3002]
+
+
+# Hard cases of the design by their number: what is sent, the code, the word for programs.
+HARD_CASES: dict[str, tuple[bytes, str, str]] = {
+    "1 no token": (datagram(POST, READINGS_PATH, BODY), "4.01", "unauthenticated"),
+    "1 empty token": (reading(BODY, device=b""), "4.01", "unauthenticated"),
+    "1 unknown token": (reading(BODY, device=b"nobody"), "4.01", "unauthenticated"),
+    "1 unknown token, observing": (notifications("abc-123", device=b"x", extra=[REGISTER]), "4.01", "unauthenticated"),
+    "3 another organization": (notifications("abc-123", device=THEIR_TOKEN), "4.04", "not_found"),
+    "3 no such device": (notifications("nobody", device=TOKEN, extra=[REGISTER]), "4.04", "not_found"),
+    "6 first block says too much": (
+        reading(bytes(1024), device=TOKEN, extra=[block1(0, True), (SIZE1, uint(65_537))]),
+        "4.13",
+        "too_large",
+    ),
+    "6 datagram cut by the socket": (reading(bytes(5000), device=TOKEN), "4.13", "too_large"),
+    "8 path": (datagram(POST, [(PATH, b"\xff\xfe")], BODY), "4.00", "malformed"),
+    "8 body": (reading(b'{"value":"\xff","variableName":"t"}', device=TOKEN), "4.00", "malformed"),
+    "9 NUL": (reading(b'{"value":"\\u0000","variableName":"t"}', device=TOKEN), "4.00", "malformed"),
+    "10 NaN": (reading(b'{"value":NaN,"variableName":"t"}', device=TOKEN), "4.00", "malformed"),
+    "10 Infinity": (reading(b'{"value":-Infinity,"variableName":"t"}', device=TOKEN), "4.00", "malformed"),
+    "12 nested 1,000": (reading(b'{"variableName":"t","value":' + b"[" * 1000, device=TOKEN), "4.00", "malformed"),
+    "no body": (reading(b"", device=TOKEN), "4.00", "malformed"),
+    "not JSON": (reading(b"{25.5 C", device=TOKEN), "4.00", "malformed"),
+    "field missing": (reading(b'{"value":1}', device=TOKEN), "4.00", "invalid"),
+    "18 unknown critical option": (reading(BODY, device=TOKEN, extra=[(2049, b"x")]), "4.02", "bad_option"),
+    "18 If-None-Match": (reading(BODY, device=TOKEN, extra=[(5, b"")]), "4.02", "bad_option"),
+    "18 Proxy-Uri": (reading(BODY, device=TOKEN, extra=[(35, b"coap://other/")]), "5.05", "no_proxy"),
+    "18 unknown method": (reading(BODY, device=TOKEN, code=31), "4.05", "method_not_allowed"),
+    "18 unknown method, no path": (datagram(30), "4.05", "method_not_allowed"),
+    "18 other method": (reading(BODY, device=TOKEN, code=3), "4.05", "method_not_allowed"),
+    "18 wrong Content-Format": (
+        reading(BODY, device=TOKEN, extra=[(FORMAT, b"\x3c")]),
+        "4.15",
+        "unsupported_content_format",
+    ),
+    "Accept: CBOR": (reading(BODY, device=TOKEN, extra=[(17, b"\x3c")]), "4.06", "not_acceptable"),
+    "19 gap": (reading(bytes(1024), device=TOKEN, extra=[block1(1, True)]), "4.08", "incomplete"),
+    "block of a wrong size": (reading(bytes(10), device=TOKEN, extra=[block1(0, True)]), "4.00", "malformed"),
+    "no such resource": (datagram(1, [(PATH, b"api")]), "4.04", "not_found"),
+    "no such block": (datagram(1, [(PATH, b".well-known"), (PATH, b"core"), (23, b"\x90")]), "4.00", "malformed"),
+}
+
+
+@pytest.mark.parametrize("case", HARD_CASES)
+async def test_hard_cases(edge: Edge, client: RawClient, caplog: pytest.LogCaptureFixture, case: str) -> None:
+    """Each is answered on its acknowledgement with its code and reason; nothing is stored, no traceback is logged."""
+    data, code, reason = HARD_CASES[case]
+    message = await client.ask(data)
+    body = json.loads(message.payload)
+    assert (message.mtype, message.mid, message.token) == (Type.ACK, 1, b"\x01")
+    assert (message.code.dotted, body["reason"], message.opt.content_format) == (code, reason, 50)
+    assert body["status"] == int(code.replace(".", ""))
+    assert message.opt.size1 == (65_536 if code == "4.13" else None)
+    assert edge.uplink.readings == []
+    assert not [record for record in caplog.records if record.exc_info or record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("kind", [CON, NON])
+async def test_broken_datagrams(client: RawClient, kind: int) -> None:
+    """What is no message is reset when confirmable and ignored otherwise, and the edge lives on."""
+    head = bytes((0x40 | kind << 4, POST, 0, 7))
+    for broken in (b"", b"\x40", head[:3], bytes((head[0] | 9,)) + head[1:], head + b"\xf1", head + b"\xb9short"):
+        client.send(broken)
+        if kind == CON and len(broken) >= len(head):
+            assert await client.receive() == b"\x70\x00\x00\x07"
+    client.send(reading(BODY, device=TOKEN, extra=[(9, b"")], kind=NON))
+    assert await client.is_silent()
+
+
+async def test_nothing_is_kept_of_odd_options(client: RawClient) -> None:
+    """aiocoap keeps each option number and content format it ever saw: those over 16 bits never reach it."""
+    kept = [len(numbers._value2member_map_) for numbers in (OptionNumber, ContentFormat)]
+    assert (await client.ask(reading(BODY, device=TOKEN, extra=[(FORMAT, b"12345678")]))).code.dotted == "4.15"
+    assert (await client.ask(reading(BODY, device=TOKEN, extra=[(17, b"12345678")], mid=2))).code.dotted == "4.02"
+    assert kept == [len(numbers._value2member_map_) for numbers in (OptionNumber, ContentFormat)]
+
+
+async def test_nested_deeper_than_the_parser(edge: Edge, client: RawClient) -> None:
+    """60,000 brackets in blocks are 4.00 and not a crash (hard case 12)."""
+    body = b'{"variableName":"t","value":' + b"[" * 60_000
+    parts = [body[at : at + 1024] for at in range(0, len(body), 1024)]
+    for number, part in enumerate(parts):
+        more = number + 1 < len(parts)
+        answer = await client.ask(reading(part, device=TOKEN, extra=[block1(number, more)], mid=number, token=b"b"))
+        assert answer.code.dotted == ("2.31" if more else "4.00")
+    assert edge.uplink.readings == []
+
+
+async def test_blocks_of_two_clients_at_once(edge: Edge, client: RawClient) -> None:
+    """Interleaved transfers of one device from two sockets are independent (hard case 19)."""
+    async with raw_client(edge.port) as other:
+        for sender, letter in ((client, b"x"), (other, b"y")):
+            start = b'{"variableName":"t","value":"' + letter * 35
+            assert (await sender.ask(reading(start, device=TOKEN, extra=[block1(0, True, 2)]))).code.dotted == "2.31"
+        for sender in (client, other):
+            answer = await sender.ask(reading(b'"}', device=TOKEN, extra=[block1(1, False, 2)], mid=2, token=b"2"))
+            assert answer.code.dotted == "2.01"
+            assert answer.opt.block1 == (1, False, 2)
+    assert [stored.value[1:2] for stored in edge.uplink.readings] == [b"x", b"y"]
+
+
+RETRANSMITTED = {
+    "fast": reading(BODY, device=TOKEN),
+    "through aiocoap": reading(BODY, device=TOKEN, extra=[(17, b"\x32")]),
+}
+
+
+@pytest.mark.parametrize("name", RETRANSMITTED)
+async def test_retransmission_after_the_answer(edge: Edge, client: RawClient, name: str) -> None:
+    """The same datagram again gets the same bytes again, and is stored once (hard case 17)."""
+    client.send(RETRANSMITTED[name])
+    first = await client.receive()
+    client.send(RETRANSMITTED[name])
+    assert await client.receive() == first
+    assert len(edge.uplink.readings) == 1
+
+
+async def test_retransmission_before_the_answer(edge: Edge, client: RawClient) -> None:
+    """It is acknowledged without an answer, which then comes confirmably by itself until it is acknowledged."""
+    edge.uplink.held = True
+    data = reading(BODY, device=TOKEN)
+    client.send(data)
+    client.send(data)
+    acknowledgement = b"\x60\x00\x00\x01"
+    assert await client.receive() == acknowledgement
+    edge.uplink.release()
+    answer = await client.message()
+    assert (answer.mtype, answer.code.dotted, answer.token) == (Type.CON, "2.01", b"\x01")
+    client.send(bytes((0x40 | ACK << 4, 0)) + answer.mid.to_bytes(2))
+    client.send(data)
+    assert await client.receive() == acknowledgement
+    assert len(edge.uplink.readings) == 1
+
+
+async def test_duplicate_that_is_not_confirmable(edge: Edge, client: RawClient) -> None:
+    """It is ignored (RFC 7252, 4.5)."""
+    data = reading(BODY, device=TOKEN, kind=NON)
+    assert (await client.ask(data)).code.dotted == "2.01"
+    client.send(data)
+    assert await client.is_silent()
+    assert len(edge.uplink.readings) == 1
+
+
+async def test_token_that_is_not_in_memory() -> None:
+    """The first datagrams of a device wait for ingest to know its token; each is still stored once."""
+    edge = Edge(auth=FakeAuth(warm=False))
+    async with running_edge(edge), raw_client(edge.port) as client:
+        data = reading(BODY, device=TOKEN)
+        client.send(data)
+        client.send(data)
+        answers = [await client.message(), await client.message()]
+        assert {answer.code.dotted for answer in answers} <= {"2.01", "0.00"}
+        assert (await client.ask(reading(BODY, device=TOKEN, mid=2))).code.dotted == "2.01"
+    assert len(edge.uplink.readings) == 2
+
+
+async def test_message_id_used_again(edge: Edge, client: RawClient) -> None:
+    """A device that restarts and begins its message ids anew is not taken for a retransmission."""
+    for number, extra in enumerate([[], [(17, b"\x32")], [], [(17, b"\x32")]]):
+        data = reading(BODY, device=TOKEN, extra=extra, mid=5, token=bytes((number,)))
+        assert (await client.ask(data)).token == bytes((number,))
+    assert len(edge.uplink.readings) == 4
+
+
+@pytest.mark.parametrize("extra", [[], [(17, b"\x32")]])
+@pytest.mark.parametrize(
+    ("refusal", "code", "max_age"),
+    [
+        (unavailable("ingest is away"), "5.03", 1),
+        (AemosError(Kind.BUSY, "too fast", retry_after=7), "4.29", 7),
+        (AemosError(Kind.EXISTS, "twice"), "4.09", None),
+    ],
+)
+async def test_refusals_of_ingest(
+    edge: Edge, client: RawClient, extra: Any, refusal: AemosError, code: str, max_age: int | None
+) -> None:
+    """What ingest refuses has the code of the table, and Max-Age where the device may come back."""
+    edge.uplink.refusal = refusal
+    message = await client.ask(reading(BODY, device=TOKEN, extra=extra))
+    assert (message.code.dotted, message.opt.max_age) == (code, max_age)
+
+
+async def test_burst_is_answered_in_full(edge: Edge, client: RawClient) -> None:
+    """More datagrams than one wake takes are all stored and answered, those for aiocoap among them."""
+    expected = {mid.to_bytes(2) for mid in range(500)}
+    for mid in range(500):
+        client.send(
+            reading(BODY, device=TOKEN, mid=mid, extra=[] if mid % 10 else [(17, b"\x32")], token=mid.to_bytes(2))
+        )
+    assert {(await client.receive())[2:4] for _ in expected} == expected
+    assert len(edge.uplink.readings) == 500
+
+
+async def test_no_response_is_respected(edge: Edge, client: RawClient) -> None:
+    """A non-confirmable reading that wants no answer (RFC 7967) gets none."""
+    client.send(reading(BODY, device=TOKEN, kind=NON, extra=[(258, b"\x1a")]))
+    await until(lambda: len(edge.uplink.readings) == 1, WITHIN_S, "stored")
+    assert await client.is_silent()
+
+
+async def test_stop(client: RawClient, edge: Edge) -> None:
+    """What was taken is answered, what comes after is refused with 5.03, observers are told."""
+    edge.uplink.held = True
+    await client.observe(OURS.device_uuid, device=TOKEN, mid=9, token=b"o")
+    client.send(reading(BODY, device=TOKEN))
+    await until(lambda: len(edge.uplink.readings) == 1, WITHIN_S, "taken")
+    edge.stop.set()
+    told = await client.message()
+    assert (told.code.dotted, told.token) == ("5.03", b"o")
+    for mid, extra in ((2, []), (3, [(17, b"\x32")])):
+        late = await client.ask(reading(BODY, device=TOKEN, mid=mid, extra=extra))
+        assert (late.mid, late.code.dotted, late.opt.max_age) == (mid, "5.03", 1)
+    edge.uplink.release()
+    answer = await client.message()
+    assert (answer.mid, answer.code.dotted) == (1, "2.01")
+    assert len(edge.uplink.readings) == 1
+
+
+async def test_failure_of_our_own_is_500(edge: Edge, client: RawClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody foresaw is answered on either path, and says nothing of the cause."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(edge.uplink, "put", fail)
+    for mid, extra in ((1, []), (2, [(17, b"\x32")])):
+        message = await client.ask(reading(BODY, device=TOKEN, mid=mid, extra=extra))
+        assert message.code.dotted == "5.00"
+        assert b"secret" not in message.payload
+    monkeypatch.setattr(coap_transport.coap_datagram, "telemetry", fail)
+    assert (await client.ask(reading(BODY, device=TOKEN, mid=3))).code.dotted == "5.00"
+
+
+async def test_port_in_use(edge: Edge) -> None:
+    """A second edge on the port says so and names the setting, instead of sharing the datagrams."""
+    with pytest.raises(PortInUse, match="AEMOS_COAP_PORT"):
+        async with coap_edge("127.0.0.1", edge.port, edge.auth, edge.uplink, edge.downlink):
+            pass
+
+
+@pytest.mark.parametrize("asked", ["127.0.0.1", "::1"])
+async def test_both_families(asked: str) -> None:
+    """Bound to every address, it answers over IPv4 and IPv6."""
+    edge = Edge()
+    async with running_edge(edge, "::"), raw_client(edge.port, asked) as client:
+        assert (await client.ask(reading(BODY, device=TOKEN))).code.dotted == "2.01"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+async def test_without_ipv6(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """Where the kernel has no IPv6, everything works over IPv4: both paths, and observing."""
+    monkeypatch.setattr(coap_transport, "_udp_socket", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    edge = Edge()
+    async with running_edge(edge, host), raw_client(edge.port) as client:
+        for mid, extra in ((1, []), (2, [(17, b"\x32")])):
+            assert (await client.ask(reading(BODY, device=TOKEN, mid=mid, extra=extra))).code.dotted == "2.01"
+        assert (await client.observe(OURS.device_uuid, device=TOKEN, mid=3)).payload == b"{}"
+        edge.downlink.send(OURS.device_uuid, b'{"id":1}')
+        assert (await client.message()).payload == b'{"id":1}'
+        assert (await client.ask(datagram(POST, [(QUERY, b"\xff")], mid=4))).code.dotted == "4.00"

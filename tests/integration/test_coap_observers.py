@@ -1,0 +1,120 @@
+"""Observing a device's notifications over CoAP, on a real socket."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvloop
+from aemos_gateway import coap_observers
+from aiocoap import Message
+from aiocoap.numbers.types import Type
+
+from tests.support.coap_client import ACK, NON, OBSERVE, RST, RawClient, notifications, raw_client
+from tests.support.fake_coap import OURS, TOKEN, Edge, running_edge
+from tests.support.redis_server import until
+
+pytestmark = pytest.mark.asyncio
+
+WITHIN_S = 5.0
+DEREGISTER = (OBSERVE, b"\x01")
+
+
+@pytest.fixture(scope="module")
+def event_loop_policy() -> uvloop.EventLoopPolicy:
+    return uvloop.EventLoopPolicy()
+
+
+@pytest.fixture
+async def edge() -> AsyncIterator[Edge]:
+    edge = Edge()
+    async with running_edge(edge):
+        yield edge
+
+
+@pytest.fixture
+async def client(edge: Edge) -> AsyncIterator[RawClient]:
+    async with raw_client(edge.port) as client:
+        yield client
+
+
+async def observe(client: RawClient, **fields: Any) -> Message:
+    return await client.observe(OURS.device_uuid, device=TOKEN, **fields)
+
+
+def acknowledge(client: RawClient, message: Message) -> None:
+    client.send(bytes((0x40 | ACK << 4, 0)) + message.mid.to_bytes(2))
+
+
+async def test_notifications_are_confirmable_and_numbered(edge: Edge, client: RawClient) -> None:
+    """Also when the registration was not; the next one waits for the acknowledgement, and numbers only grow."""
+    first = await observe(client, kind=NON)
+    numbers = [first.opt.observe]
+    acknowledge(client, first)
+    for number in range(3):
+        edge.downlink.send(OURS.device_uuid, b'{"id":%d}' % number)
+    for number in range(3):
+        told = await client.message()
+        assert (told.mtype, told.code.dotted, told.token) == (Type.CON, "2.05", b"\x01")
+        assert (told.payload, told.opt.content_format) == (b'{"id":%d}' % number, 50)
+        assert told.opt.max_age == coap_observers.REFRESH_SECONDS + 60
+        numbers.append(told.opt.observe)
+        assert client.received.empty()
+        acknowledge(client, told)
+    assert numbers == sorted(set(numbers))
+
+
+async def test_observer_that_leaves(edge: Edge, client: RawClient) -> None:
+    """A reset, a deregistration, a new registration with the same token and a closed socket each end it."""
+    await observe(client)
+    edge.downlink.send(OURS.device_uuid, b'{"id":1}')
+    client.send(bytes((0x40 | RST << 4, 0)) + (await client.message()).mid.to_bytes(2))
+    await until(lambda: not edge.downlink.all(), WITHIN_S, "reset")
+
+    await observe(client, mid=2)
+    await observe(client, mid=3)
+    assert len(edge.downlink.all()) == 1
+    answer = await client.ask(notifications(OURS.device_uuid, device=TOKEN, extra=[DEREGISTER], mid=4))
+    assert (answer.payload, answer.opt.observe) == (b'{"id":1}', None)
+    assert edge.downlink.all() == []
+
+    async with raw_client(edge.port) as other:
+        await observe(other)
+    edge.downlink.send(OURS.device_uuid, b'{"id":2}')
+    await until(lambda: not edge.downlink.all(), WITHIN_S, "its port is closed")
+
+
+async def test_observer_is_listed_and_can_be_closed(edge: Edge, client: RawClient) -> None:
+    """The connection is known by protocol and peer; closing it tells the client to register again."""
+    await observe(client)
+    [listener] = edge.downlink.all()
+    assert (listener.protocol, listener.peer.partition(":")[0]) == ("coap", "127.0.0.1")
+    listener.close()
+    told = await client.message()
+    assert (told.code.dotted, told.opt.observe, told.opt.max_age) == ("5.03", None, 1)
+    assert edge.downlink.all() == []
+
+
+async def test_observer_whose_token_was_revoked(edge: Edge, client: RawClient) -> None:
+    """It hears nothing any more but 4.01 (hard case 4)."""
+    await observe(client)
+    edge.auth.revoke(TOKEN)
+    edge.downlink.send(OURS.device_uuid, b'{"id":1}')
+    told = await client.message()
+    assert (told.code.dotted, told.opt.observe) == ("4.01", None)
+    assert edge.downlink.all() == []
+
+
+async def test_too_many_observers(edge: Edge, client: RawClient) -> None:
+    """One over the cap of a device is 5.03 with a time to come back (hard case 19)."""
+    for number in range(coap_observers.MOST_PER_DEVICE):
+        assert (await observe(client, mid=number, token=bytes((number,)))).code.dotted == "2.05"
+    refused = await observe(client, mid=99, token=b"\x63")
+    assert (refused.code.dotted, refused.opt.max_age) == ("5.03", 60)
+    assert len(edge.downlink.all()) == coap_observers.MOST_PER_DEVICE
+
+
+async def test_quiet_observation_is_refreshed(edge: Edge, client: RawClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest notification goes out again after a while, so that a client that is gone is found out."""
+    monkeypatch.setattr(coap_observers.Inbox.next, "__defaults__", (0.05,))
+    await observe(client)
+    assert (await client.message()).payload == b"{}"

@@ -1,0 +1,326 @@
+"""The scheduler as real processes on one database, and its store on both kinds of database."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import grpc
+import jwt
+import pytest
+import sqlalchemy
+from aemos.v1 import identity_pb2, identity_pb2_grpc, job_pb2, rule_chain_pb2, rule_chain_pb2_grpc, schedule_pb2_grpc
+from aemos.v1 import schedule_pb2 as pb
+from aemos_core.broker import open_broker
+from aemos_core.database import Database, migrate, open_database
+from aemos_core.identity import AUDIENCE, ISSUER
+from aemos_core.jobs import RUN_CHAINS
+from aemos_core.names import RULE_CHAINS_CHANGED
+from aemos_core.outbox import Row
+from aemos_core.outbox_senders import send_receipt
+from aemos_core.paging import Page
+from aemos_core.redis_link import open_redis
+from aemos_core.times import now_ms
+from aemos_core.worker import JobWorker, actor_on_loop, current_job
+from aemos_scheduler.domain import Instant, Schedule, partition_of
+from aemos_scheduler.store import OUTBOX, FiringStore, firing
+from aemos_scheduler.wiring import MIGRATIONS
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tests.support.redis_server import free_port, redis_server, until
+
+SECRET = "a secret of the test"
+PARTITIONS = 2
+
+
+class FakeRules(rule_chain_pb2_grpc.RuleChainServiceServicer):
+    """rules with these schedules, two on a page."""
+
+    def __init__(self) -> None:
+        self.present: list[rule_chain_pb2.Schedule] = []
+        self.calls = 0
+
+    def add(self, chain: int, organization: int, expression: str) -> None:
+        self.present.append(
+            rule_chain_pb2.Schedule(rule_chain_id=chain, organization_id=organization, cron_expression=expression)
+        )
+
+    async def ListSchedules(
+        self, request: rule_chain_pb2.ListSchedulesRequest, context: object
+    ) -> rule_chain_pb2.ListSchedulesResponse:
+        self.calls += 1
+        start = int(request.page_token or 0)
+        token = str(start + 2) if start + 2 < len(self.present) else ""
+        return rule_chain_pb2.ListSchedulesResponse(schedules=self.present[start : start + 2], next_page_token=token)
+
+
+class FakeIdentity(identity_pb2_grpc.IdentityServiceServicer):
+    """Hands out the public key of the tokens that it signs."""
+
+    def __init__(self) -> None:
+        self._key = Ed25519PrivateKey.generate()
+
+    def bearer(self, organization: int) -> tuple[tuple[str, str]]:
+        """Metadata of a viewer of this organization."""
+        now = now_ms() // 1000
+        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "1", "org": organization, "role": "viewer"}
+        token = jwt.encode(claims | {"iat": now, "exp": now + 300}, self._key, "EdDSA", headers={"kid": "k"})
+        return (("authorization", f"Bearer {token}"),)
+
+    async def GetSigningKeys(
+        self, request: identity_pb2.GetSigningKeysRequest, context: object
+    ) -> identity_pb2.GetSigningKeysResponse:
+        key = identity_pb2.SigningKey(kid="k", public_key=self._key.public_key().public_bytes_raw())
+        return identity_pb2.GetSigningKeysResponse(keys=[key])
+
+
+class World:
+    """Everything around a scheduler: fakes on a real gRPC port, a real Redis, and a worker that notes its runs."""
+
+    def __init__(self, redis_url: str, folder: Path) -> None:
+        self.rules = FakeRules()  # type: ignore[abstract]  # what nobody calls answers UNIMPLEMENTED
+        self.identity = FakeIdentity()  # type: ignore[abstract]
+        self.redis_url, self.port = redis_url, free_port()
+        self.database_url = f"sqlite+aiosqlite:///{folder}/{{service}}.db"
+        self.runs: list[tuple[int, int]] = []
+        self.organizations: set[int] = set()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["World"]:
+        server = grpc.aio.server()
+        rule_chain_pb2_grpc.add_RuleChainServiceServicer_to_server(self.rules, server)
+        identity_pb2_grpc.add_IdentityServiceServicer_to_server(self.identity, server)
+        server.add_insecure_port(f"127.0.0.1:{self.port}")
+        await server.start()
+        stop = asyncio.Event()
+        broker = open_broker(self.redis_url[:-1] + "1")
+        async with open_redis(self.redis_url[:-1] + "1") as redis:
+
+            async def work(payload: bytes, job_id: str) -> None:
+                for run in job_pb2.ScheduledRuns.FromString(payload).runs:
+                    self.runs.append((run.rule_chain_id, run.planned_at_ms))
+                    self.organizations.add(run.organization_id)
+                await send_receipt(redis, current_job.get().receipts, job_id)
+
+            actor_on_loop(broker, RUN_CHAINS, work)
+            worker = JobWorker(broker, [RUN_CHAINS.queue_name(p) for p in range(PARTITIONS)])
+            working = asyncio.create_task(worker.run(stop))
+            try:
+                yield self
+            finally:
+                stop.set()
+                await working
+                broker.close()
+                await server.stop(0)
+
+    def start(self, *arguments: str, port: int = 0) -> "subprocess.Popen[bytes]":
+        environment = {
+            **os.environ,
+            "AEMOS_SCHEDULER_GRPC_PORT": str(port or free_port()),
+            "AEMOS_SERVICE_SECRET": SECRET,
+            "AEMOS_DATABASE_URL": self.database_url,
+            "AEMOS_REDIS_URL": self.redis_url,
+            "AEMOS_RULES_PARTITIONS": str(PARTITIONS),
+            "AEMOS_RULES_TARGET": f"127.0.0.1:{self.port}",
+            "AEMOS_INGEST_TARGET": f"127.0.0.1:{self.port}",
+        }
+        return subprocess.Popen([sys.executable, "-m", "aemos_scheduler", *arguments], env=environment)
+
+    @contextmanager
+    def schedulers(self, *ports: int) -> Iterator[list["subprocess.Popen[bytes]"]]:
+        """Real scheduler processes on one migrated database; killed at the end."""
+        assert self.start("migrate").wait(20) == 0
+        processes = [self.start(port=port) for port in ports]
+        try:
+            yield processes
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+
+    async def fired(self) -> set[tuple[int, int]]:
+        """(chain id, planned time) of each row of the table."""
+        url = self.database_url.format(service="scheduler")
+        async with open_database(url) as database, database.read() as connection:
+            rows = await connection.execute(sqlalchemy.select(firing.c.rule_chain_id, firing.c.planned_at_ms))
+            return {(row.rule_chain_id, row.planned_at_ms) for row in rows}
+
+    def runs_of(self, chain: int) -> list[int]:
+        return [planned for each, planned in self.runs if each == chain]
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    with redis_server(tmp_path) as url:
+        async with World(url, tmp_path).open() as opened:
+            yield opened
+
+
+def assert_each_second_once(planned: list[int]) -> None:
+    assert sorted(planned) == list(range(min(planned), max(planned) + 1, 1000))
+
+
+async def test_two_schedulers_fire_once(world: World) -> None:
+    """Two processes on one database make one run of each instant, and one goes on alone when the other is stopped."""
+    world.rules.add(7, 1, "* * * * * *")
+    world.rules.add(8, 2, "* * * * * *")
+    world.rules.add(9, 2, "*/2 * * * * *")
+    with world.schedulers(0, 0) as (first, second):
+        await until(lambda: len(world.runs_of(7)) >= 5, 20)
+        await until(lambda: world.rules.calls >= 4, 5, "both schedulers asked for both pages")
+        first.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(first.wait, 10) == 0
+        so_far = len(world.runs_of(7))
+        await until(lambda: len(world.runs_of(7)) >= so_far + 3, 10)
+        second.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(second.wait, 10) == 0
+    for chain in (7, 8):
+        assert_each_second_once(world.runs_of(chain))
+    assert max(Counter(world.runs).values()) == 1
+    assert all(planned % 2000 == 0 for planned in world.runs_of(9))
+    assert world.organizations == {1, 2}
+    assert await world.fired() == set(world.runs)
+
+
+async def test_killed_scheduler_loses_nothing(world: World) -> None:
+    """After kill -9 of one of two, every instant still runs; the outbox of the dead one is taken over."""
+    for chain in range(20, 40):
+        world.rules.add(chain, 1, "* * * * * *")
+    with world.schedulers(0, 0) as (first, _):
+        await until(lambda: len(world.runs_of(20)) >= 3, 20)
+        first.kill()
+        killed_at = now_ms()
+        await until(lambda: max(world.runs_of(39)) > killed_at + 1_000, 10)
+        fired = await world.fired()
+        await until(lambda: fired <= set(world.runs), 20)
+    for chain in range(20, 40):
+        assert_each_second_once(list(set(world.runs_of(chain))))
+
+
+async def test_follows_changes_and_survives_rules(world: World) -> None:
+    """A published hint brings a new schedule at once; a scheduler that starts before rules has schedules waits."""
+    with world.schedulers(0):
+        await until(lambda: world.rules.calls >= 1, 20)
+        world.rules.add(7, 1, "* * * * * *")
+        async with open_redis(world.redis_url) as redis:
+            await redis.publish(RULE_CHAINS_CHANGED, b"")
+        await until(lambda: len(world.runs_of(7)) >= 2, 5)
+
+
+async def test_api(world: World) -> None:
+    """A user sees the own organization's schedules and firings in pages, and nobody else's."""
+    for chain in (7, 8, 9):
+        world.rules.add(chain, 1, "* * * * * *")
+    world.rules.add(10, 2, "0 0 0 1 1 *")
+    port = free_port()
+    with world.schedulers(port):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = schedule_pb2_grpc.SchedulerServiceStub(channel)
+            await asyncio.wait_for(channel.channel_ready(), 20)
+            await until(lambda: len(world.runs_of(7)) >= 3, 10)
+            mine, other = world.identity.bearer(1), world.identity.bearer(2)
+
+            page = await stub.ListScheduledChains(pb.ListScheduledChainsRequest(page_size=2), metadata=mine)
+            assert [s.rule_chain_id for s in page.schedules] == [7, 8]
+            assert abs(page.schedules[0].next_at.ToMilliseconds() - now_ms()) <= 1_500
+            assert page.schedules[0].timezone == "UTC"
+            request = pb.ListScheduledChainsRequest(page_size=2, page_token=page.next_page_token)
+            page = await stub.ListScheduledChains(request, metadata=mine)
+            assert ([s.rule_chain_id for s in page.schedules], page.next_page_token) == ([9], "")
+            page = await stub.ListScheduledChains(pb.ListScheduledChainsRequest(), metadata=other)
+            assert [s.rule_chain_id for s in page.schedules] == [10]
+
+            fired = await stub.ListFirings(pb.ListFiringsRequest(rule_chain_id=7, page_size=2), metadata=mine)
+            rest = pb.ListFiringsRequest(rule_chain_id=7, page_token=fired.next_page_token)
+            older = await stub.ListFirings(rest, metadata=mine)
+            planned = [f.planned_at.ToMilliseconds() for f in (*fired.firings, *older.firings)]
+            assert len(planned) >= 3
+            assert planned == list(range(planned[0], planned[0] - 1000 * len(planned), -1000))
+            assert not (await stub.ListFirings(pb.ListFiringsRequest(rule_chain_id=7), metadata=other)).firings
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.ListFirings(pb.ListFiringsRequest(rule_chain_id=7))
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+class FakeOutbox:
+    """Writes nothing, notes what was committed."""
+
+    def __init__(self) -> None:
+        self.sent: list[Row] = []
+
+    async def add(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
+        return list(rows)
+
+    def committed(self, rows: Sequence[Row]) -> None:
+        self.sent += rows
+
+
+@contextmanager
+def mariadb(folder: Path) -> Iterator[str]:
+    """A private MariaDB server; gives the URL of a database in it."""
+    data, port = folder / "mariadb", free_port()
+    options = ["--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal"]
+    subprocess.run(["mariadb-install-db", *options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    as_root = ["--user=root"] if os.getuid() == 0 else []
+    arguments = [f"--datadir={data}", f"--port={port}", f"--socket={data}/s", "--bind-address=127.0.0.1"]
+    process = subprocess.Popen(
+        ["mariadbd", "--no-defaults", *arguments, "--skip-grant-tables", *as_root], stderr=subprocess.DEVNULL
+    )
+    try:
+        yield f"mysql+asyncmy://root@127.0.0.1:{port}/aemos_scheduler"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+async def databases(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[list[Database]]:
+    """Two engines over one migrated database, as two processes have."""
+    async with AsyncExitStack() as stack:
+        url = f"sqlite+aiosqlite:///{tmp_path}/scheduler.db"
+        if request.param == "mariadb":
+            url = stack.enter_context(mariadb(tmp_path))
+            await _migrate_when_it_answers(url)
+        else:
+            await migrate(url, MIGRATIONS)
+        yield [await stack.enter_async_context(open_database(url)) for _ in range(2)]
+
+
+async def _migrate_when_it_answers(url: str) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await migrate(url, MIGRATIONS)
+            except sqlalchemy.exc.OperationalError:
+                await asyncio.sleep(0.05)
+
+
+async def test_claims_are_exclusive(databases: list[Database]) -> None:
+    """Two processes that claim the same instants in other orders at the same time get each of them once."""
+    outboxes = [FakeOutbox(), FakeOutbox()]
+    stores = [FiringStore(database, box, PARTITIONS) for database, box in zip(databases, outboxes, strict=True)]
+    for at in range(1000, 11_000, 1000):
+        instants = [Instant(Schedule(chain, 1, "* * * * * *", "UTC"), at) for chain in range(1, 40)]
+        claims = await asyncio.gather(stores[0].fire(instants), stores[1].fire(instants[::-1]))
+        assert Counter(claim for claimed in claims for claim in claimed) == Counter(instants)
+    sent = [row for box in outboxes for row in box.sent]
+    runs = [job_pb2.ScheduledRuns.FromString(row.payload).runs[0] for row in sent]
+    assert len({(run.rule_chain_id, run.planned_at_ms) for run in runs}) == len(runs) == 390
+    expected = [partition_of(run.rule_chain_id, PARTITIONS) for run in runs]
+    assert [row.partition for row in sent] == expected
+    assert await stores[1].list_firings(1, 5, Page(3, 0)) == ([10_000, 9_000, 8_000], "8000")
+    assert await stores[1].list_firings(1, 5, Page(3, 3_000)) == ([2_000, 1_000], "")
+    assert await stores[1].list_firings(2, 5, Page(3, 0)) == ([], "")
+
+
+async def test_migration_is_what_the_store_declares(databases: list[Database]) -> None:
+    """The newest migration leaves the tables that the store uses."""
+    async with databases[0].read() as connection:
+        tables = await connection.run_sync(lambda sync: sqlalchemy.inspect(sync).get_table_names())
+    assert {firing.name, OUTBOX.rows.name, OUTBOX.relays.name} <= set(tables)

@@ -1,0 +1,446 @@
+"""Socket.IO with real clients: who gets in, what they hear, and what becomes of those that misbehave."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+import socketio
+import websockets
+from aemos.v1.job_pb2 import Announcement, CommittedReading, ReadingBatch
+from aemos_core import telemetry
+from aemos_core.announce import Announcer
+from aemos_core.names import DEVICE_STATE_CHANGE, READINGS_COMMITTED
+from aemos_core.process import PortInUse
+from aemos_notify import listener, websocket
+from aemos_notify.wiring import wire
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from websockets.asyncio.client import ClientConnection
+
+from tests.support.fake_registry import FakeRegistry
+from tests.support.notify import (
+    WITHIN_S,
+    Browser,
+    Notify,
+    browser,
+    install_node_client,
+    node_browser,
+    running_notify,
+)
+from tests.support.redis_server import redis_server, until
+
+pytestmark = pytest.mark.asyncio
+
+ROOMS = ["device-uuid-abc-123", "device-42"]
+# Spaces, an escape and a large number: what a decoder and an encoder on the way would change.
+NOTIFICATION = (
+    '{"type": "device-state-change", "deviceUuid": "abc-123",  "metadata": {"stateName": "temperatureAlert",'
+    ' "newValue": "warn\\u0069ng", "oldValue": 1.10}, "timestamp": "2026-01-20T10:30:01.234Z"}'
+)
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    return install_node_client()
+
+
+def announcement(uuid: str, **changes: Any) -> Announcement:
+    parts = {"uuid": uuid, "organization_id": 1, "event": "device-state-change", "rooms": ROOMS}
+    return Announcement(**{**parts, "notification_json": NOTIFICATION, **changes})
+
+
+@asynccontextmanager
+async def bare(notify: Notify, **options: Any) -> AsyncIterator[ClientConnection]:
+    """A WebSocket that speaks Socket.IO by hand; Engine.IO's OPEN is read."""
+    url = notify.url.replace("http", "ws") + "/socket.io/?EIO=4&transport=websocket"
+    async with websockets.connect(url, compression=None, close_timeout=1, **options) as connection:
+        await connection.recv()
+        yield connection
+
+
+async def enter(connection: ClientConnection, notify: Notify, subscription: str = '{"deviceUuid":"abc-123"}') -> None:
+    """CONNECT and subscribe, by hand."""
+    await connection.send("40" + json.dumps({"token": notify.registry.token()}))
+    assert str(await connection.recv()).startswith('40{"sid"')
+    await connection.send(f'420["subscribe",{subscription}]')
+    assert str(await connection.recv()).startswith('430[{"ok":true')
+
+
+async def closed(connection: ClientConnection) -> int:
+    """Reads to the end; how many messages there were."""
+    count = 0
+    async with asyncio.timeout(WITHIN_S):
+        try:
+            while True:
+                await connection.recv()
+                count += 1
+        except websockets.ConnectionClosed:
+            return count
+
+
+def forged(registry: FakeRegistry, algorithm: str, key: bytes) -> str:
+    """A token with a good one's claims and kid, signed by hand with HMAC, or not at all."""
+
+    def part(data: bytes) -> bytes:
+        return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+    head = part(json.dumps({"alg": algorithm, "typ": "JWT", "kid": "k1"}).encode())
+    signed = head + b"." + part(json.dumps(registry.claims()).encode())
+    signature = hmac.new(key, signed, hashlib.sha256).digest() if key else b""
+    return (signed + b"." + part(signature)).decode()
+
+
+BAD_TOKENS: dict[str, Callable[[FakeRegistry], Any]] = {
+    "nothing": lambda r: None,
+    "empty": lambda r: "",
+    "no text": lambda r: {"alg": "none"},
+    "garbage": lambda r: "a.b.c",
+    "lone surrogate": lambda r: "\ud800",
+    "huge": lambda r: "x" * 30_000,
+    "alg none": lambda r: forged(r, "none", b""),
+    "HS256 with the raw public key": lambda r: forged(r, "HS256", r.key.public_key().public_bytes_raw()),
+    "HS256 with the PEM public key": lambda r: forged(
+        r, "HS256", r.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    ),
+    "EdDSA by somebody else": lambda r: jwt.encode(r.claims(), FakeRegistry({}).key, "EdDSA", headers={"kid": "k1"}),
+    "kid traversal": lambda r: jwt.encode(r.claims(), r.key, "EdDSA", headers={"kid": "../../dev/null"}),
+    "expired": lambda r: r.token(exp=time.time() - 1),
+    "not yet valid": lambda r: r.token(nbf=time.time() + 60),
+    "wrong aud": lambda r: r.token(aud="others"),
+    "wrong iss": lambda r: r.token(iss="others"),
+    "no exp": lambda r: r.token(exp=None),
+}
+
+
+async def test_bad_tokens_are_refused(redis_url: str, tmp_path: Path) -> None:
+    """Every token of hard case 25, and none at all, is answered by CONNECT_ERROR "unauthenticated"."""
+    async with running_notify(redis_url, tmp_path) as notify:
+        for name, token in BAD_TOKENS.items():
+            client = socketio.AsyncClient(reconnection=False)
+            reasons: list[Any] = []
+            client.on("connect_error", reasons.append)
+            auth = {"token": token(notify.registry)} if name != "nothing" else None
+            with pytest.raises(socketio.exceptions.ConnectionError):
+                await client.connect(notify.url, auth=auth, transports=["websocket"])
+            assert reasons == [{"message": "unauthenticated"}], name
+            await client.disconnect()
+
+
+async def test_tokens_without_a_verifier_are_refused_as_unavailable(redis_url: str, tmp_path: Path) -> None:
+    """When ingest does not answer, a token is neither good nor bad: the client is told to come again."""
+    async with running_notify(redis_url, tmp_path, ingest_target="127.0.0.1:1") as notify, bare(notify) as connection:
+        await connection.send("40" + json.dumps({"token": notify.registry.token()}))
+        assert await connection.recv() == '44{"message":"unavailable"}'
+
+
+async def test_both_rooms_deliver_once_byte_for_byte(redis_url: str, tmp_path: Path, node: str) -> None:
+    """A client in both rooms of a device hears a notification once, unchanged but for `traceId` and `id`."""
+    async with running_notify(redis_url, tmp_path) as notify, bare(notify) as connection, browser(notify) as other:
+        await enter(connection, notify)
+        assert await other.subscribe({"deviceId": 42}) == {"ok": True, "rooms": ROOMS}
+        options = {"auth": {"token": notify.registry.token()}, "transports": ["websocket"]}
+        async with node_browser(node, notify, options, [{"deviceUuid": "abc-123"}]) as official:
+            assert await official.says("connect") == [["connect", "websocket"]]
+            assert await official.says("answer") == [["answer", {"ok": True, "rooms": ROOMS}]]
+            await Announcer(notify.redis).announce([announcement("one"), announcement("two")])
+            ids = [i.decode() for i, _ in await notify.redis.xrange("notification-log:1")][-2:]
+            payloads = [f'{NOTIFICATION[:-1]},"traceId":"","id":"{i}"}}' for i in ids]
+            events = [f'42["device-state-change",{payload}]' for payload in payloads]
+            assert [await connection.recv(), await connection.recv()] == events
+            objects = [json.loads(payload) for payload in payloads]
+            assert await other.hears(2) == [("device-state-change", o) for o in objects]
+            assert await official.says("event", 2) == [["event", "device-state-change", o] for o in objects]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(connection.recv(), 0.2)
+
+
+async def test_default_clients_are_told_what_to_set(redis_url: str, tmp_path: Path, node: str) -> None:
+    """A client that begins with long polling gets an error that names the option."""
+    async with (
+        running_notify(redis_url, tmp_path) as notify,
+        node_browser(node, notify, {"auth": {"token": notify.registry.token()}}) as official,
+    ):
+        [[_, _, text]] = await official.says("connect_error")
+        assert 'transports: ["websocket"]' in json.loads(text)["message"]
+
+
+async def test_foreign_device_is_not_found_and_silent(redis_url: str, tmp_path: Path) -> None:
+    """A device of another organization does not exist, by uuid or id, and nothing of it is heard."""
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as mine:
+        async with browser(notify, notify.registry.token(2)) as theirs:
+            assert (await theirs.subscribe({"deviceUuid": "foreign-7"}))["ok"]
+            for wanted in ({"deviceUuid": "foreign-7"}, {"deviceId": 7}, {"deviceUuid": "7"}):
+                assert await mine.subscribe(wanted) == {
+                    "ok": False,
+                    "reason": "not_found",
+                    "detail": "device not found",
+                }
+            assert (await mine.subscribe({"deviceId": 42}))["ok"]
+            foreign = announcement("f1", organization_id=2, rooms=["device-uuid-foreign-7", "device-7"])
+            await Announcer(notify.redis).announce([foreign, announcement("f2")])
+            assert len(await theirs.hears(1)) == 1
+            assert len(await mine.hears(1)) == 1
+            assert mine.heard[0][1]["deviceUuid"] == "abc-123"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), (None,), (3,), ("abc-123",), ([],), ({},), ({"deviceUuid": 42},), ({"deviceUuid": "x" * 65},)]
+    + [({"deviceUuid": "a\ud800"},), ({"deviceId": True},), ({"deviceId": -1},), ({"deviceId": 2**70},)],
+)
+async def test_malformed_arguments_are_answered(redis_url: str, tmp_path: Path, arguments: tuple[Any, ...]) -> None:
+    """Whatever a client sends as argument, the acknowledgement says what is wrong with it."""
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as client:
+        for event in ("subscribe", "unsubscribe"):
+            answer = await client.subscribe(*arguments, event=event)
+            assert (answer["ok"], answer["reason"]) == (False, "invalid")
+        assert (await client.subscribe({}, event="publish"))["reason"] == "unknown_event"
+
+
+async def test_rooms_are_limited(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client is in so many rooms at the most; what it has stays."""
+    monkeypatch.setattr("aemos_notify.socketio_edge.ROOMS_PER_CLIENT", 3)
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as client:
+        assert (await client.subscribe({"deviceId": 42}))["ok"]
+        assert (await client.subscribe({"deviceId": 9}))["reason"] == "too_many_rooms"
+        assert (await client.subscribe({"deviceId": 42}, event="unsubscribe")) == {"ok": True, "rooms": ROOMS}
+        assert (await client.subscribe({"deviceId": 42}, event="unsubscribe"))["reason"] == "not_found"
+        assert (await client.subscribe({"deviceId": 9}))["ok"]
+        await Announcer(notify.redis).announce([announcement("r1"), announcement("r2", rooms=["device-9"])])
+        assert len(await client.hears(1)) == 1
+
+
+async def test_broadcast_stays_in_the_organization(redis_url: str, tmp_path: Path) -> None:
+    """Without rooms a notification reaches every client of its organization and nobody else."""
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as one, browser(notify) as two:
+        async with browser(notify, notify.registry.token(2)) as foreign:
+            await Announcer(notify.redis).announce([announcement("b1", rooms=[])])
+            await Announcer(notify.redis).announce([announcement("b2", rooms=[], organization_id=2)])
+            assert len(await one.hears(1)) == len(await two.hears(1)) == len(await foreign.hears(1)) == 1
+            assert one.heard == two.heard != foreign.heard
+
+
+async def test_expired_session_ends_with_a_reason(redis_url: str, tmp_path: Path) -> None:
+    """When its token expires the client hears `session-expired`, is disconnected, and hears no more."""
+    async with running_notify(redis_url, tmp_path) as notify:
+        async with browser(notify, notify.registry.token(exp=time.time() + 1)) as client:
+            await client.subscribe({"deviceId": 42})
+            await until(lambda: client.left, WITHIN_S)
+            await Announcer(notify.redis).announce([announcement("e1")])
+            assert client.heard == [("session-expired", {"reason": "token_expired"})]
+
+
+def reading(**changes: Any) -> CommittedReading:
+    parts = {
+        "id": 9876,
+        "device_id": 42,
+        "device_uuid": "abc-123",
+        "sensor_uuid": "s-1",
+        "variable_name": "temperature",
+    }
+    value = {"number": 25.5, "text": "25.5", "variable_type": "number", "received_at_ms": 1_768_905_000_000}
+    return CommittedReading(**{**parts, **value, **changes})
+
+
+async def test_live_readings_reach_the_room(redis_url: str, tmp_path: Path) -> None:
+    """`data-stream` carries each reading of a subscribed device, with its value as the type its variable has."""
+    batch = ReadingBatch(
+        readings=[
+            reading(trace_context=b"t" * 24),
+            reading(id=2, variable_type="text", text="25.5"),
+            reading(id=3, variable_type="boolean", text="true"),
+            reading(id=4, device_id=9, device_uuid="other-9"),
+            reading(id=5),
+        ]
+    )
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as client:
+        await client.subscribe({"deviceUuid": "abc-123"})
+        await notify.redis.publish(READINGS_COMMITTED, batch.SerializeToString())
+        heard = [payload for event, payload in await client.hears(4) if event == "data-stream"]
+        assert [(p["dataStreamId"], p["value"]) for p in heard] == [(9876, 25.5), (2, "25.5"), (3, True), (5, 25.5)]
+        assert heard[0].pop("timestamp")
+        assert heard[0] == {
+            "deviceUuid": "abc-123",
+            "deviceId": 42,
+            "sensorUuid": "s-1",
+            "variableName": "temperature",
+            "value": 25.5,
+            "dataStreamId": 9876,
+            "recievedAt": "2026-01-20T10:30:00.000Z",
+            "traceId": (b"t" * 16).hex(),
+        }
+
+
+async def test_nobody_there_costs_nothing(redis_url: str, tmp_path: Path) -> None:
+    """notify listens to stored readings exactly while a client is in a device's room, and before it says so."""
+
+    async def listeners() -> int:
+        return int((await notify.redis.pubsub_numsub(READINGS_COMMITTED))[0][1])
+
+    async def until_nobody_listens() -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while await listeners():
+                await asyncio.sleep(0.01)
+
+    async with running_notify(redis_url, tmp_path) as notify:
+        for _ in range(3):
+            async with browser(notify) as client:
+                assert await listeners() == 0
+                await client.subscribe({"deviceId": 42})
+                assert await listeners() == 1
+                await client.subscribe({"deviceId": 42}, event="unsubscribe")
+                await until_nobody_listens()
+                await client.subscribe({"deviceId": 9})
+                assert await listeners() == 1
+            await until_nobody_listens()
+
+
+async def test_slow_client_is_dropped_alone(redis_url: str, tmp_path: Path) -> None:
+    """A client that never reads loses its connection when its queue is full; another hears everything, in order."""
+    count, padding = 2_000, "x" * 8_000
+    with socket.socket() as narrow:
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        async with running_notify(redis_url, tmp_path) as notify, browser(notify) as good:
+            narrow.connect(("127.0.0.1", notify.settings.socketio_port))
+            async with bare(notify, sock=narrow, max_queue=1, ping_interval=None) as slow:
+                await enter(slow, notify)
+                await good.subscribe({"deviceId": 42})
+                for i in range(count):
+                    notification = {"i": i, "padding": padding}
+                    message = {"event": "flood", "rooms": ROOMS, "notification": notification}
+                    await notify.redis.publish(DEVICE_STATE_CHANGE, json.dumps(message))
+                assert [payload["i"] for _, payload in await good.hears(count)] == list(range(count))
+                assert await closed(slow) < count
+
+
+async def test_client_that_falls_behind_hears_all_in_order(redis_url: str, tmp_path: Path) -> None:
+    """What a client does not read for a while waits for it; frames written past the queue never overtake it."""
+    count, padding = 800, "x" * 8_000
+    with socket.socket() as narrow:
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        async with running_notify(redis_url, tmp_path) as notify:
+            narrow.connect(("127.0.0.1", notify.settings.socketio_port))
+            async with bare(notify, sock=narrow, max_queue=1, ping_interval=None) as late:
+                await enter(late, notify)
+                reading = asyncio.create_task(_numbers(late, 2 * count, after=1.0))
+                for i in range(2 * count):
+                    message = {"event": "e", "rooms": ROOMS, "notification": {"i": i, "padding": padding}}
+                    await notify.redis.publish(DEVICE_STATE_CHANGE, json.dumps(message))
+                    if i >= count:
+                        await asyncio.sleep(0.002)
+                assert await asyncio.wait_for(reading, 20) == list(range(2 * count))
+
+
+async def _numbers(connection: ClientConnection, count: int, after: float) -> list[int]:
+    await asyncio.sleep(after)
+    return [json.loads(str(await connection.recv())[2:])[1]["i"] for _ in range(count)]
+
+
+async def test_flood_is_closed(redis_url: str, tmp_path: Path) -> None:
+    """10,000 events at once, and one of 2 MB, end the connection of whoever sent them and nobody else's."""
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as good:
+        for flood in (['42["subscribe"]'] * 10_000, ['42["' + "x" * 2_000_000 + '"]']):
+            async with bare(notify) as bad:
+                await bad.send("40" + json.dumps({"token": notify.registry.token()}))
+                with pytest.raises(websockets.ConnectionClosed):
+                    for message in flood:
+                        await bad.send(message)
+                    await closed(bad)
+                    await bad.send("3")
+        assert (await good.subscribe({"deviceId": 42}))["ok"]
+
+
+BAD_PACKETS = ["x", "", b"binary", b"\xff", "4", "2probe", "5", "42", "42[]", "42{", "42[1]", "42" + "[" * 60_000]
+BAD_PACKETS += ['451-["subscribe",{"_placeholder":true,"num":0}]', '42["disconnect","x"]', "4[[", "43", "420x"]
+BAD_PACKETS += ['42["connect",{"asgi.scope":{}},{"token":"x"}]', "42" + "9" * 200 + "[1]", "3[[["]
+
+
+async def test_malformed_packets_are_closed(redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A packet that is none ends its connection, without a traceback, with or without a session; others stay."""
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as good:
+        await good.subscribe({"deviceId": 42})
+        for packet in BAD_PACKETS:
+            for with_session in (True, False):
+                if with_session is False and packet == '42["disconnect","x"]':
+                    continue
+                async with bare(notify) as bad:
+                    if with_session:
+                        await enter(bad, notify)
+                    await bad.send(packet)
+                    await closed(bad)
+        await Announcer(notify.redis).announce([announcement("m1")])
+        assert len(await good.hears(1)) == 1
+        assert not good.left
+    assert [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR] == []
+
+
+async def test_silence_is_closed(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends half a request, or connects and proves nothing, is gone after its time; a session stays."""
+    monkeypatch.setattr(websocket, "SESSION_SECONDS", 0.3)
+    monkeypatch.setattr(listener, "_REQUEST_SECONDS", 0.3)
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as good:
+        async with bare(notify) as silent, bare(notify) as refused:
+            await refused.send('40{"token":"x"}')
+            assert await closed(silent) == 0
+            assert await closed(refused) == 1
+        reader, writer = await asyncio.open_connection("127.0.0.1", notify.settings.socketio_port)
+        writer.write(b"GET /socket.io/ HTTP/1.1\r\nHost:")
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), WITHIN_S)
+        writer.close()
+        assert (await good.subscribe({"deviceId": 42}))["ok"]
+
+
+async def test_full_house_is_answered(redis_url: str, tmp_path: Path) -> None:
+    """One client more than allowed is answered 503."""
+    async with running_notify(redis_url, tmp_path, socketio_clients=1) as notify, browser(notify):
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            async with bare(notify):
+                pass
+        assert refused.value.response.status_code == 503
+
+
+async def test_emit_continues_the_trace(redis_url: str, tmp_path: Path) -> None:
+    """A sampled notification's emit is a span under the context it carries, and `traceId` names its trace."""
+    async with running_notify(redis_url, tmp_path, trace_dir=str(tmp_path / "spans")) as notify:
+        with telemetry.exporting("notify", notify.settings):
+            async with browser(notify) as client:
+                await client.subscribe({"deviceId": 42})
+                await Announcer(notify.redis).announce([announcement("t1", trace_context=b"\x07" * 24)])
+                [(_, payload)] = await client.hears(1)
+    spans = "".join(path.read_text() for path in (tmp_path / "spans").iterdir())
+    assert payload["traceId"] == "07" * 16
+    assert telemetry.SPAN_EMIT in spans
+    assert "07" * 16 in spans
+
+
+async def test_taken_port_is_named(redis_url: str, tmp_path: Path) -> None:
+    """A port that another process holds stops the start with the name of the variable that moves it."""
+    async with running_notify(redis_url, tmp_path) as notify:
+        with pytest.raises(PortInUse, match=r"AEMOS_SOCKETIO_PORT"):
+            async with wire(notify.settings):
+                pass
+
+
+async def test_stop_closes_every_client(redis_url: str, tmp_path: Path) -> None:
+    """When the service stops, its clients are told at once, so that they go to another replica."""
+    client = Browser()
+    async with running_notify(redis_url, tmp_path) as notify:
+        await client.client.connect(notify.url, auth={"token": notify.registry.token()}, transports=["websocket"])
+    await until(lambda: client.left, WITHIN_S)

@@ -1,0 +1,100 @@
+"""What stands behind the CoAP edge in tests: two devices, and an ingest that stores in a list."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aemos_core.errors import AemosError, unauthenticated
+from aemos_gateway.coap_edge import CoapEdge, coap_edge
+from aemos_gateway.downlink import Downlink
+from aemos_gateway.readings import Reading, Stored, decode_reading
+from aemos_gateway.service import Device, DeviceAuth, Done, Uplink
+
+OURS = Device(token_id=1, organization_id=1, device_id=42, device_uuid="abc-123")
+THEIRS = Device(token_id=2, organization_id=2, device_id=43, device_uuid="def-456")
+TOKEN, THEIR_TOKEN = b"aemos_device_token_of_ours", b"aemos_device_token_of_theirs"
+
+
+class FakeAuth(DeviceAuth):
+    """Knows two tokens; a token is in memory from its first look-up, or from the start."""
+
+    def __init__(self, *, warm: bool = True) -> None:
+        self.devices = {TOKEN: OURS, THEIR_TOKEN: THEIRS}
+        self.in_memory = dict(self.devices) if warm else {}
+        self.lookups = 0
+
+    def known(self, token: bytes) -> Device | None:
+        return self.in_memory.get(token)
+
+    async def resolve(self, token: bytes) -> Device:
+        if token not in self.in_memory:
+            self.lookups += 1
+            await asyncio.sleep(0)
+            if token not in self.devices:
+                raise unauthenticated()
+            self.in_memory[token] = self.devices[token]
+        return self.in_memory[token]
+
+    def revoke(self, token: bytes) -> None:
+        self.devices.pop(token)
+        self.in_memory.pop(token, None)
+
+
+class FakeUplink(Uplink):
+    """Commits at the end of the loop's turn; while `held` it commits nothing until `release`."""
+
+    def __init__(self) -> None:
+        self.readings: list[Reading] = []
+        self.protocols: set[str] = set()
+        self.held = False
+        self.refusal: AemosError | None = None
+        self._waiting: list[tuple[Reading, Done]] = []
+
+    def put(self, device: Device, payload: bytes, protocol: str, done: Done) -> None:
+        reading = decode_reading(payload)
+        self.protocols.add(protocol)
+        self.readings.append(reading)
+        self._waiting.append((reading, done))
+        if not self.held:
+            asyncio.get_running_loop().call_soon(self.release)
+
+    def release(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for reading, done in waiting:
+            done(self.refusal or Stored(len(self.readings), 5, "sensor-abc-123", reading))
+
+
+@dataclass
+class Edge:
+    """A running edge and what stands behind it."""
+
+    auth: FakeAuth = field(default_factory=FakeAuth)
+    uplink: FakeUplink = field(default_factory=FakeUplink)
+    downlink: Downlink = field(default_factory=Downlink)
+    port: int = 0
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def base(self) -> str:
+        return f"coap://127.0.0.1:{self.port}"
+
+    def readings_url(self, token: bytes = TOKEN) -> str:
+        return f"{self.base}/api/v1/datastreams/token?token={token.decode()}"
+
+    def notifications_url(self, device_uuid: str = OURS.device_uuid, token: bytes = TOKEN) -> str:
+        return f"{self.base}/api/v1/devices/{device_uuid}/notifications?token={token.decode()}"
+
+
+@asynccontextmanager
+async def running_edge(edge: Edge, host: str = "127.0.0.1") -> AsyncIterator[CoapEdge]:
+    """The edge on a free port, running as a component until the end of the block."""
+    async with coap_edge(host, 0, edge.auth, edge.uplink, edge.downlink) as component:
+        edge.port = component.port
+        task = asyncio.create_task(component.run(edge.stop))
+        try:
+            yield component
+        finally:
+            edge.stop.set()
+            edge.uplink.release()
+            await asyncio.wait_for(task, 5)

@@ -1,0 +1,231 @@
+"""What the MQTT edge leans on, without a service behind it, and a client that can say anything."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aemos_core.errors import AemosError, unauthenticated
+from aemos_gateway.downlink import Downlink
+from aemos_gateway.mqtt_edge import Limits, MqttEdge, mqtt_edge
+from aemos_gateway.readings import Reading, Stored, decode_reading
+from aemos_gateway.service import Device, DeviceAuth, Done, Uplink
+
+UUID = "abc-123"
+TOKEN = "the-token-of-abc-123"
+OTHER_UUID = "def-456"
+OTHER_TOKEN = "the-token-of-def-456"
+READING = b'{"value": 25.5, "variableName": "temperature"}'
+
+DEADLINE_S = 5.0
+
+
+class FakeAuth(DeviceAuth):
+    """Two devices; `broken` is what ingest answers instead."""
+
+    def __init__(self) -> None:
+        self.devices = {TOKEN.encode(): Device(7, 1, 42, UUID), OTHER_TOKEN.encode(): Device(8, 2, 43, OTHER_UUID)}
+        self.broken: AemosError | None = None
+
+    def known(self, token: bytes) -> Device | None:
+        return self.devices.get(token)
+
+    async def resolve(self, token: bytes) -> Device:
+        if self.broken is not None:
+            raise self.broken
+        if token not in self.devices:
+            raise unauthenticated()
+        return self.devices[token]
+
+
+class FakeUplink(Uplink):
+    """Stores what it is given: at once, or when `commit` is called while `holding`.
+
+    `refusal` says of a reading why it is refused, `full` what `put` itself raises.
+    """
+
+    def __init__(self) -> None:
+        self.stored: list[bytes] = []
+        self.waiting: list[tuple[Reading, bytes, Done]] = []
+        self.most_waiting = 0
+        self.holding = False
+        self.refusal: Callable[[Reading], AemosError | None] = lambda _: None
+        self.full: AemosError | None = None
+
+    def put(self, device: Device, payload: bytes, protocol: str, done: Done) -> None:
+        assert protocol == "mqtt"
+        if self.full is not None:
+            raise self.full
+        reading = decode_reading(payload)
+        if not self.waiting and not self.holding:
+            asyncio.get_running_loop().call_soon(self.commit)
+        self.waiting.append((reading, payload, done))
+        self.most_waiting = max(self.most_waiting, len(self.waiting))
+
+    def commit(self) -> None:
+        """Answers whatever waits, as one batch."""
+        batch, self.waiting = self.waiting, []
+        for reading, payload, done in batch:
+            if (error := self.refusal(reading)) is not None:
+                done(error)
+                continue
+            self.stored.append(payload)
+            done(Stored(len(self.stored), 5, "sensor-1", reading))
+
+
+@dataclass
+class World:
+    """An edge that listens, and its ports."""
+
+    edge: MqttEdge
+    auth: FakeAuth
+    uplink: FakeUplink
+    downlink: Downlink
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def notify(self, payload: bytes) -> int:
+        """Sends to the first device what would come from Redis."""
+        return self.downlink.send(UUID, payload)
+
+
+@asynccontextmanager
+async def world(limits: Limits | None = None) -> AsyncIterator[World]:
+    """A running edge on a free port; it must leave no task behind."""
+    before = asyncio.all_tasks()
+    auth, uplink, downlink = FakeAuth(), FakeUplink(), Downlink()
+    async with mqtt_edge("127.0.0.1", 0, auth, uplink, downlink, limits) as edge:
+        it = World(edge, auth, uplink, downlink)
+        running = asyncio.create_task(edge.run(it.stop))
+        try:
+            yield it
+        finally:
+            it.stop.set()
+            uplink.holding = False
+            uplink.commit()
+            await running
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() - before == set()
+    assert downlink.all() == []
+
+
+def string(value: str | bytes) -> bytes:
+    """A string of MQTT with its length."""
+    data = value.encode() if isinstance(value, str) else value
+    return struct.pack("!H", len(data)) + data
+
+
+def packet(header: int, body: bytes) -> bytes:
+    """A packet with its remaining length."""
+    length, size = b"", len(body)
+    while True:
+        size, low = divmod(size, 128)
+        length += bytes([low | (128 if size else 0)])
+        if not size:
+            return bytes([header]) + length + body
+
+
+def connect(
+    token: str | bytes | None = TOKEN,
+    *,
+    uuid: str = UUID,
+    client: str = "c1",
+    clean: bool = True,
+    keep_alive: int = 60,
+    level: int = 4,
+    will: tuple[str, bytes] | None = None,
+    flags: int = 0,
+) -> bytes:
+    """A CONNECT; `flags` are added to those that follow from the rest."""
+    flags |= 2 * clean + (0x04 if will else 0) + (0xC0 if token is not None else 0)
+    body = string("MQTT") + bytes([level, flags]) + struct.pack("!H", keep_alive) + string(client)
+    if will is not None:
+        body += string(will[0]) + string(will[1])
+    if token is not None:
+        body += string(uuid) + string(token)
+    return packet(0x10, body)
+
+
+def publish(
+    payload: bytes = READING,
+    *,
+    topic: str | bytes = f"aemos/devices/{UUID}/telemetry",
+    qos: int = 1,
+    number: int = 1,
+    flags: int = 0,
+) -> bytes:
+    """A PUBLISH."""
+    return packet(0x30 | qos << 1 | flags, string(topic) + (struct.pack("!H", number) if qos else b"") + payload)
+
+
+def subscribe(*filters: tuple[str | bytes, int], number: int = 9) -> bytes:
+    """A SUBSCRIBE."""
+    return packet(0x82, struct.pack("!H", number) + b"".join(string(name) + bytes([qos]) for name, qos in filters))
+
+
+def own(name: str) -> str:
+    """A topic of the first device."""
+    return f"aemos/devices/{UUID}/{name}"
+
+
+DISCONNECT = b"\xe0\x00"
+PINGREQ = b"\xc0\x00"
+PINGRESP = (0xD0, b"")
+ACCEPTED = (0x20, b"\0\0")
+
+
+class Raw:
+    """A client that sends bytes and reads packets."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def open(cls, it: World, *packets: bytes) -> "Raw":
+        """Connects and sends."""
+        client = cls(*await asyncio.open_connection("127.0.0.1", it.edge.port))
+        client.send(*packets)
+        return client
+
+    @classmethod
+    async def connected(cls, it: World, *packets: bytes, connect_with: bytes = b"") -> "Raw":
+        """Connects, sees itself accepted, and sends."""
+        client = await cls.open(it, connect_with or connect())
+        assert await client.receive() == ACCEPTED
+        client.send(*packets)
+        return client
+
+    def send(self, *packets: bytes) -> None:
+        """In one write."""
+        self._writer.write(b"".join(packets))
+
+    async def receive(self) -> tuple[int, bytes] | None:
+        """The next packet's first byte and body; None when the connection is closed."""
+        async with asyncio.timeout(DEADLINE_S):
+            try:
+                header = (await self._reader.readexactly(1))[0]
+                length = shift = 0
+                while True:
+                    byte = (await self._reader.readexactly(1))[0]
+                    length |= (byte & 127) << shift
+                    shift += 7
+                    if byte < 128:
+                        return header, await self._reader.readexactly(length)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return None
+
+    async def rest(self) -> list[tuple[int, bytes]]:
+        """What comes until the connection is closed."""
+        packets = []
+        while (received := await self.receive()) is not None:
+            packets.append(received)
+        return packets
+
+    async def alive(self) -> bool:
+        """Whether a PINGREQ is answered; nothing else may be on its way."""
+        self.send(PINGREQ)
+        return await self.receive() == PINGRESP
+
+    def close(self) -> None:
+        """Leaves without DISCONNECT."""
+        self._writer.close()

@@ -1,0 +1,65 @@
+"""A fake ingest, as far as edges need it: signing keys, user tokens, and the devices of organizations."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import jwt
+from aemos.v1 import device_pb2, device_pb2_grpc, identity_pb2, identity_pb2_grpc
+from aemos_core.errors import not_found
+from aemos_core.identity import AUDIENCE, ISSUER, Keys, TokenVerifier, caller
+from aemos_core.rpc import Context, grpc_server
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tests.support.redis_server import free_port
+
+SECRET = "a secret of tests"
+
+
+class FakeRegistry(identity_pb2_grpc.IdentityServiceServicer):
+    """Hands out tokens and knows devices: `{uuid: (id, organization id)}`."""
+
+    def __init__(self, devices: dict[str, tuple[int, int]]) -> None:
+        self.devices = devices
+        self.key = Ed25519PrivateKey.generate()
+        self.target = f"127.0.0.1:{free_port()}"
+
+    def claims(self, organization_id: int = 1, **changes: Any) -> dict[str, Any]:
+        """Of a good token; a change to None leaves a claim out."""
+        now = time.time()
+        good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "7", "org": organization_id, "role": "viewer"}
+        return {k: v for k, v in {**good, "iat": now, "exp": now + 60, **changes}.items() if v is not None}
+
+    def token(self, organization_id: int = 1, **changes: Any) -> str:
+        """A signed user token."""
+        return jwt.encode(self.claims(organization_id, **changes), self.key, "EdDSA", headers={"kid": "k1"})
+
+    async def GetSigningKeys(
+        self, request: identity_pb2.GetSigningKeysRequest, context: Context
+    ) -> identity_pb2.GetSigningKeysResponse:
+        key = identity_pb2.SigningKey(kid="k1", public_key=self.key.public_key().public_bytes_raw())
+        return identity_pb2.GetSigningKeysResponse(keys=[key])
+
+    async def keys(self) -> Keys:
+        return {"k1": self.key.public_key()}
+
+
+class _Devices(device_pb2_grpc.DeviceServiceServicer):
+    def __init__(self, registry: FakeRegistry) -> None:
+        self._registry = registry
+
+    async def GetDevice(self, request: device_pb2.GetDeviceRequest, context: Context) -> device_pb2.Device:
+        for uuid, (device_id, organization_id) in self._registry.devices.items():
+            if request.device in (uuid, str(device_id)) and organization_id == caller().organization_id:
+                return device_pb2.Device(id=device_id, uuid=uuid)
+        raise not_found("device")
+
+
+@asynccontextmanager
+async def fake_registry(devices: dict[str, tuple[int, int]]) -> AsyncIterator[FakeRegistry]:
+    """A registry that listens at its `target`."""
+    registry = FakeRegistry(devices)
+    servicers = [registry, _Devices(registry)]
+    async with grpc_server(registry.target, "AEMOS_INGEST_GRPC_PORT", SECRET, TokenVerifier(registry.keys), servicers):
+        yield registry

@@ -1,0 +1,165 @@
+"""The notify service in this process, and clients of it: python-socketio's, the official one, and a bare WebSocket."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import socketio
+from aemos_core.process import Component
+from aemos_core.redis_link import RedisClient, open_redis
+from aemos_notify.settings import NotifySettings
+from aemos_notify.wiring import migrate_database, wire, wire_worker
+
+from tests.support.fake_registry import SECRET, FakeRegistry, fake_registry
+from tests.support.redis_server import free_port, until
+
+DEVICES = {"abc-123": (42, 1), "other-9": (9, 1), "foreign-7": (7, 2)}
+NODE_DIRECTORY = Path(__file__).parent / "node"
+WITHIN_S = 5.0
+
+
+class Notify:
+    """A running service."""
+
+    def __init__(self, settings: NotifySettings, registry: FakeRegistry, redis: RedisClient) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.redis = redis
+        self.url = f"http://127.0.0.1:{settings.socketio_port}"
+        self.target = f"127.0.0.1:{settings.notify_grpc_port}"
+
+
+@asynccontextmanager
+async def running(components: Sequence[Component]) -> AsyncIterator[None]:
+    """Components that run until the end of the block."""
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(component.run(stop)) for component in components]
+    try:
+        yield
+    finally:
+        stop.set()
+        for task in tasks:
+            await asyncio.wait_for(task, 30)
+
+
+@asynccontextmanager
+async def running_notify(redis_url: str, directory: Path, **changes: Any) -> AsyncIterator[Notify]:
+    """The service with a fake registry, its worker, and a database under `directory`."""
+    async with AsyncExitStack() as stack:
+        registry = await stack.enter_async_context(fake_registry(DEVICES))
+        settings = NotifySettings(
+            database_url=f"sqlite+aiosqlite:///{directory}/{{service}}.db",
+            redis_url=redis_url,
+            service_secret=SECRET,
+            ingest_target=registry.target,
+            socketio_port=free_port(),
+            notify_grpc_port=free_port(),
+            notify_worker_threads=2,
+            **changes,
+        )
+        await migrate_database(settings)
+        redis = await stack.enter_async_context(open_redis(redis_url))
+        for wired in (wire(settings), wire_worker(settings)):
+            await stack.enter_async_context(running(await stack.enter_async_context(wired)))
+        notify = Notify(settings, registry, redis)
+        await _until_subscribed(redis)
+        yield notify
+
+
+async def _until_subscribed(redis: RedisClient) -> None:
+    async with asyncio.timeout(WITHIN_S):
+        while not (await redis.pubsub_numsub("notifications:device-state-change"))[0][1]:
+            await asyncio.sleep(0.01)
+
+
+class Browser:
+    """python-socketio's client, keeping what it hears as `(event, payload)`."""
+
+    def __init__(self) -> None:
+        self.client = socketio.AsyncClient(reconnection=False)
+        self.heard: list[tuple[str, Any]] = []
+        self.left = False
+        self.client.on("*", self._hear)
+        self.client.on("disconnect", self._leave)
+
+    def _hear(self, event: str, payload: Any) -> None:
+        self.heard.append((event, payload))
+
+    def _leave(self, reason: str) -> None:
+        self.left = True
+
+    async def subscribe(self, *arguments: Any, event: str = "subscribe") -> Any:
+        """The acknowledgement."""
+        return await self.client.call(event, *arguments, timeout=WITHIN_S)
+
+    async def hears(self, count: int) -> list[tuple[str, Any]]:
+        """Waits until it heard so many events."""
+        await until(lambda: len(self.heard) >= count, WITHIN_S, f"{count} events, heard {self.heard}")
+        return self.heard
+
+
+@asynccontextmanager
+async def browser(notify: Notify, token: str | None = None) -> AsyncIterator[Browser]:
+    """A connected browser of organization 1, unless the token says another."""
+    found = Browser()
+    auth = {"token": notify.registry.token() if token is None else token}
+    await found.client.connect(notify.url, auth=auth, transports=["websocket"], wait_timeout=WITHIN_S)
+    try:
+        yield found
+    finally:
+        await found.client.disconnect()
+
+
+def install_node_client() -> str:
+    """The `node` to run the official client with; it is installed from the npm registry when it is missing."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    assert node, "Node.js is needed: the official client is what people use"
+    assert npm
+    if not (NODE_DIRECTORY / "node_modules" / "socket.io-client").exists():
+        arguments = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund"]
+        subprocess.run(arguments, cwd=NODE_DIRECTORY, check=True, timeout=120)
+    return node
+
+
+class NodeBrowser:
+    """The official client in a process of its own, keeping the lines it prints."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.lines: list[list[Any]] = []
+        self._reading = asyncio.create_task(self._read(process))
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            self.lines.append(json.loads(line))
+
+    async def says(self, word: str, count: int = 1) -> list[list[Any]]:
+        """Waits for so many lines that begin with a word."""
+
+        def found() -> list[list[Any]]:
+            return [line for line in self.lines if line[0] == word]
+
+        await until(lambda: len(found()) >= count, 2 * WITHIN_S, f"{count} {word} in {self.lines}")
+        return found()
+
+
+@asynccontextmanager
+async def node_browser(
+    node: str, notify: Notify, options: dict[str, Any], subscriptions: Sequence[dict[str, Any]] = ()
+) -> AsyncIterator[NodeBrowser]:
+    """The official client with `options`, subscribing as it connects."""
+    arguments = [node, "listen.js", notify.url, json.dumps(options), json.dumps(list(subscriptions))]
+    process = await asyncio.create_subprocess_exec(
+        *arguments, cwd=NODE_DIRECTORY, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        yield NodeBrowser(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()

@@ -1,0 +1,146 @@
+"""Facts about the two components: they sleep until something happens, and failures stop neither."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from aemos_core.errors import unavailable
+from aemos_core.times import now_ms
+from aemos_scheduler import service
+from aemos_scheduler.domain import Instant, Schedule, Timetable
+from aemos_scheduler.service import Clock, ScheduleCopy
+
+from tests.support.redis_server import until
+
+EVERY_SECOND = Schedule(7, 1, "* * * * * *", "UTC")
+
+
+class FakeFirings:
+    """Remembers what was fired and how late (ms); refuses while `down`."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.calls = 0
+        self.planned: list[int] = []
+        self.late: list[int] = []
+
+    async def fire(self, instants: Sequence[Instant]) -> list[Instant]:
+        self.calls += 1
+        if self.down:
+            raise unavailable("the database did not answer")
+        self.planned += [i.planned_at_ms for i in instants]
+        self.late += [now_ms() - i.planned_at_ms for i in instants]
+        return list(instants)
+
+
+class FakeRules:
+    """rules with these schedules; does not answer while `down`."""
+
+    def __init__(self, *schedules: Schedule) -> None:
+        self.present = list(schedules)
+        self.down = False
+        self.calls: list[float] = []
+
+    async def schedules(self) -> list[Schedule]:
+        self.calls.append(time.monotonic())
+        if self.down:
+            raise unavailable("a service did not answer")
+        return list(self.present)
+
+
+class Running:
+    """Both components over fakes."""
+
+    def __init__(self, rules: FakeRules) -> None:
+        self.firings, self.timetable = FakeFirings(), Timetable()
+        self.clock = Clock(self.timetable, self.firings.fire)
+        self.copy = ScheduleCopy(rules.schedules, self.timetable, self.clock)
+
+
+@asynccontextmanager
+async def running(rules: FakeRules) -> AsyncIterator[Running]:
+    """Runs both; they end at once when told to."""
+    parts, stop = Running(rules), asyncio.Event()
+    async with asyncio.timeout(15), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(parts.clock.run(stop)), group.create_task(parts.copy.run(stop))]
+        try:
+            yield parts
+        finally:
+            stop.set()
+            _, late = await asyncio.wait(tasks, timeout=1)
+            assert not late
+
+
+async def test_each_second_once() -> None:
+    """A schedule of every second is fired once for each, within a few milliseconds of it."""
+    async with running(FakeRules(EVERY_SECOND)) as parts:
+        await until(lambda: len(parts.firings.planned) >= 2, 5)
+    planned = parts.firings.planned
+    assert planned == list(range(planned[0], planned[0] + 1000 * len(planned), 1000))
+    assert max(parts.firings.late[1:]) < 100
+
+
+async def test_new_schedule_wakes_the_clock() -> None:
+    """A clock with nothing to do sleeps; a hint brings it a schedule that it then keeps."""
+    rules = FakeRules()
+    async with running(rules) as parts:
+        await until(lambda: len(rules.calls) == 1, 1)
+        rules.present = [EVERY_SECOND]
+        parts.copy.hint()
+        await until(lambda: len(parts.firings.planned) >= 1, 3)
+    assert parts.firings.calls == len(parts.firings.planned)
+
+
+async def test_hints_are_coalesced() -> None:
+    """A hundred hints in a tenth of a second make one more call, not before 0.2 s have passed."""
+    rules = FakeRules()
+    async with running(rules) as parts:
+        await until(lambda: len(rules.calls) == 1, 1)
+        for _ in range(100):
+            parts.copy.hint()
+            await asyncio.sleep(0.001)
+        await until(lambda: len(rules.calls) >= 2, 1)
+    assert len(rules.calls) == 2
+    assert rules.calls[1] - rules.calls[0] >= 0.19
+
+
+async def test_retries_while_rules_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks again soon until rules answers."""
+    monkeypatch.setattr(service, "RETRY_SECONDS", 0.02)
+    rules = FakeRules(EVERY_SECOND)
+    rules.down = True
+    async with running(rules) as parts:
+        await until(lambda: len(rules.calls) >= 3, 1)
+        assert parts.timetable.next_at() is None
+        rules.down = False
+        await until(lambda: parts.timetable.next_at() is not None, 1)
+
+
+async def test_copy_survives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While rules is down the clock goes on with what it has."""
+    monkeypatch.setattr(service, "RETRY_SECONDS", 0.02)
+    rules = FakeRules(EVERY_SECOND)
+    async with running(rules) as parts:
+        await until(lambda: parts.timetable.next_at() is not None, 1)
+        rules.down = True
+        parts.copy.hint()
+        await until(lambda: len(rules.calls) >= 3, 2)
+        fired = len(parts.firings.planned)
+        await until(lambda: len(parts.firings.planned) > fired, 2)
+
+
+async def test_instants_wait_for_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be fired now is fired later: no instant is lost, none comes twice."""
+    monkeypatch.setattr(service, "RETRY_SECONDS", 0.05)
+    async with running(FakeRules(EVERY_SECOND)) as parts:
+        parts.firings.down = True
+        await until(lambda: parts.firings.calls >= 1, 1)
+        down_at, calls = now_ms() // 1000, parts.firings.calls
+        await until(lambda: now_ms() // 1000 > down_at and parts.firings.calls > calls, 2)
+        assert parts.firings.planned == []
+        parts.firings.down = False
+        await until(lambda: len(parts.firings.planned) >= 2, 1)
+    planned = parts.firings.planned
+    assert planned == list(range(planned[0], planned[0] + 1000 * len(planned), 1000))
