@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from aemos_core.errors import AemosError, Kind, unavailable
 from aemos_core.process import PortInUse
-from aemos_gateway import coap_transport
+from aemos_gateway import coap_datagram, coap_transport
 from aemos_gateway.coap_edge import coap_edge
 from aiocoap import Context, Message
 from aiocoap.numbers import ContentFormat, OptionNumber
@@ -362,7 +362,7 @@ async def test_failure_of_our_own_is_500(edge: Edge, client: RawClient, monkeypa
         message = await client.ask(reading(BODY, device=TOKEN, mid=mid, extra=extra))
         assert message.code.dotted == "5.00"
         assert b"secret" not in message.payload
-    monkeypatch.setattr(coap_transport.coap_datagram, "telemetry", fail)
+    monkeypatch.setattr(coap_datagram, "telemetry", fail)
     assert (await client.ask(reading(BODY, device=TOKEN, mid=3))).code.dotted == "5.00"
 
 

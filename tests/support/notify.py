@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import socketio
+from aemos_core.names import DEVICE_STATE_CHANGE
 from aemos_core.process import Component
 from aemos_core.redis_link import RedisClient, open_redis
 from aemos_notify.settings import NotifySettings
 from aemos_notify.wiring import migrate_database, wire, wire_worker
 
 from tests.support.fake_registry import SECRET, FakeRegistry, fake_registry
-from tests.support.redis_server import free_port, until
+from tests.support.redis_server import POLL_S, free_port, until
 
 DEVICES = {"abc-123": (42, 1), "other-9": (9, 1), "foreign-7": (7, 2)}
 NODE_DIRECTORY = Path(__file__).parent / "node"
@@ -52,29 +53,35 @@ async def running_notify(redis_url: str, directory: Path, **changes: Any) -> Asy
     """The service with a fake registry, its worker, and a database under `directory`."""
     async with AsyncExitStack() as stack:
         registry = await stack.enter_async_context(fake_registry(DEVICES))
-        settings = NotifySettings(
-            database_url=f"sqlite+aiosqlite:///{directory}/{{service}}.db",
-            redis_url=redis_url,
-            service_secret=SECRET,
-            ingest_target=registry.target,
-            socketio_port=free_port(),
-            notify_grpc_port=free_port(),
-            notify_worker_threads=2,
-            **changes,
-        )
+        usual = {
+            "database_url": f"sqlite+aiosqlite:///{directory}/{{service}}.db",
+            "redis_url": redis_url,
+            "service_secret": SECRET,
+            "ingest_target": registry.target,
+            "socketio_port": free_port(),
+            "notify_grpc_port": free_port(),
+            "notify_worker_threads": 2,
+        }
+        settings = NotifySettings(**{**usual, **changes})
         await migrate_database(settings)
         redis = await stack.enter_async_context(open_redis(redis_url))
         for wired in (wire(settings), wire_worker(settings)):
             await stack.enter_async_context(running(await stack.enter_async_context(wired)))
         notify = Notify(settings, registry, redis)
-        await _until_subscribed(redis)
+        await until_listeners(redis, DEVICE_STATE_CHANGE, 1)
         yield notify
 
 
-async def _until_subscribed(redis: RedisClient) -> None:
+async def until_listeners(redis: RedisClient, channel: str, count: int) -> None:
+    """Waits until so many listen to a channel."""
     async with asyncio.timeout(WITHIN_S):
-        while not (await redis.pubsub_numsub("notifications:device-state-change"))[0][1]:
-            await asyncio.sleep(0.01)
+        while await listeners(redis, channel) != count:
+            await asyncio.sleep(POLL_S)
+
+
+async def listeners(redis: RedisClient, channel: str) -> int:
+    """How many listen to a channel."""
+    return int((await redis.pubsub_numsub(channel))[0][1])
 
 
 class Browser:

@@ -1,0 +1,1 @@
+"""The AEMOS SDK and the `aemos` command."""

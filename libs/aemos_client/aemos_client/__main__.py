@@ -1,0 +1,5 @@
+"""`python -m aemos_client`: the `aemos` command."""
+
+from aemos_client.cli import main
+
+main()
