@@ -393,3 +393,11 @@ async def test_without_ipv6(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
         edge.downlink.send(OURS.device_uuid, b'{"id":1}')
         assert (await client.message()).payload == b'{"id":1}'
         assert (await client.ask(datagram(POST, [(QUERY, b"\xff")], mid=4))).code.dotted == "4.00"
+
+
+async def test_clients_that_vanish(edge: Edge, client: RawClient) -> None:
+    """An answer to a closed port comes back as an ICMP error; libuv stops polling a socket that reports it."""
+    for mid in range(20):
+        async with raw_client(edge.port) as other:
+            other.send(reading(BODY, device=TOKEN, mid=mid))
+        assert (await client.ask(reading(BODY, device=TOKEN, mid=mid))).code.dotted == "2.01"

@@ -404,8 +404,7 @@ async def test_silence_is_closed(redis_url: str, tmp_path: Path, monkeypatch: py
             assert await closed(refused) == 1
         reader, writer = await asyncio.open_connection("127.0.0.1", notify.settings.socketio_port)
         writer.write(b"GET /socket.io/ HTTP/1.1\r\nHost:")
-        with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(reader.read(), WITHIN_S)
+        assert await asyncio.wait_for(reader.read(), WITHIN_S) == b""
         writer.close()
         assert (await good.subscribe({"deviceId": 42}))["ok"]
 

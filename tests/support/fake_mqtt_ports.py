@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from aemos_core.errors import AemosError, unauthenticated
 from aemos_gateway.downlink import Downlink
+from aemos_gateway.mqtt_connection import Hold
 from aemos_gateway.mqtt_edge import Limits, MqttEdge, mqtt_edge
 from aemos_gateway.readings import Reading, Stored, decode_reading
 from aemos_gateway.service import Device, DeviceAuth, Done, Uplink
@@ -27,11 +28,13 @@ class FakeAuth(DeviceAuth):
     def __init__(self) -> None:
         self.devices = {TOKEN.encode(): Device(7, 1, 42, UUID), OTHER_TOKEN.encode(): Device(8, 2, 43, OTHER_UUID)}
         self.broken: AemosError | None = None
+        self.asked = 0
 
     def known(self, token: bytes) -> Device | None:
         return self.devices.get(token)
 
     async def resolve(self, token: bytes) -> Device:
+        self.asked += 1
         if self.broken is not None:
             raise self.broken
         if token not in self.devices:
@@ -83,6 +86,15 @@ class World:
     uplink: FakeUplink
     downlink: Downlink
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def count(self) -> int:
+        """How many connections there are."""
+        return len(self.edge.connections)
+
+    def held(self, why: Hold) -> bool:
+        """Whether some connection is not read from for this reason."""
+        return any(why in connection.holds for connection in self.edge.connections)
 
     def notify(self, payload: bytes) -> int:
         """Sends to the first device what would come from Redis."""
@@ -229,3 +241,17 @@ class Raw:
     def close(self) -> None:
         """Leaves without DISCONNECT."""
         self._writer.close()
+
+
+def suback(*codes: int) -> tuple[int, bytes]:
+    """The answer to `subscribe`."""
+    return 0x90, b"\0\x09" + bytes(codes)
+
+
+@asynccontextmanager
+async def listening(it: World, *topics: str, qos: int = 0, client: str = "listener") -> AsyncIterator[Raw]:
+    """Another connection of the device that hears topics of it."""
+    raw = await Raw.connected(it, subscribe(*((t, qos) for t in topics)), connect_with=connect(client=client))
+    assert await raw.receive() == suback(*[qos] * len(topics))
+    yield raw
+    raw.close()

@@ -49,8 +49,10 @@ async def running(components: Sequence[Component]) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def running_notify(redis_url: str, directory: Path, **changes: Any) -> AsyncIterator[Notify]:
-    """The service with a fake registry, its worker, and a database under `directory`."""
+async def running_notify(
+    redis_url: str, directory: Path, *, worker: bool = False, **changes: Any
+) -> AsyncIterator[Notify]:
+    """The service with a fake registry, its worker if wanted, and a database under `directory`."""
     async with AsyncExitStack() as stack:
         registry = await stack.enter_async_context(fake_registry(DEVICES))
         usual = {
@@ -65,7 +67,7 @@ async def running_notify(redis_url: str, directory: Path, **changes: Any) -> Asy
         settings = NotifySettings(**{**usual, **changes})
         await migrate_database(settings)
         redis = await stack.enter_async_context(open_redis(redis_url))
-        for wired in (wire(settings), wire_worker(settings)):
+        for wired in (wire(settings), wire_worker(settings)) if worker else (wire(settings),):
             await stack.enter_async_context(running(await stack.enter_async_context(wired)))
         notify = Notify(settings, registry, redis)
         await until_listeners(redis, DEVICE_STATE_CHANGE, 1)
@@ -75,7 +77,7 @@ async def running_notify(redis_url: str, directory: Path, **changes: Any) -> Asy
 async def until_listeners(redis: RedisClient, channel: str, count: int) -> None:
     """Waits until so many listen to a channel."""
     async with asyncio.timeout(WITHIN_S):
-        while await listeners(redis, channel) != count:
+        while await listeners(redis, channel) != count:  # noqa: ASYNC110 - another process knows
             await asyncio.sleep(POLL_S)
 
 

@@ -8,6 +8,7 @@ import importlib
 from pathlib import Path
 
 from aemos_client import settings_page, trace_page, up
+from aemos_core.database import migrate
 
 OWNERS = ("ingest", "rules", "scheduler", "notify")
 """Services that own a database."""
@@ -42,5 +43,6 @@ def main() -> None:
 async def migrate_all() -> None:
     """Migrates every owner's database in this one process, which is quicker than one for each."""
     for owner in OWNERS:
-        wiring = importlib.import_module(f"aemos_{owner}.wiring")
-        await wiring.migrate_database(settings_page.settings_class(owner)())
+        package = importlib.import_module(f"aemos_{owner}")
+        url = settings_page.settings_class(owner)().database_of(owner)
+        await migrate(url, Path(str(package.__file__)).parents[1] / "migrations")

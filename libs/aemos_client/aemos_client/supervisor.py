@@ -97,7 +97,7 @@ class Supervisor:
         for process in processes:
             keeper = asyncio.create_task(self._keep(process))
             self._keepers.add(keeper)
-        every_ready = asyncio.gather(*(process.ready.wait() for process in processes))
+        every_ready = asyncio.create_task(_all_ready(processes))
         end = asyncio.create_task(self._stopping.wait())
         await asyncio.wait([every_ready, end], timeout=_READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if not every_ready.done() and not self.stopping:
@@ -160,3 +160,8 @@ class Supervisor:
             if running.returncode is None:
                 os.killpg(running.pid, 9)
                 await running.wait()
+
+
+async def _all_ready(processes: Sequence[Process]) -> None:
+    for process in processes:
+        await process.ready.wait()

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from enum import Enum
 
-from aemos_gateway.mqtt_frames import CONNECT, MAX_PUBLISH_BYTES, Frames, ProtocolError
+from aemos_gateway.mqtt_frames import Frames, ProtocolError
 
 log = logging.getLogger("aemos.gateway.mqtt")
 
@@ -40,13 +40,13 @@ class Connection(asyncio.Protocol):
         self._connect: asyncio.Future[bytes | None] = loop.create_future()
         self._receive: Callable[[int, bytes], None] | None = self._take_connect
         self._lost: Callable[[], None] | None = None
-        self._holds: set[Hold] = set()
         self._out: list[bytes] = []
         self._heard_at = loop.time()
         self._silence_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
         self.peer = ""
+        self.holds: set[Hold] = set()
         self.ending = False
         self.ended: asyncio.Future[None] = loop.create_future()
 
@@ -96,16 +96,14 @@ class Connection(asyncio.Protocol):
             lost()
             return
         self._receive = receive
-        self._frames.most_bytes = MAX_PUBLISH_BYTES
+        self._frames.opening = False
         if keep_alive_s:
             self._silence_s = keep_alive_s * KEEP_ALIVE_FACTOR
             self._check_silence()
         self._read_on()
         self.release(Hold.ADMISSION)
 
-    def _take_connect(self, header: int, body: bytes) -> None:
-        if header != CONNECT:
-            raise ProtocolError("the first packet is not CONNECT")
+    def _take_connect(self, _: int, body: bytes) -> None:
         self._receive = None
         self.hold(Hold.ADMISSION)
         self._connect.set_result(body)
@@ -125,22 +123,22 @@ class Connection(asyncio.Protocol):
 
     def hold(self, why: Hold) -> None:
         """Reads nothing more until every reason is released."""
-        if not self._holds and not self.ending:
+        if not self.holds and not self.ending:
             self._transport.pause_reading()
-        self._holds.add(why)
+        self.holds.add(why)
 
     def release(self, why: Hold) -> None:
         """The reason is gone; releasing what was not held changes nothing."""
-        if why not in self._holds:
+        if why not in self.holds:
             return
-        self._holds.remove(why)
-        if not self._holds and not self.ending:
+        self.holds.remove(why)
+        if not self.holds and not self.ending:
             self._transport.resume_reading()
 
     def _check_silence(self) -> None:
         """Ends a peer that is silent for too long; while we do not listen it is not silent."""
         now = self._loop.time()
-        if self._holds - {Hold.WRITING}:
+        if self.holds - {Hold.WRITING}:
             self._heard_at = now
         left = self._heard_at + self._silence_s - now
         if left <= 0:
@@ -153,7 +151,7 @@ class Connection(asyncio.Protocol):
     @property
     def congested(self) -> bool:
         """More is written than the peer reads: what may be lost is not to be written now."""
-        return Hold.WRITING in self._holds
+        return Hold.WRITING in self.holds
 
     def write(self, data: bytes) -> None:
         """Sends at the end of this turn of the loop; nothing when the connection is ending."""

@@ -74,6 +74,11 @@ class MqttEdge:
         """The port it listens on."""
         return int(self._server.sockets[0].getsockname()[1])
 
+    @property
+    def connections(self) -> list[Connection]:
+        """Everybody who is here, known or not yet."""
+        return list(self._visits)
+
     async def listen(self, host: str, port: int) -> None:
         """Accepts connections from now on; PortInUse."""
         loop = asyncio.get_running_loop()
@@ -99,7 +104,7 @@ class MqttEdge:
     async def close(self) -> None:
         """Cuts off whatever is left."""
         self._server.close()
-        for connection in list(self._visits):
+        for connection in self.connections:
             connection.cut_off("this process stops")
         await self._gone()
 

@@ -29,6 +29,7 @@ MAX_PUBLISH_BYTES = 1024 * 1024
 MAX_OTHER_BYTES = 16 * 1024
 """Remaining length of any other packet, CONNECT with its will included."""
 _LONGEST_HEADER = 5
+_FIRST = bytes([CONNECT])
 
 
 class ProtocolError(Exception):
@@ -39,8 +40,8 @@ class Frames:
     """Cuts a stream into packets, and holds no more of it than the packet that is not yet whole."""
 
     def __init__(self) -> None:
-        self.most_bytes = MAX_OTHER_BYTES
-        """Limit of a PUBLISH: nobody who is not known yet makes us hold more than a CONNECT."""
+        self.opening = True
+        """Only a CONNECT may come, so nobody who is not known yet makes us hold more than that."""
         self._held = bytearray()
         self._needed = 0
 
@@ -71,12 +72,14 @@ class Frames:
 
     def _extent(self, data: bytes, at: int) -> tuple[int, int] | None:
         """Where the body of the packet at `at` begins and ends; None while its fixed header is not whole (2.2.3)."""
+        if self.opening and data[at : at + 1] not in (b"", _FIRST):
+            raise ProtocolError("the first packet is not CONNECT")
         length = shift = 0
         for position in range(at + 1, min(len(data), at + _LONGEST_HEADER)):
             byte = data[position]
             length |= (byte & 127) << shift
             if byte < 128:
-                if length > (self.most_bytes if data[at] & 0xF0 == PUBLISH else MAX_OTHER_BYTES):
+                if length > (MAX_PUBLISH_BYTES if data[at] & 0xF0 == PUBLISH else MAX_OTHER_BYTES):
                     raise ProtocolError(f"a packet of {length} bytes")
                 return position + 1, position + 1 + length
             shift += 7

@@ -26,12 +26,12 @@ from aemos_notify.service import Ledger, LogCopier
 from aemos_notify.settings import NotifySettings
 from aemos_notify.socketio_edge import SocketIoEdge
 
-_MIGRATIONS = Path(__file__).parent.parent / "migrations"
+MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
 async def migrate_database(settings: NotifySettings) -> None:
     """Brings the ledger's database to its newest form."""
-    await migrate(settings.database_of("notify"), _MIGRATIONS)
+    await migrate(settings.database_of("notify"), MIGRATIONS)
 
 
 @asynccontextmanager

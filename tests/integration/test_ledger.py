@@ -1,0 +1,235 @@
+"""The notification log and the ledger: announced once, numbered upwards, copied once, read by page."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aemos.v1 import notification_pb2, notification_pb2_grpc
+from aemos.v1.job_pb2 import Announcement
+from aemos_core import rpc
+from aemos_core.announce import Announcer
+from aemos_core.database import migrate, open_database
+from aemos_core.errors import AemosError
+from aemos_core.identity import Caller, set_caller
+from aemos_core.names import DEVICE_STATE_CHANGE, NOTIFICATION_LOGS, notification_log
+from aemos_core.redis_link import RedisClient, open_redis
+from aemos_notify import service, wiring
+from aemos_notify.domain import Entry, LogId, Query
+from aemos_notify.service import Ledger, LogCopier
+
+from tests.support.fake_registry import SECRET
+from tests.support.notify import WITHIN_S, Notify, running_notify
+from tests.support.redis_server import POLL_S, redis_server
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture
+async def redis(server: str) -> AsyncIterator[RedisClient]:
+    async with open_redis(server) as client:
+        await client.flushall()
+        yield client
+
+
+@asynccontextmanager
+async def open_ledger(directory: Path) -> AsyncIterator[Ledger]:
+    url = f"sqlite+aiosqlite:///{directory}/notify.db"
+    await migrate(url, wiring.MIGRATIONS)
+    async with open_database(url) as database:
+        yield Ledger(database)
+
+
+def announcement(number: int, organization_id: int = 1, **changes: Any) -> Announcement:
+    notification = {
+        "type": "device-state-change",
+        "deviceUuid": f"device-{number % 2}",
+        "metadata": {"newValue": number},
+        "timestamp": "2026-01-20T10:30:01.234Z",
+    }
+    parts = {"uuid": f"{organization_id}-{number}", "organization_id": organization_id, "event": "device-state-change"}
+    return Announcement(**{**parts, "rooms": ["room"], "notification_json": json.dumps(notification), **changes})
+
+
+async def logged(redis: RedisClient, organization_id: int = 1) -> list[tuple[str, bytes]]:
+    entries: Any = await redis.xrange(notification_log(organization_id))
+    return [(log_id.decode(), fields[b"n"]) for log_id, fields in entries]
+
+
+@asynccontextmanager
+async def published(redis: RedisClient) -> AsyncIterator[list[dict[str, Any]]]:
+    """What is published within the block, complete after it."""
+    messages: list[dict[str, Any]] = []
+    async with redis.pubsub() as pubsub:
+        await pubsub.subscribe(DEVICE_STATE_CHANGE)
+        await pubsub.get_message(timeout=WITHIN_S)
+        yield messages
+        await redis.publish(DEVICE_STATE_CHANGE, "{}")
+        while (found := await pubsub.get_message(timeout=WITHIN_S)) and found["data"] != b"{}":
+            messages.append(json.loads(found["data"]))
+
+
+async def test_announcing_twice_publishes_once(redis: RedisClient) -> None:
+    """The same uuid is logged and published once, in one call, in the next one, and by another producer."""
+    async with published(redis) as messages:
+        await Announcer(redis).announce([announcement(1), announcement(1), announcement(2)])
+        await Announcer(redis).announce([announcement(2), announcement(1), announcement(3)])
+    assert [message["notification"]["metadata"]["newValue"] for message in messages] == [1, 2, 3]
+    assert [message["notification"]["id"] for message in messages] == [log_id for log_id, _ in await logged(redis)]
+    assert await redis.smembers(NOTIFICATION_LOGS) == {b"1"}
+
+
+async def test_message_is_spelled_as_documented(redis: RedisClient) -> None:
+    """The channel's JSON has the keys of origin.md in their order, ours behind, and the producer's text unchanged."""
+    text = '{ "type": "device-state-change", "metadata": {"a": 1.10} }'
+    async with redis.pubsub() as pubsub:
+        await pubsub.subscribe(DEVICE_STATE_CHANGE)
+        await pubsub.get_message(timeout=WITHIN_S)
+        sampled = announcement(1, rooms=["device-uuid-a", "device-1"], notification_json=text, trace_context=b"\1" * 24)
+        await Announcer(redis).announce([sampled, announcement(2, rooms=[], notification_json="{}")])
+        raw = [(await pubsub.get_message(timeout=WITHIN_S))["data"].decode() for _ in range(2)]
+    first, second = [log_id for log_id, _ in await logged(redis)]
+    assert raw == [
+        '{"type":"socket","event":"device-state-change","rooms":["device-uuid-a","device-1"],"organizationId":1,'
+        f'"traceContext":"{"01" * 24}","notification":{{ "type": "device-state-change", "metadata": {{"a": 1.10}} '
+        f',"traceId":"{"01" * 16}","id":"{first}"}}}}',
+        '{"type":"socket","event":"device-state-change","broadcastAll":true,"organizationId":1,'
+        f'"notification":{{"traceId":"","id":"{second}"}}}}',
+    ]
+
+
+async def test_ids_grow_when_the_clock_steps_back(redis: RedisClient) -> None:
+    """Behind an entry of the future, ids go on growing."""
+    future = 4_000_000_000_000
+    await redis.xadd(notification_log(1), {"n": "{}"}, id=f"{future}-5")
+    await Announcer(redis).announce([announcement(1), announcement(2)])
+    assert [log_id for log_id, _ in await logged(redis)] == [f"{future}-5", f"{future}-6", f"{future}-7"]
+
+
+async def test_log_keeps_a_day(redis: RedisClient) -> None:
+    """Entries older than 24 hours make room, whole nodes of the stream at a time."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for number in range(1_000):
+            pipe.xadd(notification_log(1), {"n": "{}"}, id=f"{1_000 + number}-0")
+        await pipe.execute()
+    await Announcer(redis).announce([announcement(1)])
+    assert len(await logged(redis)) <= 101
+
+
+async def test_announcer_survives_what_it_meets(redis: RedisClient) -> None:
+    """Redis without its scripts costs a repetition; what is no JSON object is left out and the rest goes."""
+    announcer = Announcer(redis)
+    await announcer.announce([])
+    await announcer.announce([announcement(1)])
+    await redis.script_flush()
+    bad = [announcement(n, notification_json=text) for n, text in enumerate(["", "[]", '{"a":', "1"], start=10)]
+    await announcer.announce([*bad, announcement(2)])
+    assert len(await logged(redis)) == 2
+
+
+async def test_copying_twice_stores_once(redis: RedisClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies one after another and at the same time leave each entry once, in the log's order, over several pages."""
+    monkeypatch.setattr(service, "_ENTRIES_AT_ONCE", 7)
+    async with open_ledger(tmp_path) as ledger:
+        copier = LogCopier(ledger, redis)
+        for start in (0, 20, 21):
+            await Announcer(redis).announce([announcement(n) for n in range(start, 40)])
+            await asyncio.gather(*(copier.copy([1, 2]) for _ in range(3)))
+        found = await entries(ledger)
+        assert [entry.id for entry in found] == [log_id for log_id, _ in await logged(redis)]
+        assert len(found) == 40
+
+
+async def test_old_entries_are_not_stored_again(tmp_path: Path) -> None:
+    """What lies at or before the cursor is left out, whatever a copier brings."""
+    async with open_ledger(tmp_path) as ledger:
+        one, two, three = (Entry(LogId(5, seq), "t", "d", "{}") for seq in (1, 2, 3))
+        for batch in ([one, two], [one], [one, two, three], []):
+            await ledger.append(1, batch)
+        assert await entries(ledger) == [one, two, three]
+        assert await ledger.reached(1) == LogId(5, 3)
+        assert await ledger.reached(2) == LogId()
+
+
+async def test_strange_entries_do_not_stop_the_copy(redis: RedisClient, tmp_path: Path) -> None:
+    """An entry that is no notification is kept as an empty object, and those behind it are copied."""
+    for fields in ({"n": b"\xff"}, {"n": "[1]"}, {"other": "x"}, {"n": '{"type": "t", "deviceUuid": "d"}'}):
+        await redis.xadd(notification_log(1), fields)
+    async with open_ledger(tmp_path) as ledger:
+        await LogCopier(ledger, redis).copy([1])
+        assert [(e.type, e.device_uuid, e.body) for e in await entries(ledger)] == [
+            *[("", "", "{}")] * 3,
+            ("t", "d", '{"type": "t", "deviceUuid": "d"}'),
+        ]
+
+
+async def entries(ledger: Ledger) -> Sequence[Entry]:
+    return (await ledger.list(1, Query(LogId(), ""), service.Page(1000, 0)))[0]
+
+
+async def listed(
+    notify: Notify, organization_id: int = 1, **request: Any
+) -> notification_pb2.ListNotificationsResponse:
+    set_caller(Caller(organization_id, 7, "viewer", notify.registry.token(organization_id)))
+    async with rpc.open_channel(notify.target, SECRET) as channel:
+        stub = notification_pb2_grpc.NotifyServiceStub(channel)
+        answer = await stub.ListNotifications(notification_pb2.ListNotificationsRequest(**request))
+        assert isinstance(answer, notification_pb2.ListNotificationsResponse)
+        return answer
+
+
+async def until_listed(notify: Notify, count: int, organization_id: int = 1) -> list[notification_pb2.Notification]:
+    async with asyncio.timeout(WITHIN_S):
+        while len(found := (await listed(notify, organization_id)).notifications) != count:  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
+    return list(found)
+
+
+async def test_notifications_reach_the_ledger(redis: RedisClient, server: str, tmp_path: Path) -> None:
+    """What was announced before the service started and while it runs is listed, inside its organization only."""
+    await Announcer(redis).announce([announcement(1), announcement(1, organization_id=2)])
+    async with running_notify(server, tmp_path, worker=True) as notify:
+        [first] = await until_listed(notify, 1)
+        await Announcer(redis).announce([announcement(2, trace_context=b"\1" * 24)])
+        found = await until_listed(notify, 2)
+        assert [n.id for n in found] == [log_id for log_id, _ in await logged(redis)]
+        assert first == found[0]
+        assert (found[1].type, found[1].device_uuid) == ("device-state-change", "device-0")
+        assert (found[1].trace_id, found[1].metadata["newValue"]) == ("01" * 16, 2)
+        assert found[1].timestamp.ToJsonString() == "2026-01-20T10:30:01.234Z"
+        assert len((await listed(notify, 2)).notifications) == 1
+        assert len((await listed(notify, 3)).notifications) == 0
+
+
+async def test_pages_follow_each_other(redis: RedisClient, server: str, tmp_path: Path) -> None:
+    """Pages are whole and in order, by device and from any id on; a wrong token is refused by its name."""
+    await Announcer(redis).announce([announcement(n) for n in range(10)])
+    ids = [log_id for log_id, _ in await logged(redis)]
+    async with running_notify(server, tmp_path, worker=True) as notify:
+        await until_listed(notify, 10)
+        pages, token = [], ""
+        for _ in range(4):
+            page = await listed(notify, page_size=3, page_token=token)
+            token = page.next_page_token
+            pages.append([n.id for n in page.notifications])
+        assert token == ""
+        assert pages == [ids[0:3], ids[3:6], ids[6:9], ids[9:10]]
+        assert [n.id for n in (await listed(notify, after=ids[6])).notifications] == ids[7:]
+        assert [n.id for n in (await listed(notify, device_uuid="device-1")).notifications] == ids[1::2]
+        for request, loc in (
+            ({"page_token": "x"}, "pageToken"),
+            ({"after": "1-²"}, "after"),
+            ({"page_size": -1}, "pageSize"),
+        ):
+            with pytest.raises(AemosError) as refused:
+                await listed(notify, **request)
+            assert refused.value.errors[0].loc == loc
