@@ -7,6 +7,7 @@ import pytest
 import uvloop
 from aemos_gateway import coap_observers
 from aiocoap import Message
+from aiocoap.numbers.constants import TransportTuning
 from aiocoap.numbers.types import Type
 
 from tests.support.coap_client import ACK, NON, OBSERVE, RST, RawClient, notifications, raw_client
@@ -64,7 +65,7 @@ async def test_notifications_are_confirmable_and_numbered(edge: Edge, client: Ra
 
 
 async def test_observer_that_leaves(edge: Edge, client: RawClient) -> None:
-    """A reset, a deregistration, a new registration with the same token and a closed socket each end it."""
+    """A reset, a deregistration, and a new registration with the same token each end it."""
     await observe(client)
     edge.downlink.send(OURS.device_uuid, b'{"id":1}')
     client.send(bytes((0x40 | RST << 4, 0)) + (await client.message()).mid.to_bytes(2))
@@ -77,10 +78,14 @@ async def test_observer_that_leaves(edge: Edge, client: RawClient) -> None:
     assert (answer.payload, answer.opt.observe) == (b'{"id":1}', None)
     assert edge.downlink.all() == []
 
-    async with raw_client(edge.port) as other:
-        await observe(other)
-    edge.downlink.send(OURS.device_uuid, b'{"id":2}')
-    await until(lambda: not edge.downlink.all(), WITHIN_S, "its port is closed")
+
+async def test_observer_that_dies(edge: Edge, client: RawClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notification that is never acknowledged ends it, after MAX_TRANSMIT_WAIT (made short here)."""
+    monkeypatch.setattr(TransportTuning, "ACK_TIMEOUT", 0.01)
+    await observe(client)
+    edge.downlink.send(OURS.device_uuid, b'{"id":1}')
+    await until(lambda: not edge.downlink.all(), WITHIN_S, "given up")
+    assert client.received.qsize() == 1 + TransportTuning.MAX_RETRANSMIT
 
 
 async def test_observer_is_listed_and_can_be_closed(edge: Edge, client: RawClient) -> None:

@@ -130,7 +130,7 @@ async def test_same_device_and_client_id_takes_over() -> None:
     """Case 5: the old connection is closed, the new one lives; another client id is another session."""
     async with world() as it:
         other = await Raw.connected(it, connect_with=connect(client="c2"))
-        for clean in (True, False, False, True):
+        for clean in (True, False, True):
             old = await Raw.connected(it, connect_with=connect(clean=clean))
             new = await Raw.open(it, connect(clean=clean))
             assert await old.rest() == []

@@ -1,6 +1,7 @@
 """What the MQTT edge leans on, without a service behind it, and a client that can say anything."""
 
 import asyncio
+import logging
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -77,6 +78,17 @@ class FakeUplink(Uplink):
             done(Stored(len(self.stored), 5, "sensor-1", reading))
 
 
+class Errors(logging.Handler):
+    """What nobody should have to read."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
 @dataclass
 class World:
     """An edge that listens, and its ports."""
@@ -86,6 +98,8 @@ class World:
     uplink: FakeUplink
     downlink: Downlink
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    """Of the clients that are to be closed at the end."""
 
     @property
     def count(self) -> int:
@@ -103,8 +117,9 @@ class World:
 
 @asynccontextmanager
 async def world(limits: Limits | None = None) -> AsyncIterator[World]:
-    """A running edge on a free port; it must leave no task behind."""
-    before = asyncio.all_tasks()
+    """A running edge on a free port; it must leave no task, no listener and no error in the log behind."""
+    before, errors = asyncio.all_tasks(), Errors()
+    logging.getLogger().addHandler(errors)
     auth, uplink, downlink = FakeAuth(), FakeUplink(), Downlink()
     async with mqtt_edge("127.0.0.1", 0, auth, uplink, downlink, limits) as edge:
         it = World(edge, auth, uplink, downlink)
@@ -116,9 +131,14 @@ async def world(limits: Limits | None = None) -> AsyncIterator[World]:
             uplink.holding = False
             uplink.commit()
             await running
+            for writer in it.writers:
+                writer.close()
+            await asyncio.gather(*(writer.wait_closed() for writer in it.writers), return_exceptions=True)
+            logging.getLogger().removeHandler(errors)
     await asyncio.sleep(0)
     assert asyncio.all_tasks() - before == set()
     assert downlink.all() == []
+    assert errors.messages == []
 
 
 def string(value: str | bytes) -> bytes:
@@ -195,7 +215,9 @@ class Raw:
     @classmethod
     async def open(cls, it: World, *packets: bytes) -> "Raw":
         """Connects and sends."""
-        client = cls(*await asyncio.open_connection("127.0.0.1", it.edge.port))
+        reader, writer = await asyncio.open_connection("127.0.0.1", it.edge.port)
+        it.writers.append(writer)
+        client = cls(reader, writer)
         client.send(*packets)
         return client
 

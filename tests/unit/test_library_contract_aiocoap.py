@@ -1,14 +1,14 @@
 """What aemos_gateway.coap_transport takes from inside aiocoap 0.4.17 is there and means what it meant."""
 
 import inspect
+import re
 from importlib.metadata import version
 
 from aiocoap import Context, Message
 from aiocoap.messagemanager import MessageManager
 from aiocoap.numbers import ContentFormat, OptionNumber
 from aiocoap.tokenmanager import TokenManager
-from aiocoap.transports.udp6 import MessageInterfaceUDP6
-from aiocoap.util.asyncio.recvmsg import RecvmsgSelectorDatagramTransport
+from aiocoap.transports.udp6 import MessageInterfaceUDP6, UDP6EndpointAddress
 
 
 def parameters(function: object) -> list[str]:
@@ -51,21 +51,19 @@ def test_one_confirmable_message_per_remote() -> None:
 
 
 def test_udp_interface_keeps_its_parts() -> None:
-    """EdgePort is made around a socket of ours, and called for each datagram."""
-    assert parameters(MessageInterfaceUDP6._create_transport_endpoint) == ["sock", "ctx", "log", "loop", "multicast"]
+    """EdgePort gives it a socket of ours, and calls it for each datagram."""
     received = ["self", "data", "ancdata", "flags", "address"]
     assert parameters(MessageInterfaceUDP6.datagram_msg_received) == received
     assert parameters(MessageInterfaceUDP6.__init__) == ["self", "ctx", "log", "loop"]
+    assert parameters(UDP6EndpointAddress.__init__) == ["self", "sockaddr", "interface", "pktinfo"]
+    assert "self._ctx.dispatch_message(message)" in inspect.getsource(MessageInterfaceUDP6)
+
+
+def test_udp_interface_asks_three_things_of_its_socket() -> None:
+    """DatagramSocket has them: sending, closing, and the socket itself; closing is answered by connection_lost."""
     source = inspect.getsource(MessageInterfaceUDP6)
-    assert "self._ctx.dispatch_message(message)" in source
-    assert "self.transport.sendmsg(" in source
-
-
-def test_transport_keeps_its_parts() -> None:
-    """Sending goes through one method, and a datagram is cut at the size that we read ourselves."""
-    assert RecvmsgSelectorDatagramTransport.max_size == 4096
-    assert parameters(RecvmsgSelectorDatagramTransport.sendmsg) == ["self", "data", "ancdata", "flags", "address"]
-    assert parameters(RecvmsgSelectorDatagramTransport.__init__) == ["self", "loop", "sock", "protocol", "waiter"]
+    assert set(re.findall(r"self\.transport\.(\w+)", source)) == {"sendmsg", "close", "get_extra_info"}
+    assert "self._shutting_down.set_result(None)" in inspect.getsource(MessageInterfaceUDP6.connection_lost)
 
 
 def test_context_asks_its_site_for_one_thing() -> None:

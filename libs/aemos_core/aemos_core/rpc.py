@@ -184,7 +184,10 @@ class _ClientEdge(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-ar
             raise from_grpc(error) from None
 
     def _authorization(self, path: str) -> str | None:
-        if methods()[path].access == Access.ACCESS_SERVICE:
+        method = methods().get(path)
+        if method is None:
+            return None  # a standard service, such as health
+        if method.access == Access.ACCESS_SERVICE:
             return f"Service {self._secret}"
         return f"Bearer {caller().token}" if caller().token else None
 

@@ -44,7 +44,7 @@ async def coap_edge(
     uploads, observers = Uploads(auth, uplink), Observers(downlink)
     site = Site(auth, uploads, observers)
     context = Context(asyncio.get_running_loop(), serversite=site, loggername=_LIBRARY_LOG)
-    site.messages = await open_port(context, host, port, uploads)
+    site.messages = open_port(context, host, port, uploads)
     try:
         yield CoapEdge(uploads, observers, site.messages.address[1])
     finally:

@@ -1,10 +1,9 @@
 """What AEMOS changes inside aiocoap 0.4.17, all of it here; tests/unit/test_library_contract_aiocoap.py watches it.
 
-Private names that are used: `MessageInterfaceUDP6._create_transport_endpoint` and `_ctx`; `MessageManager.
-_deduplicate_message`, `_store_response_for_duplicates`, `_continue_backlog`, `_backlogs`, `_send_initially`,
-`_next_message_id`. Why:
+Private names that are used: `MessageInterfaceUDP6._ctx`; `MessageManager._deduplicate_message`,
+`_store_response_for_duplicates`, `_continue_backlog`, `_backlogs`, `_send_initially`, `_next_message_id`. Why:
 
-- A reading is recognised on the datagram, up to 64 datagrams per wake, before aiocoap makes a message of it.
+- The socket is ours (coap_socket), and a reading is recognised on its datagram before aiocoap makes a message of it.
 - What aiocoap would die of silently, or keep for ever, is answered before it sees it.
 - Duplicates are remembered as bytes without a timer each (aiocoap: 3.4 kB for 247 s).
 - An acknowledgement does not search through all exchanges for the next message to the same remote.
@@ -13,40 +12,29 @@ _deduplicate_message`, `_store_response_for_duplicates`, `_continue_backlog`, `_
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
-import struct
-from typing import Any, Final
+from typing import Any
 from weakref import WeakValueDictionary
 
 from aemos_core.errors import AemosError, Kind, internal
-from aemos_core.process import PortInUse
 from aiocoap import Context, Message
 from aiocoap.messagemanager import MessageManager
 from aiocoap.numbers.constants import Reliable
 from aiocoap.numbers.types import ACK, CON, RST
 from aiocoap.tokenmanager import TokenManager
 from aiocoap.transports.udp6 import MessageInterfaceUDP6, UDP6EndpointAddress
-from aiocoap.util.asyncio.recvmsg import RecvmsgSelectorDatagramTransport
 
 from aemos_gateway import coap_answers, coap_datagram
 from aemos_gateway.coap_answers import JSON, Answer
 from aemos_gateway.coap_recent import Recent
-from aemos_gateway.coap_uploads import Peer, Uploads
+from aemos_gateway.coap_socket import LONGEST_DATAGRAM, DatagramSocket, Peer, bound
+from aemos_gateway.coap_uploads import Uploads
 
 log = logging.getLogger("aemos.gateway")
 
-MOST_PER_WAKE = 64
 MOST_DUPLICATES = 10_000
 """Requests per generation that aiocoap's own path remembers."""
-_LONGEST_DATAGRAM = RecvmsgSelectorDatagramTransport.max_size
-_ANCILLARY = 256
-_RECEIVE_BUFFER = 4 * 1024 * 1024
-_VARIABLE = "AEMOS_COAP_PORT"
-_MAPPED: Final = "::ffff:"
-_ANY = socket.inet_pton(socket.AF_INET6, "::ffff:0.0.0.0")
-_FROM_ANY = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, struct.pack("16sI", _ANY, 0))]
 
 
 def as_message(answer: Answer) -> Message:
@@ -121,21 +109,22 @@ class _Seen:
 class EdgePort(MessageInterfaceUDP6):  # type: ignore[misc]
     """aiocoap's UDP interface; readings and bad datagrams never reach aiocoap."""
 
-    def connection_made(self, transport: Any) -> None:
-        """The socket is there: from now on both can speak to each other."""
-        super().connection_made(transport)
-        self._ctx.message_interface = self
-
-    def datagram_msg_received(self, data: bytes, ancdata: Any, flags: int, address: Any) -> None:
-        """Takes the datagram that woke us and those that wait behind it."""
-        sock = self.transport.get_extra_info("socket")
-        for _ in range(MOST_PER_WAKE):
-            self._received(data, Peer(address, ancdata), flags)
-            try:
-                data, ancdata, flags, address = sock.recvmsg(_LONGEST_DATAGRAM, _ANCILLARY)
-            except OSError:  # nothing waits, or an ICMP error that the error queue tells in full
-                return
-        self._received(data, Peer(address, ancdata), flags)
+    def received(self, data: bytes, peer: Peer, cut: bool) -> None:
+        """A datagram from the socket. Whatever is wrong with it or with us is answered, if it is a request."""
+        try:
+            if cut:
+                raise AemosError(Kind.TOO_LARGE, f"a datagram has at most {LONGEST_DATAGRAM} bytes: use Block1")
+            if not self._ctx.uploads.take(self, data, peer):
+                coap_datagram.check(data)
+                self.datagram_msg_received(data, peer.ancillary, 0, peer.address)
+        except coap_datagram.FormatError:
+            if coap_datagram.is_confirmable(data):
+                self.transmit(coap_datagram.reset(data), peer)
+        except AemosError as error:
+            self._refuse(data, peer, error)
+        except Exception as error:
+            log.error("a CoAP datagram could not be handled: %s", type(error).__name__, exc_info=error)
+            self._refuse(data, peer, internal())
 
     def transmit(self, datagram: bytes, peer: Peer) -> None:
         """Sends; a failure is like a lost datagram."""
@@ -143,7 +132,7 @@ class EdgePort(MessageInterfaceUDP6):  # type: ignore[misc]
 
     def transmit_to(self, datagram: bytes, remote: UDP6EndpointAddress) -> None:
         """Sends to where a message came from."""
-        ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, remote.pktinfo)] if remote.pktinfo else []
+        ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, remote.pktinfo)]
         self.transmit(datagram, Peer(remote.sockaddr, ancillary))
 
     def next_mid(self) -> int:
@@ -155,24 +144,8 @@ class EdgePort(MessageInterfaceUDP6):  # type: ignore[misc]
         message = as_message(answer)
         message.token = token
         message.transport_tuning = Reliable()
-        message.remote = UDP6EndpointAddress(peer.address, self, pktinfo=_pktinfo(peer)).as_response_address()
+        message.remote = UDP6EndpointAddress(peer.address, self, pktinfo=peer.pktinfo).as_response_address()
         self._ctx.send_message(message, lambda: None)
-
-    def _received(self, data: bytes, peer: Peer, flags: int) -> None:
-        try:
-            if flags & socket.MSG_TRUNC:
-                raise AemosError(Kind.TOO_LARGE, f"a datagram has at most {_LONGEST_DATAGRAM} bytes: use Block1")
-            if not self._ctx.uploads.take(self, data, peer):
-                coap_datagram.check(data)
-                super().datagram_msg_received(data, peer.ancillary, flags, peer.address)
-        except coap_datagram.FormatError:
-            if coap_datagram.is_confirmable(data):
-                self.transmit(coap_datagram.reset(data), peer)
-        except AemosError as error:
-            self._refuse(data, peer, error)
-        except Exception as error:
-            log.error("a CoAP datagram could not be handled: %s", type(error).__name__, exc_info=error)
-            self._refuse(data, peer, internal())
 
     def _refuse(self, data: bytes, peer: Peer, error: AemosError) -> None:
         answer = coap_answers.refused(error)
@@ -182,64 +155,14 @@ class EdgePort(MessageInterfaceUDP6):  # type: ignore[misc]
             self.transmit(coap_datagram.response(data, self.next_mid(), answer), peer)
 
 
-class _EdgePort4(EdgePort):
-    """The same where the kernel has no IPv6: aiocoap is told of mapped addresses."""
-
-    def _received(self, data: bytes, peer: Peer, flags: int) -> None:
-        host, port = peer.address
-        super()._received(data, Peer((_MAPPED + host, port, 0, 0), _FROM_ANY), flags)
-
-
-class _Transport4(RecvmsgSelectorDatagramTransport):  # type: ignore[misc]
-    def sendmsg(self, data: bytes, ancdata: Any, flags: int, address: Any) -> None:
-        super().sendmsg(data, [], flags, (address[0].removeprefix(_MAPPED), address[1]))
-
-
-def _pktinfo(peer: Peer) -> bytes:
-    return next(data for level, kind, data in peer.ancillary if kind == socket.IPV6_PKTINFO)
-
-
-async def open_port(context: Context, host: str, port: int, uploads: Uploads) -> EdgeMessages:
+def open_port(context: Context, host: str, port: int, uploads: Uploads) -> EdgeMessages:
     """Listens on the address (port 0: a free one) and hands requests to the context; PortInUse when it is taken."""
-    sock = _bound(host, port)
+    sock = bound(host, port)
     tokens = TokenManager(context)
-    tokens.token_interface = messages = EdgeMessages(tokens, uploads)
-    await _listen(sock, messages, context)
+    messages = EdgeMessages(tokens, uploads)
+    edge = EdgePort(messages, context.log, context.loop)
+    tokens.token_interface = messages
+    messages.message_interface = edge
+    edge.connection_made(DatagramSocket(sock, edge))
     context.request_interfaces.append(tokens)
     return messages
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """Without SO_REUSEPORT, which aiocoap sets: two servers on one port would share the datagrams unnoticed."""
-    sock = _udp_socket()
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        flags = socket.AI_PASSIVE | socket.AI_V4MAPPED
-        sock.bind(socket.getaddrinfo(host or None, port, sock.family, socket.SOCK_DGRAM, 0, flags)[0][4])
-    except OSError as error:
-        sock.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUse(port, _VARIABLE) from None
-        raise
-    return sock
-
-
-def _udp_socket() -> socket.socket:
-    try:
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-    except OSError:
-        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    return sock
-
-
-async def _listen(sock: socket.socket, messages: EdgeMessages, context: Context) -> None:
-    loop = asyncio.get_running_loop()
-    if sock.family == socket.AF_INET6:
-        await EdgePort._create_transport_endpoint(sock, messages, context.log, loop)
-        return
-    sock.setblocking(False)
-    edge, waiter = _EdgePort4(messages, context.log, loop), loop.create_future()
-    _Transport4(loop, sock, edge, waiter)
-    await waiter
-    await edge.ready

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 from aemos_core.errors import AemosError, internal, unavailable
 
 from aemos_gateway import coap_answers, coap_datagram
 from aemos_gateway.coap_answers import Answer
 from aemos_gateway.coap_recent import Recent
+from aemos_gateway.coap_socket import Peer
 from aemos_gateway.readings import Stored
 from aemos_gateway.service import Device, DeviceAuth, Uplink
 
@@ -31,13 +32,6 @@ MOST_RESOLVING = 1_000
 
 def _stopping() -> AemosError:
     return unavailable("this server is stopping")
-
-
-class Peer(NamedTuple):
-    """Where a datagram came from, and with `ancillary` the address of ours that it went to."""
-
-    address: tuple[Any, ...]
-    ancillary: list[tuple[int, int, bytes]]
 
 
 class Port(Protocol):
