@@ -341,6 +341,7 @@ async def test_stop(client: RawClient, edge: Edge) -> None:
     for mid, extra in ((2, []), (3, [(17, b"\x32")])):
         late = await client.ask(reading(BODY, device=TOKEN, mid=mid, extra=extra))
         assert (late.mid, late.code.dotted, late.opt.max_age) == (mid, "5.03", 1)
+    assert (await client.observe(OURS.device_uuid, device=TOKEN, mid=4)).code.dotted == "5.03"
     edge.uplink.release()
     answer = await client.message()
     assert (answer.mid, answer.code.dotted) == (1, "2.01")

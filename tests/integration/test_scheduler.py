@@ -37,6 +37,7 @@ from tests.support.redis_server import free_port, redis_server, until
 
 SECRET = "a secret of the test"
 PARTITIONS = 2
+START_S = 60.0  # for a process to start on a machine that is busy with other tests
 
 
 class FakeRules(rule_chain_pb2_grpc.RuleChainServiceServicer):
@@ -135,7 +136,7 @@ class World:
     @contextmanager
     def schedulers(self, *ports: int) -> Iterator[list["subprocess.Popen[bytes]"]]:
         """Real scheduler processes on one migrated database; killed at the end."""
-        assert self.start("migrate").wait(20) == 0
+        assert self.start("migrate").wait(START_S) == 0
         processes = [self.start(port=port) for port in ports]
         try:
             yield processes
@@ -172,7 +173,7 @@ async def test_two_schedulers_fire_once(world: World) -> None:
     world.rules.add(8, 2, "* * * * * *")
     world.rules.add(9, 2, "*/2 * * * * *")
     with world.schedulers(0, 0) as (first, second):
-        await until(lambda: len(world.runs_of(7)) >= 5, 20)
+        await until(lambda: len(world.runs_of(7)) >= 5, START_S)
         await until(lambda: world.rules.calls >= 4, 5, "both schedulers asked for both pages")
         first.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(first.wait, 10) == 0
@@ -193,12 +194,12 @@ async def test_killed_scheduler_loses_nothing(world: World) -> None:
     for chain in range(20, 40):
         world.rules.add(chain, 1, "* * * * * *")
     with world.schedulers(0, 0) as (first, _):
-        await until(lambda: len(world.runs_of(20)) >= 3, 20)
+        await until(lambda: len(world.runs_of(20)) >= 3, START_S)
         first.kill()
         killed_at = now_ms()
         await until(lambda: max(world.runs_of(39)) > killed_at + 1_000, 10)
         fired = await world.fired()
-        await until(lambda: fired <= set(world.runs), 20)
+        await until(lambda: fired <= set(world.runs), START_S)
     for chain in range(20, 40):
         assert_each_second_once(list(set(world.runs_of(chain))))
 
@@ -206,7 +207,7 @@ async def test_killed_scheduler_loses_nothing(world: World) -> None:
 async def test_follows_changes_and_survives_rules(world: World) -> None:
     """A published hint brings a new schedule at once; a scheduler that starts before rules has schedules waits."""
     with world.schedulers(0):
-        await until(lambda: world.rules.calls >= 1, 20)
+        await until(lambda: world.rules.calls >= 1, START_S)
         world.rules.add(7, 1, "* * * * * *")
         async with open_redis(world.redis_url) as redis:
             await redis.publish(RULE_CHAINS_CHANGED, b"")
@@ -222,7 +223,7 @@ async def test_api(world: World) -> None:
     with world.schedulers(port):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = schedule_pb2_grpc.SchedulerServiceStub(channel)
-            await asyncio.wait_for(channel.channel_ready(), 20)
+            await asyncio.wait_for(channel.channel_ready(), START_S)
             await until(lambda: len(world.runs_of(7)) >= 3, 10)
             mine, other = world.identity.bearer(1), world.identity.bearer(2)
 

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import count
 
 import msgspec
-from aemos_core.errors import AemosError, Kind
+from aemos_core.errors import AemosError, Kind, unavailable
 
 from aemos_gateway.coap_answers import MOST_PAYLOAD
 from aemos_gateway.downlink import Downlink, Listener
@@ -25,10 +25,11 @@ REFRESH_SECONDS = 900
 """The newest notification is sent again after this long without one, so a client that is gone is found out."""
 _RETRY_SECONDS = 60
 _SEQUENCE = 1 << 24
+_NULL = b"null"
 
 
 class _Identified(msgspec.Struct):
-    id: msgspec.Raw = msgspec.Raw(b"null")
+    id: msgspec.Raw = msgspec.Raw(_NULL)
 
 
 _identified = msgspec.json.Decoder(_Identified)
@@ -38,8 +39,11 @@ def fitting(notification: bytes) -> bytes:
     """The notification, or what says that it does not fit one datagram."""
     if len(notification) <= MOST_PAYLOAD:
         return notification
-    found = bytes(_identified.decode(notification).id)
-    shown = found if len(found) <= 100 else b"null"
+    try:
+        found = bytes(_identified.decode(notification).id)
+    except msgspec.DecodeError:  # what a user sends to a device need not be a notification
+        found = _NULL
+    shown = found if len(found) <= 100 else _NULL
     return b'{"id":%b,"reason":"too_large","detail":"longer than %d bytes"}' % (shown, MOST_PAYLOAD)
 
 
@@ -75,6 +79,7 @@ class Observers:
         self._inboxes: dict[Inbox, Listener] = {}
         self._per_device: Counter[str] = Counter()
         self._newest: dict[str, bytes] = {}
+        self._closed = False
         # From the clock: a client that registers again after our restart must not take us for late (RFC 7641, 3.4).
         self._numbers = count(int(time.time()))
 
@@ -92,6 +97,8 @@ class Observers:
     @contextmanager
     def registered(self, device_uuid: str, peer: str) -> Iterator[Inbox]:
         """An inbox that fills for as long as the block lasts; UNAVAILABLE when there are too many."""
+        if self._closed:
+            raise unavailable("this server is stopping")
         if len(self) >= MOST_OBSERVERS or self._per_device[device_uuid] >= MOST_PER_DEVICE:
             raise AemosError(
                 Kind.UNAVAILABLE, "too many observers", reason="too_many_observers", retry_after=_RETRY_SECONDS
@@ -113,7 +120,8 @@ class Observers:
                 del self._per_device[device_uuid]
 
     def close(self) -> None:
-        """Ends every observation, with a word to its client."""
+        """Ends every observation, with a word to its client, and begins no other."""
+        self._closed = True
         for listener in list(self._inboxes.values()):
             listener.close()
 

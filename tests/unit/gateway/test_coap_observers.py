@@ -14,6 +14,8 @@ def test_long_notifications_are_told_by_id() -> None:
         assert short.startswith(b'{"id":' + shown + b",")
         assert len(short) < 100
     assert fitting(b"y" * 1024) == b"y" * 1024
+    for unnamed in (b"y" * 1025, b'["' + b"y" * 1024 + b'"]', b'{"x":"' + b"y" * 1024 + b'"}'):
+        assert fitting(unnamed).startswith(b'{"id":null,')
 
 
 async def test_slow_observer_loses_the_oldest() -> None:
