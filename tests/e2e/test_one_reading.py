@@ -57,7 +57,10 @@ class Client:
 
 @contextmanager
 def client(path: Path, *command: str) -> Iterator[Client]:
-    with path.open("wb") as output, subprocess.Popen(["stdbuf", "-oL", *command], stdout=output, stderr=output, cwd=NODE) as process:
+    with (
+        path.open("wb") as output,
+        subprocess.Popen(["stdbuf", "-oL", *command], stdout=output, stderr=output, cwd=NODE) as process,
+    ):
         try:
             yield Client(path)
         finally:
@@ -81,9 +84,7 @@ def test_a_reading_is_stored_judged_and_announced_three_ways(stack: Stack, node:
     observe = f"{stack.demo['coapUrl']}/api/v1/devices/{device['uuid']}/notifications?token={device['token']}"
     subscribe = ("-h", mqtt["host"], "-p", str(mqtt["port"]), "-u", device["uuid"], "-P", device["token"], "-q", "1")
     with (
-        client(
-            tmp_path / "io", node, "watch.js", stack.demo["socketIoUrl"], stack.token, device["uuid"]
-        ) as browser,
+        client(tmp_path / "io", node, "watch.js", stack.demo["socketIoUrl"], stack.token, device["uuid"]) as browser,
         client(tmp_path / "mqtt", "mosquitto_sub", *subscribe, "-d", "-t", topic) as subscriber,
         client(tmp_path / "coap", "coap-client-notls", "-s", "60", "-w", "-m", "get", observe) as observer,
     ):
@@ -195,7 +196,9 @@ def test_a_late_reading_moves_no_state_back(stack: Stack) -> None:
     eventually(lambda: value() == "warning")
     assert stack.send(20, 3, recievedAt="2026-01-20T10:30:00Z")[0] == 201
     assert stack.send(31, 3)[0] == 201
-    names = [n["id"] for n in stack.call("GET", f"/api/v1/device-states/{state['id']}/instances")[1]["deviceStateInstances"]]
+    names = [
+        n["id"] for n in stack.call("GET", f"/api/v1/device-states/{state['id']}/instances")[1]["deviceStateInstances"]
+    ]
     assert len(names) == 1
     assert value() == "warning"
 
@@ -208,9 +211,9 @@ def test_conditions_with_whole_numbers_work(stack: Stack, condition: str, fires:
     """What a user types as a whole number compares with a reading."""
     device = stack.demo["devices"][4]
     name = f"state of {condition}"
-    state = stack.call(
-        "POST", "/api/v1/device-states", {"device": device["uuid"], "name": name, "defaultValue": "no"}
-    )[1]
+    state = stack.call("POST", "/api/v1/device-states", {"device": device["uuid"], "name": name, "defaultValue": "no"})[
+        1
+    ]
     nodes = [
         {"type": "filter", "name": "f", "config": {"sensorUUID": device["sensorUuid"], "condition": condition}},
         {
@@ -224,9 +227,7 @@ def test_conditions_with_whole_numbers_work(stack: Stack, condition: str, fires:
     try:
         assert stack.send(25.6, 4)[0] == 201
         marker = stack.call("GET", f"/api/v1/device-states?deviceUuid={device['uuid']}")[1]["deviceStates"][0]
-        eventually(
-            lambda: stack.call("GET", f"/api/v1/device-states/{marker['id']}")[1]["value"] == "warning"
-        )
+        eventually(lambda: stack.call("GET", f"/api/v1/device-states/{marker['id']}")[1]["value"] == "warning")
         expected = "yes" if fires else "no"
         eventually(lambda: stack.call("GET", f"/api/v1/device-states/{state['id']}")[1]["value"] == expected)
     finally:

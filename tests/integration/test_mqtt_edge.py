@@ -1,8 +1,10 @@
 """The hard cases of MQTT over real sockets, and how connections come and go."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
+import uvloop
 from aemos_core.errors import AemosError, Kind, unavailable
 from aemos_core.process import PortInUse
 from aemos_gateway.downlink import Downlink
@@ -32,6 +34,13 @@ from tests.support.fake_mqtt_ports import (
     world,
 )
 from tests.support.redis_server import until
+
+
+@pytest.fixture(scope="module")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    """The loop of production, whose transports are not asyncio's."""
+    return uvloop.EventLoopPolicy()
+
 
 WILL = (own("notifications"), b'{"gone":true}')
 WILL_HEARD = (0x30, string(WILL[0]) + WILL[1])
@@ -269,6 +278,30 @@ async def test_stopping_waits_for_acknowledgements() -> None:
         assert await device.rest() == [PUBACK_1]
         with pytest.raises(OSError, match=r"refused|failed"):
             await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_a_storm_of_connects_leaves_the_others_their_turn() -> None:
+    """Case 22: while 500 come at once, and while they go at once, an existing session is answered within 1 s."""
+
+    async def slowest_ping(live: Raw, over: Callable[[], bool]) -> float:
+        loop, slowest = asyncio.get_running_loop(), 0.0
+        while not over():
+            began = loop.time()
+            assert await live.alive()
+            slowest = max(slowest, loop.time() - began)
+        return slowest
+
+    async with world() as it:
+        live = await Raw.connected(it)
+        storm = [await Raw.open(it) for _ in range(500)]
+        for n, raw in enumerate(storm):
+            raw.send(connect(client=f"storm-{n}"))
+        answers = asyncio.gather(*(raw.receive() for raw in storm))
+        assert await slowest_ping(live, answers.done) < 1
+        assert set(await answers) == {ACCEPTED}
+        for raw in storm:
+            raw.close()
+        assert await slowest_ping(live, lambda: it.count == 1) < 1
 
 
 async def test_a_taken_port_names_its_variable() -> None:

@@ -7,8 +7,9 @@ import asyncio
 import importlib
 from pathlib import Path
 
+from aemos_core.migrations import migrate
+
 from aemos_client import settings_page, trace_page, up
-from aemos_core.database import migrate
 
 OWNERS = ("ingest", "rules", "scheduler", "notify")
 """Services that own a database."""

@@ -22,7 +22,6 @@ from aemos.v1 import sensor_pb2 as sensor
 from aemos.v1 import sensor_pb2_grpc as sensor_rpc
 from aemos.v1 import telemetry_data_pb2 as variable
 from aemos.v1 import telemetry_data_pb2_grpc as variable_rpc
-
 from aemos_core.identity import Caller, set_caller
 from aemos_core.rpc import open_channel
 
@@ -90,9 +89,7 @@ class _Seeder:
 
     async def _channel(self, service: str) -> Any:
         target = self._environment[f"AEMOS_{service.upper()}_TARGET"]
-        return await self._stack.enter_async_context(
-            open_channel(target, self._environment["AEMOS_SERVICE_SECRET"])
-        )
+        return await self._stack.enter_async_context(open_channel(target, self._environment["AEMOS_SERVICE_SECRET"]))
 
     async def seed(self, count: int) -> dict[str, Any]:
         """The organization with its devices and chains."""
@@ -121,13 +118,9 @@ class _Seeder:
         made = await self._devices.CreateDevice(device.CreateDeviceRequest(name=f"Demo device {number}"))
         part = await self._sensors.CreateSensor(sensor.CreateSensorRequest(device=made.uuid, name="Thermometer"))
         await self._variables.CreateTelemetryData(
-            variable.CreateTelemetryDataRequest(
-                sensor=part.uuid, variable_name="temperature", type="number", unit="°C"
-            )
+            variable.CreateTelemetryDataRequest(sensor=part.uuid, variable_name="temperature", type="number", unit="°C")
         )
-        token = await self._devices.CreateDeviceToken(
-            device.CreateDeviceTokenRequest(device=made.uuid, name="demo")
-        )
+        token = await self._devices.CreateDeviceToken(device.CreateDeviceTokenRequest(device=made.uuid, name="demo"))
         alert = await self._states.CreateDeviceState(
             state.CreateDeviceStateRequest(device=made.uuid, name="temperatureAlert", default_value="normal")
         )

@@ -1,4 +1,4 @@
-"""Natural batching: what arrives while nothing is under way leaves at once; what arrives meanwhile forms the next batch."""
+"""Natural batching: what arrives while nothing is under way leaves at once; the rest forms the next batch."""
 
 from __future__ import annotations
 

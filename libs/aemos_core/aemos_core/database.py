@@ -1,15 +1,14 @@
-"""Databases: one engine for each service, transactions with a deadline, errors in the table, migrations."""
+"""Databases: one engine for each service, transactions with a deadline, errors in the table."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Integer, MetaData, event
+from sqlalchemy import BigInteger, Connection, Integer, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -119,43 +118,3 @@ def _begin_sqlite(connection: Connection) -> None:
     # A transaction that reads first and writes later would fail at once when another one writes between.
     writes = connection.get_execution_options().get("aemos_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-async def migrate(url: str, directory: Path) -> None:
-    """Brings a database to the newest of the Alembic revisions under `directory`, making it when it is missing."""
-    await _create_missing(url)
-    async with open_database(url) as database, database.engine.connect() as connection:
-        await connection.execution_options(aemos_write=True)
-        await connection.run_sync(_upgrade, directory)
-        await connection.commit()
-
-
-async def _create_missing(url: str) -> None:
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        Path(parsed.database or "").parent.mkdir(parents=True, exist_ok=True)
-        return
-    engine = create_async_engine(parsed.set(database=""), connect_args={"connect_timeout": 5, "read_timeout": 10})
-    try:
-        async with engine.begin() as connection:
-            name = engine.dialect.identifier_preparer.quote_identifier(parsed.database or "")
-            await connection.exec_driver_sql(f"CREATE DATABASE IF NOT EXISTS {name} CHARACTER SET utf8mb4")
-    finally:
-        await engine.dispose()
-
-
-def _upgrade(connection: Connection, directory: Path) -> None:
-    # Alembic takes a second to import, and only a migration needs it.
-    from alembic.config import Config
-    from alembic.runtime.environment import EnvironmentContext
-    from alembic.script import ScriptDirectory
-
-    script = ScriptDirectory(str(directory))
-    with EnvironmentContext(Config(), script, fn=lambda rev, _: script._upgrade_revs("head", rev)) as environment:
-        environment.configure(connection=connection, target_metadata=None)
-        environment.run_migrations()
-
-
-def create_all(metadata: MetaData) -> Callable[[Connection], None]:
-    """For a first migration: every table as the store declares it."""
-    return lambda connection: metadata.create_all(connection)

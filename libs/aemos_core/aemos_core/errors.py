@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -179,7 +180,8 @@ _KIND_OF_CODE = {
 
 def from_grpc(error: grpc.aio.AioRpcError) -> AemosError:
     """The error that the other side meant; without our details, the nearest kind and no text of the other side's."""
-    for key, value in error.trailing_metadata() or ():
+    trailers: Any = error.trailing_metadata() or ()
+    for key, value in trailers:
         if key == _DETAILS_KEY and isinstance(value, bytes):
             return _from_status(status_pb2.Status.FromString(value))
     kind = _KIND_OF_CODE.get(error.code(), Kind.INTERNAL)

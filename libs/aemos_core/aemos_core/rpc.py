@@ -69,7 +69,7 @@ class _ServerEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             return handler  # unknown, or one of the standard services: health and reflection
         serve, access = handler.unary_unary, method.access
 
-        async def guarded(request: Any, context: Context) -> Any:
+        async def guarded(request: Any, context: Any) -> Any:
             try:
                 metadata = dict(context.invocation_metadata() or ())
                 who = await self._caller(str(metadata.get(_AUTHORIZATION, "")))
@@ -118,7 +118,7 @@ def carried_trace(context: Context) -> bytes:
 class GrpcServer:
     """A component: the gRPC listener of a service, with health and reflection."""
 
-    def __init__(self, server: grpc.aio.Server, health_servicer: health.aio.HealthServicer) -> None:
+    def __init__(self, server: grpc.aio.Server, health_servicer: Any) -> None:
         self._server = server
         self._health = health_servicer
 
@@ -141,7 +141,7 @@ async def grpc_server(
     """Serves instances of generated servicers on `address`; PortInUse names `variable` when it is taken."""
     server = grpc.aio.server(interceptors=[_ServerEdge(secret, verifier)], options=_OPTIONS)
     names = [_register(server, servicer) for servicer in servicers]
-    health_servicer = health.aio.HealthServicer()
+    health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection([*names, reflection.SERVICE_NAME, health.SERVICE_NAME], server)
     try:
@@ -195,7 +195,7 @@ class _ClientEdge(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-ar
 @asynccontextmanager
 async def open_channel(target: str, secret: str) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to another service: calls end within 5 s unless they say otherwise, and raise AemosError."""
-    async with grpc.aio.insecure_channel(target, options=_OPTIONS, interceptors=[_ClientEdge(secret)]) as channel:
+    async with grpc.aio.insecure_channel(target, options=_OPTIONS, interceptors=[_ClientEdge(secret)])  # type: ignore[list-item] as channel:
         yield channel
 
 

@@ -1,6 +1,7 @@
 """`python -m aemos_gateway`: the gateway."""
 
 from aemos_core import process, settings
+
 from aemos_gateway.settings import GatewaySettings
 from aemos_gateway.wiring import wire
 

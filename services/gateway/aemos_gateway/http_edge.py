@@ -174,7 +174,7 @@ class HttpEdge:
 async def http_edge(host: str, port: int, app: IngestRoute, drain_seconds: float) -> AsyncIterator[HttpEdge]:
     """Listens on `port`; PortInUse when it is taken."""
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         http="httptools",
         ws="none",
         lifespan="off",

@@ -12,12 +12,15 @@ from typing import Any
 from aemos_core.errors import AemosError, FieldError, Kind
 from aemos_core.times import parse_rfc3339, rfc3339
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 _F = FieldDescriptor
+# Of the two implementations of protobuf the stubs name both, and neither has the other's type.
+Field = Any
+Shape = Any
 _INTEGERS = {_F.CPPTYPE_INT32, _F.CPPTYPE_INT64, _F.CPPTYPE_UINT32, _F.CPPTYPE_UINT64}
 _NUMBERS = {_F.CPPTYPE_DOUBLE, _F.CPPTYPE_FLOAT}
 MOST = 2**53
@@ -37,7 +40,7 @@ def to_json(message: Message) -> Any:
     }
 
 
-def _value_to_json(field: FieldDescriptor, value: Any) -> Any:
+def _value_to_json(field: Field, value: Any) -> Any:
     if field.is_repeated:
         if _is_map(field):
             return dict(value)
@@ -45,7 +48,7 @@ def _value_to_json(field: FieldDescriptor, value: Any) -> Any:
     return to_json(value) if field.message_type else value
 
 
-def _is_map(field: FieldDescriptor) -> bool:
+def _is_map(field: Field) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
@@ -64,7 +67,7 @@ def from_json(message: Message, values: Any, loc: str = "") -> list[FieldError]:
     return errors
 
 
-def _fill(message: Message, field: FieldDescriptor, value: Any, loc: str) -> list[FieldError]:
+def _fill(message: Message, field: Field, value: Any, loc: str) -> list[FieldError]:
     if field.is_repeated:
         return _fill_list(getattr(message, field.name), field, value, loc)
     if field.message_type:
@@ -77,7 +80,7 @@ def _fill(message: Message, field: FieldDescriptor, value: Any, loc: str) -> lis
     return [FieldError(loc, mistake)] if mistake else []
 
 
-def _fill_list(items: Any, field: FieldDescriptor, values: Any, loc: str) -> list[FieldError]:
+def _fill_list(items: Any, field: Field, values: Any, loc: str) -> list[FieldError]:
     if not isinstance(values, list):
         return [FieldError(loc, "must be a list")]
     errors = []
@@ -107,7 +110,7 @@ def _fill_message(message: Message, value: Any, loc: str) -> list[FieldError]:
     return from_json(message, value, loc)
 
 
-def _mistake(field: FieldDescriptor, value: Any) -> str:
+def _mistake(field: Field, value: Any) -> str:
     return _CHECKS[field.cpp_type](value)
 
 
@@ -137,7 +140,7 @@ _CHECKS: dict[int, Callable[[Any], str]] = {
 }
 
 
-def from_parameters(descriptor: Descriptor, parameters: Mapping[str, str]) -> tuple[dict[str, Any], list[FieldError]]:
+def from_parameters(descriptor: Shape, parameters: Mapping[str, str]) -> tuple[dict[str, Any], list[FieldError]]:
     """Path and query parameters as JSON values of the types that their fields have."""
     values: dict[str, Any] = {}
     errors = []

@@ -37,6 +37,9 @@ class Door(Protocol):
     def enter(self, connection: Connection, session: Session) -> None:
         """The CONNACK is written: packets may come."""
 
+    async def gone(self, connection: Connection) -> None:
+        """Returns when the connection has ended."""
+
 
 class Peer:
     """What amqtt takes for its reader: only a way to the connection and to the door."""
@@ -63,7 +66,7 @@ class DeviceHandler(BrokerProtocolHandler):  # type: ignore[misc]  # amqtt is un
 
     async def wait_disconnect(self) -> None:
         """Until the connection is gone, however it went. The will is ours, so amqtt need not know."""
-        await self.reader.connection.ended
+        await self.reader.door.gone(self.reader.connection)
 
 
 class OnlyAdmitted(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is untyped

@@ -8,8 +8,9 @@ from typing import Any
 
 from aemos_core.contract import Access, Method, methods
 from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 
+from aemos_gateway.json_codec import Field, Shape
 from aemos_gateway.rest import route_parameters
 
 _F = FieldDescriptor
@@ -105,12 +106,12 @@ def _success(method: Method, schemas: dict[str, Any]) -> dict[str, Any]:
     return {"201" if method.verb == "POST" else "200": body}
 
 
-def _parameter(field: FieldDescriptor, in_path: bool) -> dict[str, Any]:
+def _parameter(field: Field, in_path: bool) -> dict[str, Any]:
     where = {"in": "path", "required": True} if in_path else {"in": "query"}
     return {"name": field.camelcase_name, **where, "schema": _field_schema(field, {})}
 
 
-def _reference(descriptor: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
+def _reference(descriptor: Shape, schemas: dict[str, Any]) -> dict[str, Any]:
     if descriptor.full_name in _WELL_KNOWN:
         return _WELL_KNOWN[descriptor.full_name]
     if descriptor.name not in schemas:
@@ -119,12 +120,12 @@ def _reference(descriptor: Descriptor, schemas: dict[str, Any]) -> dict[str, Any
     return {"$ref": f"#/components/schemas/{descriptor.name}"}
 
 
-def _schema(descriptor: Descriptor, schemas: dict[str, Any], leave_out: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
+def _schema(descriptor: Shape, schemas: dict[str, Any], leave_out: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
     kept = [field for field in descriptor.fields if field.name not in leave_out]
     return {"type": "object", "properties": {f.camelcase_name: _field_schema(f, schemas) for f in kept}}
 
 
-def _field_schema(field: FieldDescriptor, schemas: dict[str, Any]) -> dict[str, Any]:
+def _field_schema(field: Field, schemas: dict[str, Any]) -> dict[str, Any]:
     one = _reference(field.message_type, schemas) if field.message_type else _TYPES[field.cpp_type]
     return {"type": "array", "items": one} if field.is_repeated else one
 

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import msgspec
 from aemos_core.contract import Method, methods
-from aemos_core.errors import AemosError, Kind, malformed, unauthenticated
+from aemos_core.errors import AemosError, FieldError, Kind, malformed, unauthenticated
 from aemos_core.identity import TokenVerifier, check_access, set_caller
 from fastapi import FastAPI
 from google.protobuf.message import Message
@@ -61,14 +61,14 @@ def bearer(authorization: str) -> str:
 async def _message(request: Request, method: Method) -> Message:
     message = method.request()
     parameters = dict(request.path_params)
-    errors = []
+    errors: list[FieldError] = []
     if method.has_body:
         body = decode_body(await read_body(request))
-        values, errors = from_parameters(message.DESCRIPTOR, parameters)
+        values, errors = from_parameters(method.request.DESCRIPTOR, parameters)
         errors += from_json(message, body)
         errors += from_json(message, values)
     else:
-        values, errors = from_parameters(message.DESCRIPTOR, {**request.query_params, **parameters})
+        values, errors = from_parameters(method.request.DESCRIPTOR, {**request.query_params, **parameters})
         errors += from_json(message, values)
     refuse(errors)
     return message

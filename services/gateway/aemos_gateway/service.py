@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from aemos.v1 import data_stream_pb2, data_stream_pb2_grpc, identity_pb2, identity_pb2_grpc
+from opentelemetry.trace import Span
+
 from aemos_core import telemetry
 from aemos_core.batching import Batcher
 from aemos_core.errors import AemosError, FieldError, Kind, unauthenticated, unavailable
@@ -167,7 +169,7 @@ class Uplink:
 
 def _finish(
     reading: Reading,
-    span: telemetry.Span | None,
+    span: Span | None,
     done: Done,
     result: data_stream_pb2.WriteResult | BaseException,
 ) -> None:

@@ -56,7 +56,7 @@ class Source:
 
 
 def typed_value(value: bytes, variable_type: str) -> tuple[str, float | None]:
-    """The text to store and, for a number variable, its number. `value` is JSON text; INVALID when the type is wrong."""
+    """The text to store and, for a number variable, its number. `value` is JSON text; INVALID for a wrong type."""
     if variable_type == "json":
         return value.decode(), None
     first = value[:1]

@@ -79,7 +79,7 @@ class Identity:
             hashed = await asyncio.to_thread(self._hasher.hash, password)
         async with self._database.write() as connection:
             created = await connection.execute(insert(t.organization).values(name=name, created_at_ms=now_ms()))
-            organization_id = int(created.inserted_primary_key[0])
+            organization_id = int(created.inserted_primary_key[0])  # type: ignore[index]
             await connection.execute(
                 insert(t.user).values(
                     organization_id=organization_id,

@@ -57,7 +57,7 @@ async def store(
 async def page(
     database: Database, variable_id: int, bounds: tuple[int, int], after: tuple[int, int], limit: int
 ) -> Sequence[SqlRow[Any]]:
-    """At most limit + 1 readings with bounds[0] <= received_at_ms < bounds[1] behind (received_at_ms, id), oldest first."""
+    """At most limit + 1 readings with bounds[0] <= received_at_ms < bounds[1] behind `after`, oldest first."""
     c = t.data_stream.c
     query = (
         select(t.data_stream)

@@ -8,12 +8,13 @@ from typing import Any
 from aemos_core import audit
 from aemos_core.errors import not_found
 from aemos_core.times import now_ms
-from sqlalchemy import ColumnElement, Row, Select, Table, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, Table, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import tables as t
 
-AnyRow = Row[Any]
+AnyRow = Any
+"""A row of a query, whose columns the query names."""
 _NAMES = {"device": "device", "sensor": "sensor", "telemetry_data": "telemetry data", "device_token": "token"}
 _CHANGES_OVERLAP_MS = 10_000
 """Longer than a transaction may take: its change was stamped before its commit."""
@@ -105,13 +106,14 @@ async def _list(
     connection: AsyncConnection, query: Select[Any], table: Table, organization_id: int, after: int, limit: int
 ) -> Sequence[AnyRow]:
     page = query.where(table.c.organization_id == organization_id, table.c.id > after)
-    return (await connection.execute(page.order_by(table.c.id).limit(limit + 1))).all()
+    rows: Sequence[AnyRow] = (await connection.execute(page.order_by(table.c.id).limit(limit + 1))).all()
+    return rows
 
 
 async def add(connection: AsyncConnection, table: Table, device_id: int | None, values: dict[str, Any]) -> int:
     """Inserts a row of the registry and records it. A device's id is its own `device_id`."""
     inserted = await connection.execute(insert(table).values(**values))
-    new_id = int(inserted.inserted_primary_key[0])
+    new_id = int(inserted.inserted_primary_key[0])  # type: ignore[index]
     await _changed(connection, table, "create", new_id, new_id if device_id is None else device_id)
     return new_id
 

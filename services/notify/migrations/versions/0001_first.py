@@ -1,6 +1,5 @@
 """The first tables."""
 
-from aemos_core.database import create_all
 from aemos_notify.store import metadata
 from alembic import op
 
@@ -10,4 +9,4 @@ down_revision = None
 
 def upgrade() -> None:
     """Makes every table."""
-    create_all(metadata)(op.get_bind())
+    metadata.create_all(op.get_bind())

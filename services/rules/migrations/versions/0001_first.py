@@ -1,6 +1,5 @@
 """The first tables."""
 
-from aemos_core.database import create_all
 from aemos_rules.tables import metadata
 from alembic import op
 
@@ -9,4 +8,4 @@ down_revision = None
 
 
 def upgrade() -> None:
-    create_all(metadata)(op.get_bind())
+    metadata.create_all(op.get_bind())
