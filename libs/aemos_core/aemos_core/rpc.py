@@ -195,7 +195,8 @@ class _ClientEdge(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-ar
 @asynccontextmanager
 async def open_channel(target: str, secret: str) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to another service: calls end within 5 s unless they say otherwise, and raise AemosError."""
-    async with grpc.aio.insecure_channel(target, options=_OPTIONS, interceptors=[_ClientEdge(secret)])  # type: ignore[list-item] as channel:
+    edge: Any = _ClientEdge(secret)
+    async with grpc.aio.insecure_channel(target, options=_OPTIONS, interceptors=[edge]) as channel:
         yield channel
 
 

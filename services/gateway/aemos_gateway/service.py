@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from aemos.v1 import data_stream_pb2, data_stream_pb2_grpc, identity_pb2, identity_pb2_grpc
-from opentelemetry.trace import Span
-
 from aemos_core import telemetry
 from aemos_core.batching import Batcher
 from aemos_core.errors import AemosError, FieldError, Kind, unauthenticated, unavailable
+from opentelemetry.trace import Span
 
 from aemos_gateway.readings import Reading, Stored, decode_reading
 
