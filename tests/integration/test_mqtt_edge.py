@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-import uvloop
 from aemos_core.errors import AemosError, Kind, unavailable
 from aemos_core.process import PortInUse
 from aemos_gateway.downlink import Downlink
@@ -34,13 +33,6 @@ from tests.support.fake_mqtt_ports import (
     world,
 )
 from tests.support.redis_server import until
-
-
-@pytest.fixture(scope="module")
-def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-    """The loop of production, whose transports are not asyncio's."""
-    return uvloop.EventLoopPolicy()
-
 
 WILL = (own("notifications"), b'{"gone":true}')
 WILL_HEARD = (0x30, string(WILL[0]) + WILL[1])

@@ -142,6 +142,16 @@ async def test_what_put_refuses_for_now_is_tried_again_and_read_more_slowly(erro
         assert len(it.uplink.stored) == 2
 
 
+async def test_a_busy_ingest_is_asked_again() -> None:
+    """BUSY says that nothing was stored, so the same reading may be written again, once."""
+    async with world() as it:
+        answers = [AemosError(Kind.BUSY, "too fast")]
+        it.uplink.refusal = lambda _: answers.pop() if answers else None
+        device = await Raw.connected(it, publish(qos=2))
+        assert await device.receive() == (0x50, b"\0\1")
+        assert it.uplink.stored == [READING]
+
+
 async def test_no_more_than_a_window_is_in_flight() -> None:
     """Above it nothing is read; what was sent meanwhile is stored when half of it is answered."""
     chunk = b"".join(publish(READING + b" " * 3000, number=n % 60_000 + 1) for n in range(3000))
