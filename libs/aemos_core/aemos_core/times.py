@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from google.protobuf.timestamp_pb2 import Timestamp
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_NAIVE = datetime(1970, 1, 1)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -18,8 +19,8 @@ def now_ms() -> int:
 
 def rfc3339(ms: int) -> str:
     """Such as "2026-01-20T10:30:00.123Z"."""
-    moment = _EPOCH + ms * _MILLISECOND
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
+    moment = _EPOCH_NAIVE + ms * _MILLISECOND
+    return f"{moment.isoformat(timespec='milliseconds')}Z"
 
 
 def parse_rfc3339(text: str) -> int:

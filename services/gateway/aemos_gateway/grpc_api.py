@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aemos.v1 import gateway_pb2, gateway_pb2_grpc
 from aemos_core.errors import AemosError, Kind
 from aemos_core.paging import page_of
@@ -15,8 +17,9 @@ _MOST_PAYLOAD = 1024
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     """The connections of this process."""
 
-    def __init__(self, downlink: Downlink) -> None:
+    def __init__(self, downlink: Downlink, disconnect: Callable[[str], int]) -> None:
         self._downlink = downlink
+        self._disconnect = disconnect
 
     async def ListConnections(
         self, request: gateway_pb2.ListConnectionsRequest, context: Context
@@ -36,10 +39,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def Disconnect(
         self, request: gateway_pb2.DisconnectRequest, context: Context
     ) -> gateway_pb2.DisconnectResponse:
-        listeners = self._downlink.of(request.device_uuid)
-        for listener in listeners:
-            listener.close()
-        return gateway_pb2.DisconnectResponse(closed=len(listeners))
+        return gateway_pb2.DisconnectResponse(closed=self._disconnect(request.device_uuid))
 
     async def SendToDevice(
         self, request: gateway_pb2.SendToDeviceRequest, context: Context

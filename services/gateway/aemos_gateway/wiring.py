@@ -57,7 +57,7 @@ async def wire(settings: GatewaySettings) -> AsyncIterator[Sequence[Component]]:
         mqtt = await enter(mqtt_edge(settings.bind, settings.mqtt_port, auth, uplink, downlink))
         coap = await enter(coap_edge(settings.bind, settings.coap_port, auth, uplink, downlink))
         address = f"{settings.bind}:{settings.gateway_grpc_port}"
-        servicers = [GatewayServicer(downlink)]
+        servicers = [GatewayServicer(downlink, mqtt.disconnect)]
         server = await enter(grpc_server(address, "AEMOS_GATEWAY_GRPC_PORT", secret, verifier, servicers))
         subscriber = Subscriber(
             redis,
