@@ -13,9 +13,9 @@ from aemos.v1.job_pb2 import Announcement
 from aemos_core import rpc
 from aemos_core.announce import Announcer
 from aemos_core.database import open_database
-from aemos_core.migrations import migrate
 from aemos_core.errors import AemosError
 from aemos_core.identity import Caller, set_caller
+from aemos_core.migrations import migrate
 from aemos_core.names import DEVICE_STATE_CHANGE, NOTIFICATION_LOGS, notification_log
 from aemos_core.redis_link import RedisClient, open_redis
 from aemos_notify import service, wiring

@@ -18,7 +18,6 @@ from aemos_notify.rooms import Event, Member, Rooms
 from aemos_notify.socketio_edge import organization_room
 
 DATA_STREAM = "data-stream"
-_LISTENING_SECONDS = 1.0
 
 
 class Deliveries:
@@ -64,10 +63,10 @@ class LiveReadings:
     """A component: listens to stored readings only while somebody is there to see them, for they are many."""
 
     def __init__(self, redis: RedisClient, committed: Callable[[bytes], None]) -> None:
-        self._flowing = asyncio.Event()
-        self._wanted = asyncio.Event()
-        self._unwanted = asyncio.Event()
-        self._subscriber = Subscriber(redis, {READINGS_COMMITTED: committed}, on_gap=self._flowing.set)
+        self._subscriber = Subscriber(redis, {READINGS_COMMITTED: committed}, on_gap=self._subscribed)
+        self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
+        self._flowing, self._settled = asyncio.Event(), asyncio.Event()
+        self._one_round = asyncio.Lock()
 
     def occupied(self, somebody: bool) -> None:
         """Whether anybody is in a device's room."""
@@ -76,20 +75,42 @@ class LiveReadings:
         if not somebody:
             self._flowing.clear()
 
+    def _subscribed(self) -> None:
+        self._settled.set()
+        if self._wanted.is_set():
+            self._flowing.set()
+
     async def listening(self) -> None:
         """Returns when readings flow, or after a second: without Redis there are none to miss."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._flowing.wait(), _LISTENING_SECONDS)
+        await _within_a_second(self._flowing)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Listens, when somebody is there, until told to stop."""
-        listening = asyncio.create_task(self._listen())
+        rounds = asyncio.create_task(self._rounds())
         await stop.wait()
-        self._unwanted.set()
-        listening.cancel()
-        await asyncio.wait([listening])
+        self.occupied(False)
+        async with self._one_round:
+            rounds.cancel()
+        await asyncio.wait([rounds])
 
-    async def _listen(self) -> None:
+    async def _rounds(self) -> None:
         while True:
             await self._wanted.wait()
-            await self._subscriber.run(self._unwanted)
+            async with self._one_round:
+                await self._listen()
+
+    async def _listen(self) -> None:
+        self._settled.clear()
+        enough = asyncio.Event()
+        subscription = asyncio.create_task(self._subscriber.run(enough))
+        await self._unwanted.wait()
+        # On Python 3.11 redis-py swallows a cancellation that meets a command on its way (asyncio.wait_for does), and
+        # the subscription would never end: SUBSCRIBE goes through first.
+        await _within_a_second(self._settled)
+        enough.set()
+        await subscription
+
+
+async def _within_a_second(event: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), 1.0)
