@@ -12,11 +12,11 @@ from aemos.v1 import notification_pb2, notification_pb2_grpc
 from aemos.v1.job_pb2 import Announcement
 from aemos_core import rpc
 from aemos_core.announce import Announcer
-from aemos_core.database import open_database
+from aemos_core.database import migrate, open_database
 from aemos_core.errors import AemosError
 from aemos_core.identity import Caller, set_caller
-from aemos_core.migrations import migrate
 from aemos_core.names import DEVICE_STATE_CHANGE, NOTIFICATION_LOGS, notification_log
+from aemos_core.paging import Page
 from aemos_core.redis_link import RedisClient, open_redis
 from aemos_notify import service, wiring
 from aemos_notify.domain import Entry, LogId, Query
@@ -163,7 +163,8 @@ async def test_old_entries_are_not_stored_again(tmp_path: Path) -> None:
 
 async def test_strange_entries_do_not_stop_the_copy(redis: RedisClient, tmp_path: Path) -> None:
     """An entry that is no notification is kept as an empty object, and those behind it are copied."""
-    for fields in ({"n": b"\xff"}, {"n": "[1]"}, {"other": "x"}, {"n": '{"type": "t", "deviceUuid": "d"}'}):
+    strange: list[dict[Any, Any]] = [{"n": b"\xff"}, {"n": "[1]"}, {"other": "x"}]
+    for fields in (*strange, {"n": '{"type": "t", "deviceUuid": "d"}'}):
         await redis.xadd(notification_log(1), fields)
     async with open_ledger(tmp_path) as ledger:
         await LogCopier(ledger, redis).copy([1])
@@ -174,7 +175,7 @@ async def test_strange_entries_do_not_stop_the_copy(redis: RedisClient, tmp_path
 
 
 async def entries(ledger: Ledger) -> Sequence[Entry]:
-    return (await ledger.list(1, Query(LogId(), ""), service.Page(1000, 0)))[0]
+    return (await ledger.list(1, Query(LogId(), ""), Page(1000, 0)))[0]
 
 
 async def listed(

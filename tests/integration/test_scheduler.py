@@ -17,8 +17,7 @@ import sqlalchemy
 from aemos.v1 import identity_pb2, identity_pb2_grpc, job_pb2, rule_chain_pb2, rule_chain_pb2_grpc, schedule_pb2_grpc
 from aemos.v1 import schedule_pb2 as pb
 from aemos_core.broker import open_broker
-from aemos_core.database import Database, open_database
-from aemos_core.migrations import migrate
+from aemos_core.database import Database, migrate, open_database
 from aemos_core.identity import AUDIENCE, ISSUER
 from aemos_core.jobs import RUN_CHAINS
 from aemos_core.names import RULE_CHAINS_CHANGED

@@ -161,7 +161,8 @@ async def test_both_rooms_deliver_once_byte_for_byte(redis_url: str, tmp_path: P
             assert await official.says("connect") == [["connect", "websocket"]]
             assert await official.says("answer") == [["answer", {"ok": True, "rooms": ROOMS}]]
             await Announcer(notify.redis).announce([announcement("one"), announcement("two")])
-            ids = [i.decode() for i, _ in await notify.redis.xrange("notification-log:1")][-2:]
+            log: Any = await notify.redis.xrange("notification-log:1")
+            ids = [log_id.decode() for log_id, _ in log][-2:]
             payloads = [f'{NOTIFICATION[:-1]},"traceId":"","id":"{i}"}}' for i in ids]
             events = [f'42["device-state-change",{payload}]' for payload in payloads]
             assert [await connection.recv(), await connection.recv()] == events
@@ -359,7 +360,8 @@ async def _numbers(connection: ClientConnection, count: int, after: float) -> li
 async def test_flood_is_closed(redis_url: str, tmp_path: Path) -> None:
     """10,000 events at once, and one of 2 MB, end the connection of whoever sent them and nobody else's."""
     async with running_notify(redis_url, tmp_path) as notify, browser(notify) as good:
-        for flood in (['42["subscribe"]'] * 10_000, ['42["' + "x" * 2_000_000 + '"]']):
+        floods: list[list[str]] = [['42["subscribe"]'] * 10_000, ['42["' + "x" * 2_000_000 + '"]']]
+        for flood in floods:
             async with bare(notify) as bad:
                 await bad.send("40" + json.dumps({"token": notify.registry.token()}))
                 with suppress(websockets.ConnectionClosed):

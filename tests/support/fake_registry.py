@@ -59,7 +59,7 @@ class _Devices(device_pb2_grpc.DeviceServiceServicer):
 @asynccontextmanager
 async def fake_registry(devices: dict[str, tuple[int, int]]) -> AsyncIterator[FakeRegistry]:
     """A registry that listens at its `target`."""
-    registry = FakeRegistry(devices)
-    servicers = [registry, _Devices(registry)]
+    registry = FakeRegistry(devices)  # type: ignore[abstract]
+    servicers = [registry, _Devices(registry)]  # type: ignore[abstract]
     async with grpc_server(registry.target, "AEMOS_INGEST_GRPC_PORT", SECRET, TokenVerifier(registry.keys), servicers):
         yield registry

@@ -7,7 +7,7 @@ import asyncio
 import importlib
 from pathlib import Path
 
-from aemos_core.migrations import migrate
+from aemos_core.database import migrate
 
 from aemos_client import settings_page, trace_page, up
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Integer, event
@@ -118,3 +120,9 @@ def _begin_sqlite(connection: Connection) -> None:
     # A transaction that reads first and writes later would fail at once when another one writes between.
     writes = connection.get_execution_options().get("aemos_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+async def migrate(url: str, directory: Path) -> None:
+    """Brings a database to the newest of the revisions under `directory`, making it when it is missing."""
+    # Alembic takes most of a second to import, and only a migration needs it.
+    await importlib.import_module("aemos_core.migrations").migrate(url, directory)

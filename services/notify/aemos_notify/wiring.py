@@ -9,9 +9,8 @@ from pathlib import Path
 from aemos.v1 import device_pb2_grpc
 from aemos_core import rpc
 from aemos_core.broker import open_broker
-from aemos_core.database import open_database
+from aemos_core.database import migrate, open_database
 from aemos_core.jobs import RECORD_NOTIFICATIONS, JobQueue
-from aemos_core.migrations import migrate
 from aemos_core.names import DEVICE_STATE_CHANGE
 from aemos_core.process import Component
 from aemos_core.redis_link import Subscriber, open_redis

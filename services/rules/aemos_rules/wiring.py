@@ -9,10 +9,9 @@ from pathlib import Path
 from aemos.v1 import device_pb2_grpc, sensor_pb2_grpc
 from aemos_core.announce import Announcer
 from aemos_core.broker import open_broker
-from aemos_core.database import Database, open_database
+from aemos_core.database import Database, migrate, open_database
 from aemos_core.jobs import EVALUATE_READINGS, RUN_CHAINS
 from aemos_core.leases import PartitionLeases
-from aemos_core.migrations import migrate
 from aemos_core.names import RULE_CHAINS_CHANGED
 from aemos_core.outbox import Outbox
 from aemos_core.outbox_senders import ANNOUNCE, AnnounceSender

@@ -7,9 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from aemos_core.broker import open_broker
-from aemos_core.database import open_database
+from aemos_core.database import migrate, open_database
 from aemos_core.jobs import RUN_CHAINS, JobQueue
-from aemos_core.migrations import migrate
 from aemos_core.names import RULE_CHAINS_CHANGED
 from aemos_core.outbox import Outbox
 from aemos_core.outbox_senders import JobSender, Receipts

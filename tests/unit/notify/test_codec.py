@@ -8,6 +8,7 @@ from aemos.v1.job_pb2 import CommittedReading
 from aemos_core.errors import AemosError
 from aemos_notify import codec
 from aemos_notify.domain import Entry, LogId, parse_log_id
+from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,7 +41,7 @@ def test_incomplete_notifications_are_listed() -> None:
     page = codec.page_to_pb([Entry(LogId(1_000, n), "t", "d", body) for n, body in enumerate(bodies)], "next")
     assert [n.id for n in page.notifications] == ["1000-0", "1000-1", "1000-2"]
     assert {n.timestamp.ToMilliseconds() for n in page.notifications} == {1_000}
-    assert dict(page.notifications[2].metadata)["a"][0] == 1
+    assert json_format.MessageToDict(page.notifications[2].metadata) == {"a": [1, {"b": None}]}
     assert page.next_page_token == "next"
 
 
