@@ -24,6 +24,7 @@ from aemos_core.names import DEVICE_STATE_CHANGE, READINGS_COMMITTED
 from aemos_core.process import PortInUse
 from aemos_notify import listener, websocket
 from aemos_notify.wiring import wire
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from websockets.asyncio.client import ClientConnection
 
@@ -120,7 +121,9 @@ BAD_TOKENS: dict[str, Callable[[FakeRegistry], Any]] = {
     "HS256 with the PEM public key": lambda r: forged(
         r, "HS256", r.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     ),
-    "EdDSA by somebody else": lambda r: jwt.encode(r.claims(), FakeRegistry({}).key, "EdDSA", headers={"kid": "k1"}),
+    "EdDSA by somebody else": lambda r: jwt.encode(
+        r.claims(), Ed25519PrivateKey.generate(), "EdDSA", headers={"kid": "k1"}
+    ),
     "kid traversal": lambda r: jwt.encode(r.claims(), r.key, "EdDSA", headers={"kid": "../../dev/null"}),
     "expired": lambda r: r.token(exp=time.time() - 1),
     "not yet valid": lambda r: r.token(nbf=time.time() + 60),
@@ -371,7 +374,20 @@ async def test_flood_is_closed(redis_url: str, tmp_path: Path) -> None:
         assert (await good.subscribe({"deviceId": 42}))["ok"]
 
 
-BAD_PACKETS = ["x", "", b"binary", b"\xff", "4", "2probe", "5", "42", "42[]", "42{", "42[1]", "42" + "[" * 60_000]
+BAD_PACKETS: list[str | bytes] = [
+    "x",
+    "",
+    b"binary",
+    b"\xff",
+    "4",
+    "2probe",
+    "5",
+    "42",
+    "42[]",
+    "42{",
+    "42[1]",
+    "42" + "[" * 60_000,
+]
 BAD_PACKETS += ['451-["subscribe",{"_placeholder":true,"num":0}]', '42["disconnect","x"]', "4[[", "43", "420x"]
 BAD_PACKETS += ['42["connect",{"asgi.scope":{}},{"token":"x"}]', "42" + "9" * 200 + "[1]", "3[[["]
 
