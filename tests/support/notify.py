@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import socketio
+import websockets
+from aemos.v1.job_pb2 import Announcement
 from aemos_core.names import DEVICE_STATE_CHANGE
 from aemos_core.process import Component
 from aemos_core.redis_link import RedisClient, open_redis
 from aemos_notify.settings import NotifySettings
 from aemos_notify.wiring import migrate_database, wire, wire_worker
+from websockets.asyncio.client import ClientConnection
 
 from tests.support.fake_registry import SECRET, FakeRegistry, fake_registry
 from tests.support.redis_server import POLL_S, free_port, until
@@ -22,6 +25,12 @@ from tests.support.redis_server import POLL_S, free_port, until
 DEVICES = {"abc-123": (42, 1), "other-9": (9, 1), "foreign-7": (7, 2)}
 NODE_DIRECTORY = Path(__file__).parent / "node"
 WITHIN_S = 5.0
+ROOMS = ["device-uuid-abc-123", "device-42"]
+# Spaces, an escape and a large number: what a decoder and an encoder on the way would change.
+NOTIFICATION = (
+    '{"type": "device-state-change", "deviceUuid": "abc-123",  "metadata": {"stateName": "temperatureAlert",'
+    ' "newValue": "warn\\u0069ng", "oldValue": 1.10}, "timestamp": "2026-01-20T10:30:01.234Z"}'
+)
 
 
 class Notify:
@@ -172,3 +181,38 @@ async def node_browser(
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+def announcement(uuid: str, **changes: Any) -> Announcement:
+    """A notification of device 42 of organization 1."""
+    parts = {"uuid": uuid, "organization_id": 1, "event": "device-state-change", "rooms": ROOMS}
+    return Announcement(**{**parts, "notification_json": NOTIFICATION, **changes})
+
+
+@asynccontextmanager
+async def bare(notify: Notify, **options: Any) -> AsyncIterator[ClientConnection]:
+    """A WebSocket that speaks Socket.IO by hand; Engine.IO's OPEN is read."""
+    url = notify.url.replace("http", "ws") + "/socket.io/?EIO=4&transport=websocket"
+    async with websockets.connect(url, compression=None, close_timeout=1, **options) as connection:
+        await connection.recv()
+        yield connection
+
+
+async def enter(connection: ClientConnection, notify: Notify, subscription: str = '{"deviceUuid":"abc-123"}') -> None:
+    """CONNECT and subscribe, by hand."""
+    await connection.send("40" + json.dumps({"token": notify.registry.token()}))
+    assert str(await connection.recv()).startswith('40{"sid"')
+    await connection.send(f'420["subscribe",{subscription}]')
+    assert str(await connection.recv()).startswith('430[{"ok":true')
+
+
+async def closed(connection: ClientConnection) -> int:
+    """Reads to the end; how many messages there were."""
+    count = 0
+    async with asyncio.timeout(WITHIN_S):
+        try:
+            while True:
+                await connection.recv()
+                count += 1
+        except websockets.ConnectionClosed:
+            return count

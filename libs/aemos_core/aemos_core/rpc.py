@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -51,7 +51,7 @@ _OPTIONS = [
 ]
 
 
-class _ServerEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+class _ServerEdge(grpc.aio.ServerInterceptor):
     """Every call goes through here: caller, access, deadline, error."""
 
     def __init__(self, secret: str, verifier: TokenVerifier) -> None:
@@ -60,7 +60,7 @@ class _ServerEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Any,
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
@@ -141,7 +141,7 @@ async def grpc_server(
     """Serves instances of generated servicers on `address`; PortInUse names `variable` when it is taken."""
     server = grpc.aio.server(interceptors=[_ServerEdge(secret, verifier)], options=_OPTIONS)
     names = [_register(server, servicer) for servicer in servicers]
-    health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection([*names, reflection.SERVICE_NAME, health.SERVICE_NAME], server)
     try:
@@ -162,7 +162,7 @@ def _register(server: grpc.aio.Server, servicer: object) -> str:
     return f"aemos.v1.{base.__name__.removesuffix('Servicer')}"
 
 
-class _ClientEdge(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
+class _ClientEdge(grpc.aio.UnaryUnaryClientInterceptor):
     """Every call out: a deadline, the right credentials for what the method needs, the trace, errors in the table."""
 
     def __init__(self, secret: str) -> None:
