@@ -52,8 +52,10 @@ class Subscriber:
         """Listens until told to stop."""
         listening = asyncio.create_task(self._keep_listening())
         await stop.wait()
-        listening.cancel()
-        await asyncio.wait([listening])
+        while not listening.done():
+            # Python 3.11's wait_for, inside redis-py, may swallow a cancellation.
+            listening.cancel()
+            await asyncio.wait([listening], timeout=0.1)
 
     async def _keep_listening(self) -> None:
         failures = 0
