@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Integer, event
+from sqlalchemy import BigInteger, Connection, Dialect, Integer, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -21,6 +22,8 @@ from aemos_core.errors import AemosError, Kind, unavailable
 log = logging.getLogger("aemos.database")
 
 TRANSACTION_SECONDS = 8.0
+_TRUST_SECONDS = 1.0
+"""A connection that rested longer is pinged before it is used; at each use it would be a round trip too many."""
 Id = BigInteger().with_variant(Integer, "sqlite")
 """Column type of ids: SQLite counts up only what it calls INTEGER."""
 TABLE_ARGS: dict[str, Any] = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin", "mysql_engine": "InnoDB"}
@@ -88,6 +91,8 @@ async def open_database(url: str, pool_size: int = 8) -> AsyncIterator[Database]
     if engine.dialect.name == "sqlite":
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    else:
+        _ping_what_rested(engine)
     try:
         yield Database(engine)
     finally:
@@ -103,9 +108,27 @@ def _engine_options(url: str, pool_size: int) -> dict[str, Any]:
         "pool_size": pool_size,
         "max_overflow": 4,
         "pool_timeout": 2,
-        "pool_pre_ping": True,
         "pool_use_lifo": True,
+        # Every transaction here ends with its block, and one that was cut short loses its connection.
+        "pool_reset_on_return": None,
     }
+
+
+def _ping_what_rested(engine: AsyncEngine) -> None:
+    dialect: Dialect = engine.dialect
+
+    def rests(_connection: Any, record: Any) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    def is_taken(connection: Any, record: Any, _proxy: object) -> None:
+        if time.monotonic() - record.info.get("rests_since", time.monotonic()) > _TRUST_SECONDS:
+            try:
+                dialect.do_ping(connection)
+            except dialect.loaded_dbapi.Error as error:
+                raise DisconnectionError from error
+
+    event.listen(engine.sync_engine, "checkin", rests)
+    event.listen(engine.sync_engine, "checkout", is_taken)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -15,7 +15,7 @@ from aemos_core.jobs import JobQueue, JobSpec
 from aemos_core.names import outbox_receipts
 from aemos_core.outbox import Row
 from aemos_core.outbox_lane import Lost
-from aemos_core.redis_link import RedisClient
+from aemos_core.redis_link import RedisClient, end
 from aemos_core.telemetry import SPAN_PUBLISH, carry, child
 
 log = logging.getLogger("aemos.outbox")
@@ -70,8 +70,7 @@ class Receipts:
         reading = asyncio.create_task(self._read())
         await stop.wait()
         await asyncio.wait([reading], timeout=_BLOCK_SECONDS)
-        reading.cancel()
-        await asyncio.wait([reading])
+        await end(reading)
 
     async def _read(self) -> None:
         while True:

@@ -52,10 +52,7 @@ class Subscriber:
         """Listens until told to stop."""
         listening = asyncio.create_task(self._keep_listening())
         await stop.wait()
-        while not listening.done():
-            # Python 3.11's wait_for, inside redis-py, may swallow a cancellation.
-            listening.cancel()
-            await asyncio.wait([listening], timeout=0.1)
+        await end(listening)
 
     async def _keep_listening(self) -> None:
         failures = 0
@@ -84,6 +81,13 @@ class Subscriber:
             self._handlers[channel](data)
         except Exception:
             log.exception("a message on %s was dropped", channel.decode())
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancels a task that waits for Redis: Python 3.11's wait_for, inside redis-py, may swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.1)
 
 
 async def wait(stop: asyncio.Event, seconds: float) -> bool:

@@ -78,7 +78,7 @@ class DeviceAuth:
             self._poll_now.clear()
             try:
                 request = identity_pb2.ListRegistryChangesRequest(since_ms=since)
-                answer = await self._identity.ListRegistryChanges(request)
+                answer = await self._identity.ListRegistryChanges(request, wait_for_ready=True)
                 self._forget(set(answer.device_ids))
                 since = answer.now_ms
             except AemosError as error:

@@ -23,7 +23,7 @@ class RulesClient:
         token = ""
         while True:
             request = rule_chain_pb2.ListSchedulesRequest(page_size=_PAGE, page_token=token)
-            page = await self._stub.ListSchedules(request)
+            page = await self._stub.ListSchedules(request, wait_for_ready=True)
             found += map(schedule_from_pb, page.schedules)
             token = page.next_page_token
             if not token:
