@@ -64,7 +64,7 @@ async def _run(demo: Mapping[str, Any], seconds: float) -> None:
 async def _listen(demo: Mapping[str, Any], client: httpx.AsyncClient) -> socketio.AsyncClient:
     login = await client.post("/api/v1/auth/login", json=demo["login"])
     login.raise_for_status()
-    browser = socketio.AsyncClient()
+    browser = socketio.AsyncClient(handle_sigint=False)
     browser.on("device-state-change", _print)
     token = login.json()["accessToken"]
     await browser.connect(demo["socketIoUrl"], auth={"token": token}, transports=["websocket"])

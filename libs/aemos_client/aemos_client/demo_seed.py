@@ -43,7 +43,7 @@ async def seed(var: Path, environment: Mapping[str, str]) -> str:
         _write(path, seeded)
     demo = _addresses(environment) | json.loads(path.read_text(encoding="utf-8"))
     _write(var / "demo.json", demo)
-    return _banner(demo)
+    return _banner(demo, var)
 
 
 def _write(path: Path, content: Any) -> None:
@@ -67,7 +67,7 @@ def _addresses(environment: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _banner(demo: Mapping[str, Any]) -> str:
+def _banner(demo: Mapping[str, Any], var: Path) -> str:
     one, login = demo["devices"][0], demo["login"]
     body = '{"value": "25.5", "variableName": "temperature"}'
     return f"""
@@ -77,7 +77,7 @@ AEMOS is up. Ctrl-C stops it.
   MQTT       {demo["mqtt"]["host"]}:{demo["mqtt"]["port"]}
   CoAP       {demo["coapUrl"]}
   login      {login["email"]} / {login["password"]}
-Everything else is in var/demo.json. A first reading, which raises an alert:
+Everything else is in {var / "demo.json"}. A first reading, which raises an alert:
   curl -X POST {demo["httpUrl"]}/api/v1/datastreams/token -H 'Authorization: Bearer {one["token"]}' -d '{body}'
 """
 
