@@ -176,7 +176,11 @@ class _ClientEdge(grpc.aio.UnaryUnaryClientInterceptor):
         if trace := telemetry.current():
             metadata.append((_TRACE, trace))
         timed = grpc.aio.ClientCallDetails(
-            details.method, details.timeout or CLIENT_SECONDS, grpc.aio.Metadata(*metadata), None, details.wait_for_ready
+            details.method,
+            details.timeout or CLIENT_SECONDS,
+            grpc.aio.Metadata(*metadata),
+            None,
+            details.wait_for_ready,
         )
         try:
             return await (await continuation(timed, request))
