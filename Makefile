@@ -35,8 +35,8 @@ test: infra ## unit, contract, integration, e2e and hard cases, on databases tha
 test-faults: infra ## kill every process in turn under load, and count
 	$(BIN)/python -m pytest tests/faults
 
-bench: infra ## the figures of README.md, on MariaDB and Redis of its own
-	$(BIN)/python -m tests.bench
+bench: infra ## the figures under docs/measured, on MariaDB and Redis of its own; ONLY="ingest rules" measures some
+	$(BIN)/python -m tests.bench $(ONLY)
 
 check: $(READY) ## format, lint, types, contract, generated code, architecture
 	ruff format --check libs services tests

@@ -1,15 +1,25 @@
--- Readings of many devices, one in a hundred changing a state: of 200 requests one is hot, and that device's next is not.
+-- Readings of many devices, one in a hundred changing a state: of 200 one is hot, and that device's next is not.
 local tokens = {}
 for line in io.lines(os.getenv("AEMOS_BENCH_TOKENS")) do tokens[#tokens + 1] = line end
-local count, thread = 0, 0
+local batch = tonumber(os.getenv("AEMOS_BENCH_BATCH") or "1")
+local path = batch > 1 and "/api/v1/datastreams/batch" or "/api/v1/datastreams/token"
+local requests, sent = 0, 0
 
-function setup(t) t:set("id", thread); thread = thread + 1 end
+local function reading()
+  sent = sent + 1
+  return '{"value": "' .. ((sent % 200 == 0) and "30.5" or "20.5") .. '", "variableName": "temperature"}'
+end
+
+local function body()
+  if batch == 1 then return reading() end
+  local readings = {}
+  for i = 1, batch do readings[i] = reading() end
+  return "[" .. table.concat(readings, ",") .. "]"
+end
 
 function request()
-  count = count + 1
-  local value = (count % 200 == 0) and "30.5" or "20.5"
-  local token = tokens[(count + id * 500) % #tokens + 1]
-  return wrk.format("POST", "/api/v1/datastreams/token",
-    { ["Authorization"] = "Bearer " .. token, ["Content-Type"] = "application/json" },
-    '{"value": "' .. value .. '", "variableName": "temperature"}')
+  requests = requests + 1
+  local token = tokens[requests % #tokens + 1]
+  return wrk.format("POST", path,
+    { ["Authorization"] = "Bearer " .. token, ["Content-Type"] = "application/json" }, body())
 end

@@ -31,7 +31,7 @@ PORTS = (
     "SCHEDULER_GRPC_PORT",
     "NOTIFY_GRPC_PORT",
 )
-READY_SECONDS = 180.0
+READY_SECONDS = 600.0  # thousands of demo devices take minutes to make
 
 
 class Stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -26,6 +27,7 @@ from aemos_core.identity import Caller, set_caller
 from aemos_core.rpc import open_channel
 
 EMAIL = "demo@aemos.example"
+_AT_ONCE = 8
 _SERVICES = ("gateway", "ingest", "rules", "scheduler", "notify")
 _SCHEDULES = (
     ("Hourly Temperature Check", "0 0 * * * *"),
@@ -107,14 +109,19 @@ class _Seeder:
         self._states = state_rpc.DeviceStateServiceStub(rules)
         self._chains = chain_rpc.RuleChainServiceStub(rules)
         self._made: list[dict[str, Any]] = []
-        devices = [await self._device(number) for number in range(1, count + 1)]
+        at_once = asyncio.Semaphore(_AT_ONCE)
+        devices = await asyncio.gather(*(self._device(number, at_once) for number in range(1, count + 1)))
         for name, cron in _SCHEDULES if devices else ():
             await self._scheduled(name, cron, devices[0]["stateId"])
         for one in devices:
             del one["stateId"]
-        return {"login": login, "devices": devices, "ruleChains": self._made}
+        return {"login": login, "devices": devices, "ruleChains": sorted(self._made, key=lambda made: made["id"])}
 
-    async def _device(self, number: int) -> dict[str, Any]:
+    async def _device(self, number: int, at_once: asyncio.Semaphore) -> dict[str, Any]:
+        async with at_once:
+            return await self._equipped(number)
+
+    async def _equipped(self, number: int) -> dict[str, Any]:
         made = await self._devices.CreateDevice(device.CreateDeviceRequest(name=f"Demo device {number}"))
         part = await self._sensors.CreateSensor(sensor.CreateSensorRequest(device=made.uuid, name="Thermometer"))
         await self._variables.CreateTelemetryData(

@@ -1,0 +1,126 @@
+"""Readings: acknowledged a second, what each costs, and how far behind the rules are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.bench import loads
+from tests.bench.latency import latency
+from tests.bench.support import NAMES, Installation, header, installation, median, table
+
+DEVICES = 1_000
+MANY_DEVICES = 10_000
+ROUNDS = 3
+HTTP_SECONDS = 30
+SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one round gave: readings a second, seconds the rules were behind, microseconds of CPU a reading."""
+
+    rate: float
+    behind: float
+    us: dict[str, float]
+
+
+def _load(inst: Installation, seconds: float, send: Callable[[], float]) -> Load:
+    before = inst.cpu()
+    rate = send()
+    behind = inst.seconds_behind()
+    after = inst.cpu()
+    return Load(rate, behind, {name: (after[name] - before[name]) / (rate * seconds) * 1e6 for name in after})
+
+
+def _single(inst: Installation) -> Load:
+    return _load(inst, HTTP_SECONDS, lambda: loads.http(inst, HTTP_SECONDS))
+
+
+def _rates(rounds: list[Load]) -> str:
+    return f"{median([r.rate for r in rounds]):,.0f}/s ({', '.join(f'{r.rate:,.0f}' for r in rounds)})"
+
+
+def _ours(rounds: list[Load]) -> float:
+    return median([sum(r.us[name] for name in NAMES) for r in rounds])
+
+
+def _ms(rounds: list[dict[str, float]], key: str) -> str:
+    return f"{median([one[key] for one in rounds]):.1f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Every round of every load."""
+
+    idle: list[dict[str, float]]
+    single: list[Load]
+    batches: list[Load]
+    mqtt: list[Load]
+    coap: list[Load]
+    many: list[Load]
+    memory: dict[str, float]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Work, figure, floor, goal, the same design in plain Node.js."""
+        less = 1 - median([r.rate for r in self.many]) / median([r.rate for r in self.single])
+        behind = f"{max(r.behind for r in self.single):.1f} s at most"
+        post = f"{_ms(self.idle, 'post_p50')} ms ({_ms(self.idle, 'post_p99')})"
+        event = f"{_ms(self.idle, 'event_p50')} / {_ms(self.idle, 'event_p99')} ms"
+        http = f"HTTP, single readings, {loads.CONNECTIONS} connections, {HTTP_SECONDS} s"
+        us = "CPU of our processes per such reading, rules included"
+        return [
+            ("one client, POST -> 201, p50 (p99)", post, "5 ms", "3 ms", "3.5 ms"),
+            ("POST -> Socket.IO event, p50 / p99", event, "10 / 25 ms", "6 / 12 ms", "12.8 / 20.4 ms"),
+            (http, _rates(self.single), "7,000/s", "10,000/s", "916/s, 272/s with rules"),
+            ("rules behind at the end of it", behind, "2 s", "2 s", "-"),
+            (us, f"{_ours(self.single):.0f} us", "200 us", "150 us", "6,200 us"),
+            ("HTTP, batches of 100", _rates(self.batches), "30,000/s", "60,000/s", "-"),
+            ("MQTT QoS 1, 100 connections, 20 in flight", _rates(self.mqtt), "10,000/s", "30,000/s", "845/s stored"),
+            ("CoAP confirmable, 100 clients", _rates(self.coap), "2,000/s", "8,000/s", "-"),
+            (f"single readings, {MANY_DEVICES:,} devices", f"{_rates(self.many)}, {less:.0%} less", "15 %", "5 %", "-"),
+        ]
+
+    def processes(self) -> list[tuple[str, ...]]:
+        """CPU a reading of each process under each load, and its memory."""
+        columns = (self.single, self.batches, self.mqtt, self.coap)
+        return [
+            (name, *(f"{median([r.us[name] for r in rounds]):.0f} us" for rounds in columns), f"{megabytes:.0f} MB")
+            for name, megabytes in self.memory.items()
+        ]
+
+
+def _measured() -> Measured:
+    with installation(DEVICES) as inst:
+        idle = [asyncio.run(latency(inst.stack)) for _ in range(ROUNDS)]
+        single = [_single(inst) for _ in range(ROUNDS)]
+        memory = inst.memory()
+        batches = [_load(inst, SECONDS, lambda: loads.http(inst, SECONDS, batch=100)) for _ in range(ROUNDS)]
+        mqtt = [_load(inst, SECONDS + 1, lambda: asyncio.run(loads.mqtt(inst, SECONDS))) for _ in range(ROUNDS)]
+        coap = [_load(inst, SECONDS + 1, lambda: asyncio.run(loads.coap(inst, SECONDS))) for _ in range(ROUNDS)]
+    with installation(MANY_DEVICES) as inst:
+        many = [_single(inst) for _ in range(ROUNDS)]
+    return Measured(idle, single, batches, mqtt, coap, many, memory)
+
+
+def measure() -> str:
+    """The page."""
+    done = _measured()
+    behind = [max(r.behind for r in rounds) for rounds in (done.batches, done.mqtt, done.coap)]
+    return "\n".join(
+        [
+            *header("ingest"),
+            f"Medians of {ROUNDS} rounds. MariaDB (`innodb_flush_log_at_trx_commit=1`), Redis (append-only, everysec), "
+            f"all services, one rule worker and the load generator share the cores. {DEVICES:,} devices with two chains "
+            "each, one reading in a hundred changes a state; limits and tracing at their defaults. Acknowledged means "
+            "stored.",
+            "",
+            *table(("work", "AEMOS", "floor", "goal", "the same design in plain Node.js"), done.rows()),
+            "",
+            f"Rules behind: {behind[0]:.1f} s after batches, {behind[1]:.1f} s after MQTT, {behind[2]:.1f} s after CoAP.",
+            "",
+            *table(("process", "single", "batches", "MQTT", "CoAP", "memory after single readings"), done.processes()),
+            "",
+        ]
+    )
