@@ -44,7 +44,6 @@ def main() -> int:
     """Runs until Ctrl-C; 0 then, 1 when something could not be kept running."""
     var = Path(os.environ.get("AEMOS_VAR_DIR", "var")).resolve()
     var.mkdir(parents=True, exist_ok=True)
-    (var / "demo.json").unlink(missing_ok=True)
     environment = _environment(var)
     ports = {name: int(environment[name]) for name in _PORTS}
     redis_port = int(environment.get("AEMOS_REDIS_PORT", REDIS_PORT))
@@ -53,6 +52,7 @@ def main() -> int:
     if taken:
         print(taken, file=sys.stderr)
         return 1
+    (var / "demo.json").unlink(missing_ok=True)
     redis = _redis(var, redis_port) if embedded else None
     return asyncio.run(_up(var, environment, redis))
 
