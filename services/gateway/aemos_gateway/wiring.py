@@ -22,7 +22,7 @@ from aemos_gateway.service import DeviceAuth, Uplink
 from aemos_gateway.settings import GatewaySettings
 
 _OWNERS = {
-    "rules": ("RuleChainService", "DeviceStateService"),
+    "rules": ("RuleChainService", "DeviceStateService", "AlarmService"),
     "scheduler": ("SchedulerService",),
     "notify": ("NotifyService",),
 }

@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from aemos.v1 import device_state_pb2, rule_chain_pb2
+from aemos.v1 import alarm_pb2, device_state_pb2, rule_chain_pb2
 from aemos_core.identity import caller
 from aemos_core.times import to_timestamp
 from google.protobuf import json_format
+from google.protobuf.timestamp_pb2 import Timestamp
 
+from aemos_rules.alarm_store import AlarmQuery
 from aemos_rules.chain_store import AnyRow
 from aemos_rules.domain import Node, RuleChain
 
@@ -80,7 +82,7 @@ def state_to_pb(row: AnyRow) -> device_state_pb2.DeviceState:
         name=row.name,
         default_value=row.default_value,
         value=row.value,
-        changed_at=None if row.changed_at_ms is None else to_timestamp(row.changed_at_ms),
+        changed_at=_moment(row.changed_at_ms),
     )
 
 
@@ -96,3 +98,50 @@ def instance_to_pb(row: AnyRow) -> device_state_pb2.DeviceStateInstance:
         data_stream_id=row.data_stream_id,
         user_id=row.user_id,
     )
+
+
+def alarm_query(request: alarm_pb2.ListAlarmsRequest) -> AlarmQuery:
+    """Which alarms a request asks for."""
+    return AlarmQuery(
+        device_uuid=request.device_uuid,
+        active=request.active if request.HasField("active") else None,
+        acknowledged=request.acknowledged if request.HasField("acknowledged") else None,
+        severity=request.severity,
+        type=request.type,
+    )
+
+
+def alarm_to_pb(row: AnyRow) -> alarm_pb2.Alarm:
+    """An alarm."""
+    return alarm_pb2.Alarm(
+        id=row.id,
+        device_id=row.device_id,
+        device_uuid=row.device_uuid,
+        type=row.type,
+        severity=row.severity,
+        active=row.active,
+        acknowledged=row.acknowledged_at_ms is not None,
+        message=row.message,
+        raised_at=to_timestamp(row.raised_at_ms),
+        cleared_at=_moment(row.cleared_at_ms),
+        acknowledged_at=_moment(row.acknowledged_at_ms),
+        rule_chain_id=row.rule_chain_id,
+        data_stream_id=row.data_stream_id,
+    )
+
+
+def alarm_event_to_pb(row: AnyRow) -> alarm_pb2.AlarmEvent:
+    """One thing that happened to an alarm."""
+    return alarm_pb2.AlarmEvent(
+        id=row.id,
+        type=row.type,
+        severity=row.severity,
+        at=to_timestamp(row.at_ms),
+        rule_chain_id=row.rule_chain_id,
+        data_stream_id=row.data_stream_id,
+        user_id=row.user_id,
+    )
+
+
+def _moment(ms: int | None) -> Timestamp | None:
+    return None if ms is None else to_timestamp(ms)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from aemos.v1 import alarm_pb2 as alarm_pb
+from aemos.v1 import alarm_pb2_grpc, device_state_pb2_grpc, rule_chain_pb2_grpc
 from aemos.v1 import device_state_pb2 as state_pb
-from aemos.v1 import device_state_pb2_grpc, rule_chain_pb2_grpc
 from aemos.v1 import rule_chain_pb2 as chain_pb
 from aemos_core.paging import page_of
 from aemos_core.rpc import Context
 
 from aemos_rules import codec
+from aemos_rules.alarm_service import Alarms
 from aemos_rules.chain_service import RuleChains
 from aemos_rules.state_service import DeviceStates
 
@@ -85,3 +87,29 @@ class DeviceStateServicer(device_state_pb2_grpc.DeviceStateServiceServicer):
         return state_pb.ListDeviceStateInstancesResponse(
             device_state_instances=map(codec.instance_to_pb, rows), next_page_token=token
         )
+
+
+class AlarmServicer(alarm_pb2_grpc.AlarmServiceServicer):
+    """Alarms."""
+
+    def __init__(self, alarms: Alarms) -> None:
+        self._alarms = alarms
+
+    async def ListAlarms(self, request: alarm_pb.ListAlarmsRequest, context: Context) -> alarm_pb.ListAlarmsResponse:
+        rows, token = await self._alarms.page(codec.alarm_query(request), page_of(request))
+        return alarm_pb.ListAlarmsResponse(alarms=map(codec.alarm_to_pb, rows), next_page_token=token)
+
+    async def GetAlarm(self, request: alarm_pb.GetAlarmRequest, context: Context) -> alarm_pb.Alarm:
+        return codec.alarm_to_pb(await self._alarms.get(request.id))
+
+    async def AcknowledgeAlarm(self, request: alarm_pb.AcknowledgeAlarmRequest, context: Context) -> alarm_pb.Alarm:
+        return codec.alarm_to_pb(await self._alarms.acknowledge(request.id))
+
+    async def ClearAlarm(self, request: alarm_pb.ClearAlarmRequest, context: Context) -> alarm_pb.Alarm:
+        return codec.alarm_to_pb(await self._alarms.clear(request.id))
+
+    async def ListAlarmEvents(
+        self, request: alarm_pb.ListAlarmEventsRequest, context: Context
+    ) -> alarm_pb.ListAlarmEventsResponse:
+        rows, token = await self._alarms.events(request.alarm_id, page_of(request))
+        return alarm_pb.ListAlarmEventsResponse(alarm_events=map(codec.alarm_event_to_pb, rows), next_page_token=token)

@@ -22,10 +22,11 @@ from aemos_core.worker import JobWorker, actor_on_loop
 
 import aemos_rules
 from aemos_rules import tables
+from aemos_rules.alarm_service import Alarms
 from aemos_rules.chain_index import CHAINS_CHANGED, ChainIndex, ChainsChangedSender
 from aemos_rules.chain_service import RuleChains
 from aemos_rules.effects import Effects
-from aemos_rules.grpc_api import DeviceStateServicer, RuleChainServicer
+from aemos_rules.grpc_api import AlarmServicer, DeviceStateServicer, RuleChainServicer
 from aemos_rules.jobs import Judge
 from aemos_rules.settings import RulesSettings
 from aemos_rules.state_service import DeviceStates
@@ -62,7 +63,7 @@ async def wire(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
                 "AEMOS_RULES_GRPC_PORT",
                 settings.service_secret,
                 remote_verifier(ingest),
-                [RuleChainServicer(chains), DeviceStateServicer(states)],
+                [RuleChainServicer(chains), DeviceStateServicer(states), AlarmServicer(Alarms(database, outbox))],
             )
         )
         yield [server, outbox]

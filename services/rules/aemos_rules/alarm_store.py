@@ -1,0 +1,162 @@
+"""Alarms and their events in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aemos_core import audit
+from aemos_core.errors import not_found
+from aemos_core.times import now_ms
+from sqlalchemy import Row, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aemos_rules import tables as t
+from aemos_rules.alarms import CLEARED, AlarmChange, AlarmKey, AlarmRow, What
+from aemos_rules.domain import Watermark
+
+AnyRow = Row[Any]
+_a = t.alarm.c
+_e = t.alarm_event.c
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmQuery:
+    """Which alarms; None and empty text stand for any."""
+
+    device_uuid: str = ""
+    active: bool | None = None
+    acknowledged: bool | None = None
+    severity: str = ""
+    type: str = ""
+
+
+def alarm_row(row: AnyRow) -> AlarmRow:
+    """A row as the fold knows it."""
+    mark = (row.asserted_at_ms, row.asserted_reading_id, row.asserted_chain_id)
+    return AlarmRow(row.id, row.severity if row.active else CLEARED, mark)
+
+
+async def get(connection: AsyncConnection, organization_id: int, alarm_id: int, lock: bool = False) -> AnyRow:
+    """An alarm of an organization."""
+    query = select(t.alarm).where(_a.organization_id == organization_id, _a.id == alarm_id)
+    row = (await connection.execute(query.with_for_update() if lock else query)).first()
+    if row is None:
+        raise not_found("alarm")
+    return row
+
+
+async def page(
+    connection: AsyncConnection, organization_id: int, wanted: AlarmQuery, before: int, limit: int
+) -> Sequence[AnyRow]:
+    """At most limit + 1 alarms, newest first, before an id unless that is 0."""
+    query = select(t.alarm).where(_a.organization_id == organization_id, *_conditions(wanted))
+    if before:
+        query = query.where(_a.id < before)
+    return (await connection.execute(query.order_by(_a.id.desc()).limit(limit + 1))).all()
+
+
+def _conditions(wanted: AlarmQuery) -> list[Any]:
+    equal = {_a.device_uuid: wanted.device_uuid, _a.severity: wanted.severity, _a.type: wanted.type}
+    conditions = [column == value for column, value in equal.items() if value]
+    if wanted.active is not None:
+        conditions.append(_a.active == wanted.active)
+    if wanted.acknowledged is not None:
+        is_open = _a.acknowledged_at_ms.is_(None)
+        conditions.append(~is_open if wanted.acknowledged else is_open)
+    return conditions
+
+
+async def events(connection: AsyncConnection, alarm_id: int, after: int, limit: int) -> Sequence[AnyRow]:
+    """At most limit + 1 events of an alarm behind an id, oldest first."""
+    query = select(t.alarm_event).where(_e.alarm_id == alarm_id, _e.id > after)
+    return (await connection.execute(query.order_by(_e.id).limit(limit + 1))).all()
+
+
+async def latest(connection: AsyncConnection, keys: Iterable[AlarmKey], lock: bool = False) -> dict[AlarmKey, AnyRow]:
+    """The newest alarm of each device and type that ever had one. Locked until the transaction ends when asked."""
+    query = select(t.alarm).where(_a.latest == 1, tuple_(_a.device_id, _a.type).in_(sorted(keys))).order_by(_a.id)
+    rows = (await connection.execute(query.with_for_update() if lock else query)).all()
+    return {(row.device_id, row.type): row for row in rows}
+
+
+async def change(connection: AsyncConnection, row_id: int, changes: Sequence[AlarmChange]) -> list[AnyRow]:
+    """Stores changes of one alarm (id 0: its first), in order; the rows as they were after each."""
+    after = []
+    for one in changes:
+        if one.what is What.RAISED:
+            row_id = await _raise(connection, row_id, one)
+        else:
+            await connection.execute(update(t.alarm).where(_a.id == row_id).values(_changed(one)))
+        chain_id, reading = one.assertion.chain_id, one.assertion.reading
+        cause = {"rule_chain_id": chain_id, "data_stream_id": reading.id}
+        await _add_event(connection, row_id, one.what, one.severity, reading.received_at_ms, **cause)
+        after.append((await connection.execute(select(t.alarm).where(_a.id == row_id))).one())
+    return after
+
+
+async def _raise(connection: AsyncConnection, before: int, one: AlarmChange) -> int:
+    if before:
+        await connection.execute(update(t.alarm).where(_a.id == before).values(latest=None))
+    reading = one.assertion.reading
+    values = {
+        "organization_id": reading.organization_id,
+        "device_id": reading.device_id,
+        "device_uuid": reading.device_uuid,
+        "type": one.assertion.type,
+        "latest": 1,
+        "severity": one.severity,
+        "active": True,
+        "message": one.assertion.message,
+        "raised_at_ms": reading.received_at_ms,
+        "rule_chain_id": one.assertion.chain_id,
+        "data_stream_id": reading.id,
+        **_asserted(one.assertion.watermark),
+    }
+    return int((await connection.execute(insert(t.alarm).values(values))).inserted_primary_key[0])  # type: ignore[index]
+
+
+def _changed(one: AlarmChange) -> dict[str, Any]:
+    at = one.assertion.reading.received_at_ms
+    ended = {"active": False, "cleared_at_ms": at} if one.what is What.CLEARED else {"severity": one.severity}
+    return {**ended, **_asserted(one.assertion.watermark)}
+
+
+def _asserted(mark: Watermark) -> dict[str, int]:
+    return {"asserted_at_ms": mark[0], "asserted_reading_id": mark[1], "asserted_chain_id": mark[2]}
+
+
+def done_by_hand(row: AnyRow, what: What, now: int) -> dict[str, Any]:
+    """What a user's ACKNOWLEDGED or CLEARED at `now` (ms) changes in a row; empty when it is so already."""
+    if what is What.ACKNOWLEDGED:
+        return {"acknowledged_at_ms": now} if row.acknowledged_at_ms is None else {}
+    mark = (max(now, row.asserted_at_ms + 1), 0, 0)
+    return {"active": False, "cleared_at_ms": now, **_asserted(mark)} if row.active else {}
+
+
+async def change_by_hand(
+    connection: AsyncConnection, row: AnyRow, what: What, values: Mapping[str, Any], user_id: int
+) -> AnyRow:
+    """Stores what a user did; the row afterwards."""
+    await connection.execute(update(t.alarm).where(_a.id == row.id).values(**values))
+    await _add_event(connection, row.id, what, row.severity, now_ms(), user_id=user_id)
+    await audit.record(connection, t.audit, f"alarm.{what}", f"alarm {row.id}")
+    return (await connection.execute(select(t.alarm).where(_a.id == row.id))).one()
+
+
+async def _add_event(
+    connection: AsyncConnection,
+    alarm_id: int,
+    what: What,
+    severity: str,
+    at_ms: int,
+    *,
+    rule_chain_id: int = 0,
+    data_stream_id: int = 0,
+    user_id: int = 0,
+) -> None:
+    cause = {"rule_chain_id": rule_chain_id, "data_stream_id": data_stream_id, "user_id": user_id}
+    await connection.execute(
+        insert(t.alarm_event).values(alarm_id=alarm_id, type=what, severity=severity, at_ms=at_ms, **cause)
+    )
