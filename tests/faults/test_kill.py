@@ -1,0 +1,42 @@
+"""kill -9 under load: nothing acknowledged is lost, nothing is doubled, everything is judged."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.checker import Rows, check, wait_until_settled
+from tests.faults.load import History, load
+from tests.support.redis_server import until
+from tests.support.stack import Stack
+
+VICTIMS = ("aemos_ingest", "aemos_gateway", "aemos_rules worker")
+DEVICES = 9
+BACK_SECONDS = 15.0
+
+
+def acknowledged(histories: list[History]) -> int:
+    return sum(len(history.acknowledged) for history in histories)
+
+
+def more_than(histories: list[History], before: int, readings: int = 200) -> Callable[[], bool]:
+    return lambda: acknowledged(histories) >= before + readings
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+async def test_what_was_acknowledged_outlives_a_kill(stack: Stack, rows: Rows, victim: str) -> None:
+    """Killed twice while devices send; each is back within 15 s, and afterwards every reading is there once, judged."""
+    first = VICTIMS.index(victim) * DEVICES
+    async with load(stack, range(first, first + DEVICES)) as histories:
+        for _ in range(2):
+            before = acknowledged(histories)
+            await until(more_than(histories, before), BACK_SECONDS, "readings before the kill")
+            (pid,) = stack.pids(victim)
+            os.kill(pid, signal.SIGKILL)
+            before = acknowledged(histories)
+            await until(more_than(histories, before), BACK_SECONDS, f"readings after {victim} was killed")
+    wait_until_settled(rows)
+    assert check(histories, rows) >= acknowledged(histories)
