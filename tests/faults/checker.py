@@ -10,14 +10,13 @@ from tests.faults.load import History
 
 Rows = Callable[[str], list[tuple[str, ...]]]
 """Runs a statement; {ingest} and {rules} stand for the databases."""
-_SETTLED_SECONDS = 60.0
 
 
-def wait_until_settled(rows: Rows) -> float:
+def wait_until_settled(rows: Rows, within_s: float) -> float:
     """Seconds until every stored reading was judged: its outbox row lives until the worker's receipt."""
     began = time.monotonic()
     while rows("SELECT 1 FROM {ingest}.outbox LIMIT 1"):
-        assert time.monotonic() - began < _SETTLED_SECONDS, "readings were stored and never judged"
+        assert time.monotonic() - began < within_s, "readings were stored and never judged"
         time.sleep(0.1)
     return time.monotonic() - began
 

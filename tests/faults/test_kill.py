@@ -31,12 +31,15 @@ async def test_what_was_acknowledged_outlives_a_kill(stack: Stack, rows: Rows, v
     """Killed twice while devices send; each is back within 15 s, and afterwards every reading is there once, judged."""
     first = VICTIMS.index(victim) * DEVICES
     async with load(stack, range(first, first + DEVICES)) as histories:
+        killed: set[int] = set()
         for _ in range(2):
             before = acknowledged(histories)
             await until(more_than(histories, before), BACK_SECONDS, "readings before the kill")
-            (pid,) = stack.pids(victim)
+            await until(lambda: bool(set(stack.pids(victim)) - killed), BACK_SECONDS, f"{victim} runs")
+            (pid,) = set(stack.pids(victim)) - killed
             os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
             before = acknowledged(histories)
             await until(more_than(histories, before), BACK_SECONDS, f"readings after {victim} was killed")
-    wait_until_settled(rows)
+    wait_until_settled(rows, BACK_SECONDS)
     assert check(histories, rows) >= acknowledged(histories)
