@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -26,9 +26,12 @@ from aemos_core.outbox_senders import send_receipt
 from aemos_core.paging import Page
 from aemos_core.redis_link import open_redis
 from aemos_core.times import now_ms
+from aemos_core.timing import Timing
 from aemos_core.worker import JobWorker, actor_on_loop, current_job
+from aemos_scheduler.codec import end_without_run
 from aemos_scheduler.domain import Instant, Schedule, partition_of
-from aemos_scheduler.store import OUTBOX, FiringStore, firing
+from aemos_scheduler.store import FiringStore
+from aemos_scheduler.tables import OUTBOX, firing, firing_end, firing_open
 from aemos_scheduler.wiring import MIGRATIONS
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -47,9 +50,16 @@ class FakeRules(rule_chain_pb2_grpc.RuleChainServiceServicer):
         self.present: list[rule_chain_pb2.Schedule] = []
         self.calls = 0
 
-    def add(self, chain: int, organization: int, expression: str) -> None:
+    def add(self, chain: int, organization: int, expression: str, overlap: str = "allow") -> None:
         self.present.append(
-            rule_chain_pb2.Schedule(rule_chain_id=chain, organization_id=organization, cron_expression=expression)
+            rule_chain_pb2.Schedule(
+                rule_chain_id=chain,
+                organization_id=organization,
+                cron_expression=expression,
+                misfire_policy="run-once",
+                overlap_policy=overlap,
+                since_ms=now_ms(),
+            )
         )
 
     async def ListSchedules(
@@ -58,7 +68,20 @@ class FakeRules(rule_chain_pb2_grpc.RuleChainServiceServicer):
         self.calls += 1
         start = int(request.page_token or 0)
         token = str(start + 2) if start + 2 < len(self.present) else ""
-        return rule_chain_pb2.ListSchedulesResponse(schedules=self.present[start : start + 2], next_page_token=token)
+        page = self.present[start : start + 2]
+        return rule_chain_pb2.ListSchedulesResponse(schedules=page, next_page_token=token, now_ms=now_ms())
+
+    async def ListScheduleChanges(
+        self, request: rule_chain_pb2.ListScheduleChangesRequest, context: object
+    ) -> rule_chain_pb2.ListScheduleChangesResponse:
+        return rule_chain_pb2.ListScheduleChangesResponse(schedules=self.present, now_ms=now_ms())
+
+    async def SetSchedulePaused(
+        self, request: rule_chain_pb2.SetSchedulePausedRequest, context: object
+    ) -> rule_chain_pb2.SetSchedulePausedResponse:
+        (schedule,) = (s for s in self.present if s.rule_chain_id == request.rule_chain_id)
+        schedule.paused, schedule.since_ms = request.paused, now_ms()
+        return rule_chain_pb2.SetSchedulePausedResponse(schedule=schedule)
 
 
 class FakeIdentity(identity_pb2_grpc.IdentityServiceServicer):
@@ -68,9 +91,9 @@ class FakeIdentity(identity_pb2_grpc.IdentityServiceServicer):
         self._key = Ed25519PrivateKey.generate()
 
     def bearer(self, organization: int) -> tuple[tuple[str, str]]:
-        """Metadata of a viewer of this organization."""
+        """Metadata of an operator of this organization."""
         now = now_ms() // 1000
-        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "1", "org": organization, "role": "viewer"}
+        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "1", "org": organization, "role": "operator"}
         token = jwt.encode(claims | {"iat": now, "exp": now + 300}, self._key, "EdDSA", headers={"kid": "k"})
         return (("authorization", f"Bearer {token}"),)
 
@@ -243,10 +266,62 @@ async def test_api(world: World) -> None:
             planned = [f.planned_at.ToMilliseconds() for f in (*fired.firings, *older.firings)]
             assert len(planned) >= 3
             assert planned == list(range(planned[0], planned[0] - 1000 * len(planned), -1000))
+            assert (fired.firings[0].kind, fired.firings[0].outcome) == ("scheduled", "running")
             assert not (await stub.ListFirings(pb.ListFiringsRequest(rule_chain_id=7), metadata=other)).firings
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await stub.ListFirings(pb.ListFiringsRequest(rule_chain_id=7))
             assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_what_users_do(world: World) -> None:
+    """Run now, pause, resume and preview, for a chain of the own organization only; ends are told in the history."""
+    world.rules.add(7, 1, "0 0 0 1 1 *")
+    port, service = free_port(), (("authorization", f"Service {SECRET}"),)
+    with world.schedulers(port):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = schedule_pb2_grpc.SchedulerServiceStub(channel)
+            await asyncio.wait_for(channel.channel_ready(), START_S)
+            mine, other = world.identity.bearer(1), world.identity.bearer(2)
+            await until(lambda: world.rules.calls >= 1, 5)
+
+            fired = await stub.RunScheduleNow(pb.RunScheduleNowRequest(rule_chain_id=7), metadata=mine)
+            planned = fired.planned_at.ToMilliseconds()
+            assert (fired.kind, fired.outcome, abs(planned - now_ms()) < 2_000) == ("manual", "running", True)
+            await until(lambda: world.runs == [(7, planned)], 5)
+            end = pb.FiringEnd(
+                rule_chain_id=7, planned_at_ms=planned, started_at_ms=planned, finished_at_ms=planned + 5
+            )
+            for outcome in ("failed", "completed"):  # the first report counts
+                end.outcome, end.error, end.trace_id = outcome, "x" * 1_000, "ab" * 16
+                await stub.FinishFirings(pb.FinishFiringsRequest(ends=[end]), metadata=service)
+            (told,) = (await stub.ListFirings(pb.ListFiringsRequest(rule_chain_id=7), metadata=mine)).firings
+            assert (told.outcome, told.error, told.trace_id) == ("failed", "x" * 200, "ab" * 16)
+            assert told.finished_at.ToMilliseconds() - told.started_at.ToMilliseconds() == 5
+
+            paused = await stub.PauseSchedule(pb.PauseScheduleRequest(rule_chain_id=7), metadata=mine)
+            assert (paused.paused, paused.HasField("next_at")) == (True, False)
+            resumed = await stub.ResumeSchedule(pb.ResumeScheduleRequest(rule_chain_id=7), metadata=mine)
+            assert (resumed.paused, resumed.HasField("next_at")) == (False, True)
+            assert resumed.description == "At 00:00, on day 1 of the month, only in January (UTC)"
+
+            request = pb.PreviewScheduleRequest(cron_expression="0 9 * * mon", timezone="Europe/Berlin", count=3)
+            request.after.FromJsonString("2026-03-20T00:00:00Z")
+            shown = await stub.PreviewSchedule(request, metadata=mine)
+            assert shown.description == "At 09:00, only on Monday (Europe/Berlin)"
+            assert [i.ToJsonString()[5:13] for i in shown.instants] == ["03-23T08", "03-30T07", "04-06T07"]
+            for wrong, code in (
+                (
+                    stub.PreviewSchedule(pb.PreviewScheduleRequest(cron_expression="no"), metadata=mine),
+                    "INVALID_ARGUMENT",
+                ),
+                (stub.PreviewSchedule(pb.PreviewScheduleRequest(rule_chain_id=7), metadata=other), "NOT_FOUND"),
+                (stub.RunScheduleNow(pb.RunScheduleNowRequest(rule_chain_id=7), metadata=other), "NOT_FOUND"),
+                (stub.GetScheduledChain(pb.GetScheduledChainRequest(rule_chain_id=8), metadata=mine), "NOT_FOUND"),
+                (stub.FinishFirings(pb.FinishFiringsRequest(), metadata=mine), "PERMISSION_DENIED"),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await wrong
+                assert refused.value.code().name == code
 
 
 class FakeOutbox:
@@ -302,26 +377,108 @@ async def _migrate_when_it_answers(url: str) -> None:
                 await asyncio.sleep(0.05)
 
 
+def instants_of(chains: Iterable[int], *planned: int, overlap: str = "allow") -> list[Instant]:
+    return [Instant(Schedule(c, 1, Timing("* * * * * *"), overlap=overlap), at) for c in chains for at in planned]
+
+
+def runs_in(rows: Iterable[Row]) -> list[job_pb2.ScheduledRun]:
+    return [run for row in rows for run in job_pb2.ScheduledRuns.FromString(row.payload).runs]
+
+
+def end(chain: int, planned: int) -> dict[str, object]:
+    return end_without_run(chain, planned, "completed")
+
+
 async def test_claims_are_exclusive(databases: list[Database]) -> None:
     """Two processes that claim the same instants in other orders at the same time get each of them once."""
     outboxes = [FakeOutbox(), FakeOutbox()]
     stores = [FiringStore(database, box, PARTITIONS) for database, box in zip(databases, outboxes, strict=True)]
     for at in range(1000, 11_000, 1000):
-        instants = [Instant(Schedule(chain, 1, "* * * * * *", "UTC"), at) for chain in range(1, 40)]
+        instants = instants_of(range(1, 40), at)
         claims = await asyncio.gather(stores[0].fire(instants), stores[1].fire(instants[::-1]))
         assert Counter(claim for claimed in claims for claim in claimed) == Counter(instants)
     sent = [row for box in outboxes for row in box.sent]
-    runs = [job_pb2.ScheduledRuns.FromString(row.payload).runs[0] for row in sent]
+    runs = runs_in(sent)
     assert len({(run.rule_chain_id, run.planned_at_ms) for run in runs}) == len(runs) == 390
-    expected = [partition_of(run.rule_chain_id, PARTITIONS) for run in runs]
-    assert [row.partition for row in sent] == expected
-    assert await stores[1].list_firings(1, 5, Page(3, 0)) == ([10_000, 9_000, 8_000], "8000")
-    assert await stores[1].list_firings(1, 5, Page(3, 3_000)) == ([2_000, 1_000], "")
-    assert await stores[1].list_firings(2, 5, Page(3, 0)) == ([], "")
+    assert all(row.weight == len(runs_in([row])) for row in sent)
+    assert all(partition_of(run.rule_chain_id, PARTITIONS) == row.partition for row in sent for run in runs_in([row]))
+    assert await planned_of(stores[1], 1, Page(3, 0)) == ([10_000, 9_000, 8_000], "8000")
+    assert await planned_of(stores[1], 1, Page(3, 3_000)) == ([2_000, 1_000], "")
+    assert await planned_of(stores[1], 2, Page(3, 0)) == ([], "")
+    assert await stores[0].last_fired([5, 6, 77]) == {5: 10_000, 6: 10_000}
+
+
+async def planned_of(store: FiringStore, organization: int, page: Page) -> tuple[list[int], str]:
+    rows, token = await store.list_firings(organization, 5, page)
+    return [row.planned_at_ms for row in rows], token
+
+
+async def test_claims_in_part(databases: list[Database]) -> None:
+    """Of instants some of which are another process', exactly the others are claimed, in one transaction."""
+    store = FiringStore(databases[0], FakeOutbox(), PARTITIONS)
+    assert len(await store.fire(instants_of(range(0, 100, 3), 1_000, 2_000))) == 68
+    claimed = await store.fire(instants_of(range(100), 1_000, 2_000))
+    assert {i.schedule.rule_chain_id for i in claimed} == set(range(100)) - set(range(0, 100, 3))
+    assert len(claimed) == 132
+
+
+async def test_runs_that_must_not_overlap(databases: list[Database]) -> None:
+    """Queued runs go one by one as those before them end, skipped ones say so, and a repeated end changes nothing."""
+    outbox = FakeOutbox()
+    store = FiringStore(databases[0], outbox, PARTITIONS)
+    queue, skip = instants_of([5], 1_000, 2_000, 3_000, overlap="queue"), instants_of([6], 1_000, 2_000, overlap="skip")
+    assert len(await store.fire([*queue, *skip])) == 5
+    assert sorted((r.rule_chain_id, r.planned_at_ms) for r in runs_in(outbox.sent)) == [(5, 1_000), (6, 1_000)]
+    outcomes = {row.planned_at_ms: (row.queued, row.outcome) for row in (await store.list_firings(1, 5, Page(9, 0)))[0]}
+    assert outcomes == {1_000: (False, None), 2_000: (True, None), 3_000: (True, None)}
+    assert (await store.list_firings(1, 6, Page(1, 0)))[0][0].outcome == "skipped"
+    for planned, released in ((1_000, [2_000]), (1_000, []), (2_000, [3_000]), (3_000, [])):
+        outbox.sent.clear()
+        await store.finish([end(5, planned), end(99, planned)])
+        assert [run.planned_at_ms for run in runs_in(outbox.sent)] == released
+    outbox.sent.clear()
+    await store.finish([end(6, 1_000)])
+    await store.fire(instants_of([5], 4_000, overlap="queue") + instants_of([6], 4_000, overlap="skip"))
+    assert sorted(run.rule_chain_id for run in runs_in(outbox.sent)) == [5, 6]
+    assert await store.lost() == []
+
+
+async def test_ends_and_claims_at_once_lose_no_queued_run(databases: list[Database]) -> None:
+    """Whether a run ends just before or just after the next is claimed, the next one runs, once."""
+    outboxes = [FakeOutbox(), FakeOutbox()]
+    stores = [FiringStore(database, box, PARTITIONS) for database, box in zip(databases, outboxes, strict=True)]
+    for planned in range(1_000, 41_000, 1_000):
+        await asyncio.gather(
+            stores[0].fire(instants_of([5], planned, overlap="queue")),
+            stores[1].finish([end(5, planned - 1_000)]),
+        )
+    sent = [run.planned_at_ms for box in outboxes for run in runs_in(box.sent)]
+    assert sorted(sent) == list(range(1_000, 41_000, 1_000))
+
+
+async def test_history_is_bounded(databases: list[Database]) -> None:
+    """A chain keeps its newest firings, with their ends, and what is older than 90 days goes."""
+    store = FiringStore(databases[0], FakeOutbox(), PARTITIONS)
+    await store.fire(instants_of([5, 6], *range(1_000, 1_101_000, 1_000)))
+    await store.finish([end(5, planned) for planned in range(1_000, 1_101_000, 1_000)])
+    await store.prune(5)
+    for table in (firing, firing_end):
+        assert await count(databases[0], table, 5) == 1_000
+    assert await count(databases[0], firing, 6) == 1_100
+    async with databases[0].write() as connection:
+        await connection.execute(sqlalchemy.update(firing).where(firing.c.rule_chain_id == 5).values(created_at_ms=1))
+    await store.expire()
+    assert await count(databases[0], firing, 5) == await count(databases[0], firing_end, 5) == 500
+
+
+async def count(database: Database, table: sqlalchemy.Table, chain: int) -> int:
+    query = sqlalchemy.select(sqlalchemy.func.count()).select_from(table).where(table.c.rule_chain_id == chain)
+    async with database.read() as connection:
+        return int((await connection.execute(query)).scalar_one())
 
 
 async def test_migration_is_what_the_store_declares(databases: list[Database]) -> None:
     """The newest migration leaves the tables that the store uses."""
     async with databases[0].read() as connection:
         tables = await connection.run_sync(lambda sync: sqlalchemy.inspect(sync).get_table_names())
-    assert {firing.name, OUTBOX.rows.name, OUTBOX.relays.name} <= set(tables)
+    assert {t.name for t in (firing, firing_end, firing_open, OUTBOX.rows, OUTBOX.relays)} <= set(tables)

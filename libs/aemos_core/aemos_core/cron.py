@@ -1,4 +1,6 @@
-"""Cron schedules: six fields, seconds first, in an IANA time zone. Pure: no clock, no store.
+"""Cron expressions in an IANA time zone. Pure: no clock, no store.
+
+Six fields, seconds first; five, which are due at second 0; or a name such as "@hourly".
 
 Matching is done on the wall clock's reading, and each reading is then turned into the instant at which the wall clock
 first shows it. So daylight saving follows from one rule: a time that is skipped runs once, at the next time that
@@ -14,20 +16,30 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import croniter
 
-from aemos_core.errors import AemosError, FieldError, Kind
+from aemos_core.errors import FieldError
 
 _LONGEST = 100
-_FIELDS = 6
+_NAMED = {
+    "@yearly": "0 0 0 1 1 *",
+    "@annually": "0 0 0 1 1 *",
+    "@monthly": "0 0 0 1 * *",
+    "@weekly": "0 0 0 * * 0",
+    "@daily": "0 0 0 * * *",
+    "@midnight": "0 0 0 * * *",
+    "@hourly": "0 0 * * * *",
+}
 _NOT_FIXED = re.compile(r"(^|[\s,])[hr]", re.IGNORECASE)
 """croniter's own `H` (hashed) and `R` (random): two processes would not agree on when that is."""
 _EPOCH = datetime(1970, 1, 1)
-_KNOWN = 4_096
+_KNOWN = 16_384
 
 
+@lru_cache(_KNOWN)
 def next_due(expression: str, timezone: str, after_ms: int) -> int:
     """The first instant after `after_ms` at which the schedule is due; both in ms since 1970 UTC.
 
-    ValueError when expression or time zone cannot be read, or nothing is due within 50 years.
+    ValueError when expression or time zone cannot be read, or nothing is due within 50 years. Remembered, because many
+    schedules ask the same.
     """
     zone, after = _zone(timezone), after_ms // 1000
     shown = after + _offset(zone, after)
@@ -37,15 +49,23 @@ def next_due(expression: str, timezone: str, after_ms: int) -> int:
     return _instant(zone, int(_matcher(expression).get_next(float, start_time=shown))) * 1000
 
 
-def validate(expression: str, timezone: str) -> None:
-    """Raises INVALID with `cronExpression`, `timezone` or both when a schedule could never run as its author means."""
-    mistakes = [
-        FieldError(loc, message)
-        for loc, message in (("cronExpression", _wrong_expression(expression)), ("timezone", _wrong_zone(timezone)))
-        if message
-    ]
-    if mistakes:
-        raise AemosError(Kind.INVALID, "; ".join(f"{m.loc}: {m.message}" for m in mistakes), errors=mistakes)
+def six_fields(expression: str) -> str:
+    """The expression with all its fields, seconds first; ValueError when it has not so many."""
+    named = _NAMED.get(expression.strip().lower())
+    if named is not None:
+        return named
+    fields = expression.split()
+    if not expression.isascii() or len(fields) not in (5, 6):
+        raise ValueError(
+            'must have six fields, seconds first, such as "0 */5 * * * *", or five, or be one of the names'
+        )
+    return " ".join(fields if len(fields) == 6 else ["0", *fields])
+
+
+def mistakes(expression: str, timezone: str) -> list[FieldError]:
+    """Why a schedule could never run as its author means: `cronExpression`, `timezone` or both."""
+    found = (("cronExpression", _wrong_expression(expression)), ("timezone", wrong_zone(timezone)))
+    return [FieldError(loc, message) for loc, message in found if message]
 
 
 def _wrong_expression(expression: str) -> str:
@@ -55,12 +75,13 @@ def _wrong_expression(expression: str) -> str:
         next_due(expression, "UTC", 0)
     except ValueError as error:
         return str(error)
-    if not croniter.is_valid(expression, second_at_beginning=True, strict=True):
+    if not croniter.is_valid(six_fields(expression), second_at_beginning=True, strict=True):
         return "names a day that never comes"
     return ""
 
 
-def _wrong_zone(timezone: str) -> str:
+def wrong_zone(timezone: str) -> str:
+    """What is wrong with a time zone; empty when nothing is."""
     try:
         _zone(timezone)
     except ValueError as error:
@@ -71,12 +92,11 @@ def _wrong_zone(timezone: str) -> str:
 @lru_cache(_KNOWN)
 def _matcher(expression: str) -> croniter:
     """Parsing takes four times as long as matching. Not for threads: a matcher remembers where it is."""
-    if not expression.isascii() or len(expression.split()) != _FIELDS:
-        raise ValueError('must have six fields, seconds first, such as "0 */5 * * * *"')
-    if _NOT_FIXED.search(expression):
+    fields = six_fields(expression)
+    if _NOT_FIXED.search(fields):
         raise ValueError("must not use H or R")
     try:
-        return croniter(expression, 0, second_at_beginning=True)
+        return croniter(fields, 0, second_at_beginning=True)
     except ValueError:
         raise ValueError("is not a cron expression") from None
 

@@ -10,10 +10,11 @@ import importlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -31,6 +32,10 @@ SPAN_RUN: Final = "run chain"
 SPAN_PUBLISH: Final = "publish notification"
 SPAN_EMIT: Final = "emit notification"
 SPAN_FIRE: Final = "fire schedule"
+
+SCHEDULES_LATE: Final = "aemos.schedules.late"
+"""Counter: runs that were fired more than 5 s after their time."""
+_METRICS_MS: Final = 10_000
 
 MAX_LINKS: Final = 32
 NO_CONTEXT: Final = b""
@@ -64,7 +69,7 @@ _new_traces = _NewTraces(0)
 
 @contextmanager
 def exporting(service: str, settings: ServiceSettings) -> Iterator[None]:
-    """Sends this process's spans to the collector, or to files under `trace_dir`, until the end of the block."""
+    """Sends spans to the collector, or to files under `trace_dir`, and counters to the collector, until the end."""
     global _tracer, _new_traces
     exporter = _exporter(service, settings)
     if exporter is None:
@@ -73,10 +78,37 @@ def exporting(service: str, settings: ServiceSettings) -> Iterator[None]:
     provider = TracerProvider(resource=Resource.create({"service.name": service}), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
     _tracer, _new_traces = provider.get_tracer("aemos"), _NewTraces(settings.traces_per_second)
+    meters = _meters(service, settings)
     try:
         yield
     finally:
         provider.shutdown()
+        if meters is not None:
+            meters.shutdown()
+
+
+def _meters(service: str, settings: ServiceSettings) -> Any:
+    if not settings.otlp_endpoint:
+        return None
+    insecure = not settings.otlp_endpoint.startswith("https")
+    otlp = importlib.import_module("opentelemetry.exporter.otlp.proto.grpc.metric_exporter")
+    sdk = importlib.import_module("opentelemetry.sdk.metrics")
+    reading = importlib.import_module("opentelemetry.sdk.metrics.export")
+    exporter = otlp.OTLPMetricExporter(endpoint=settings.otlp_endpoint, insecure=insecure, timeout=5)
+    reader = reading.PeriodicExportingMetricReader(exporter, export_interval_millis=_METRICS_MS)
+    provider = sdk.MeterProvider([reader], Resource.create({"service.name": service}), shutdown_on_exit=False)
+    metrics.set_meter_provider(provider)
+    return provider
+
+
+def count(name: str, number: int) -> None:
+    """Adds to a counter of this process."""
+    _counter(name).add(number)
+
+
+@cache
+def _counter(name: str) -> metrics.Counter:
+    return metrics.get_meter("aemos").create_counter(name)
 
 
 def _exporter(service: str, settings: ServiceSettings) -> SpanExporter | None:

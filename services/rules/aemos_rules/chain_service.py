@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from aemos.v1 import sensor_pb2, sensor_pb2_grpc
-from aemos_core import cron
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, FieldError, Kind, invalid
 from aemos_core.identity import caller
 from aemos_core.outbox import OutboxRows
 from aemos_core.paging import Page
+from aemos_core.times import now_ms
+from aemos_core.timing import check_policies, refuse
 from sqlalchemy import select
 
 from aemos_rules import chain_store, tables
@@ -34,13 +35,17 @@ class RuleChains:
 
     async def create(self, draft: RuleChain) -> AnyRow:
         """Saves a new chain; INVALID names every node and field that is wrong."""
-        return await self._save(draft, ())
+        _refuse_past({"run_at_ms": draft.run_at_ms})
+        return await self._save(_counted_from_now(draft), ())
 
     async def update(self, chain_id: int, changes: Mapping[str, object]) -> AnyRow:
         """Saves a chain with some of its fields changed, as its next version."""
         row = await self.get(chain_id)
         chain = chain_store.chain_of(row)
         draft = replace(chain, **changes, version=chain.version + 1)  # type: ignore[arg-type]
+        _refuse_past(changes)
+        if draft.schedule != chain.schedule:
+            draft = _counted_from_now(draft)
         async with self._database.read() as connection:
             judged_before = await chain_store.sensors_of(connection, chain_id)
         return await self._save(draft, judged_before)
@@ -64,6 +69,22 @@ class RuleChains:
             rows = await self._outbox.add(connection, [chains_changed(judged)])
         self._outbox.committed(rows)
 
+    async def pause(self, chain_id: int, paused: bool) -> AnyRow:
+        """Pauses or resumes a chain's schedule."""
+        async with self._database.write() as connection:
+            await chain_store.get(connection, caller().organization_id, chain_id)
+            await chain_store.pause(connection, chain_id, paused)
+            rows = await self._outbox.add(connection, [chains_changed([])])
+            saved = await chain_store.get(connection, caller().organization_id, chain_id)
+        self._outbox.committed(rows)
+        return saved
+
+    async def schedule_changes(self, since_ms: int) -> tuple[tuple[Sequence[AnyRow], list[int]] | None, int]:
+        """See chain_store.schedule_changes; and the time to ask from next."""
+        now = now_ms()
+        async with self._database.read() as connection:
+            return await chain_store.schedule_changes(connection, since_ms, now), now
+
     async def schedules(self, page: Page) -> tuple[Sequence[AnyRow], str]:
         """A page of every organization's enabled schedules and the token of the next."""
         async with self._database.read() as connection:
@@ -84,8 +105,8 @@ class RuleChains:
             raise invalid("name", f"must have 1 to {_MOST_NAME} characters")
         if not draft.nodes:
             raise invalid("nodes", "must be at least one")
-        if draft.schedule_enabled or draft.cron_expression:
-            cron.validate(draft.cron_expression, draft.timezone)
+        scheduled = draft.schedule_enabled or draft.cron_expression or draft.interval_seconds or draft.run_at_ms
+        refuse((draft.timing.check() if scheduled else []) + check_policies(draft.misfire_policy, draft.overlap_policy))
         sensors = await self._described(draft)
         types = {(uuid, name): kind for uuid, known in sensors.items() for name, kind in known.items()}
         errors, compiled = _compiled(draft, types)
@@ -115,6 +136,19 @@ class RuleChains:
             for index, node in enumerate(draft.nodes)
             if "deviceStateId" in node.config and node.config["deviceStateId"] not in known
         ]
+
+
+def _counted_from_now(draft: RuleChain) -> RuleChain:
+    """A schedule as it becomes now: what would have been due before was never missed."""
+    now = now_ms()
+    anchor = draft.interval_anchor_ms or (now // 1000 * 1000 if draft.interval_seconds else 0)
+    return replace(draft, schedule_since_ms=now, interval_anchor_ms=anchor)
+
+
+def _refuse_past(changes: Mapping[str, object]) -> None:
+    run_at = changes.get("run_at_ms")
+    if isinstance(run_at, int) and 0 != run_at <= now_ms():
+        raise invalid("runAt", "must be in the future")
 
 
 def _compiled(draft: RuleChain, types: Mapping[tuple[str, str], str]) -> tuple[Errors, CompiledChain | None]:

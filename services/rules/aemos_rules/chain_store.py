@@ -18,6 +18,13 @@ from aemos_rules.domain import Node, RuleChain
 
 AnyRow = Row[Any]
 _c = t.rule_chain.c
+_CHANGES_OVERLAP_MS = 10_000
+"""Longer than a transaction may take: its change was stamped before its commit."""
+_CHANGES_KEPT_MS = 60 * 60 * 1000
+_MOST_CHANGES = 5_000
+_SCHEDULE = ("id", "organization_id", "cron_expression", "timezone", "interval_seconds", "interval_anchor_ms",
+             "run_at_ms", "misfire_policy", "overlap_policy", "schedule_paused", "schedule_since_ms")  # fmt: skip
+_SCHEDULES = select(*(_c[name] for name in _SCHEDULE)).where(_c.schedule_enabled, _c.enabled)
 
 
 def chain_of(row: AnyRow) -> RuleChain:
@@ -32,6 +39,13 @@ def chain_of(row: AnyRow) -> RuleChain:
         schedule_enabled=row.schedule_enabled,
         cron_expression=row.cron_expression,
         timezone=row.timezone,
+        interval_seconds=row.interval_seconds,
+        interval_anchor_ms=row.interval_anchor_ms,
+        run_at_ms=row.run_at_ms,
+        misfire_policy=row.misfire_policy,
+        overlap_policy=row.overlap_policy,
+        schedule_paused=row.schedule_paused,
+        schedule_since_ms=row.schedule_since_ms,
     )
 
 
@@ -52,8 +66,31 @@ async def page(connection: AsyncConnection, organization_id: int, after: int, li
 
 async def schedules(connection: AsyncConnection, after: int, limit: int) -> Sequence[AnyRow]:
     """At most limit + 1 enabled schedules of all organizations behind a chain's id."""
-    query = select(t.rule_chain).where(_c.schedule_enabled, _c.enabled, _c.id > after)
-    return (await connection.execute(query.order_by(_c.id).limit(limit + 1))).all()
+    query = _SCHEDULES.where(_c.id > after).order_by(_c.id).limit(limit + 1)
+    return (await connection.execute(query)).all()
+
+
+async def schedule_changes(
+    connection: AsyncConnection, since_ms: int, now: int
+) -> tuple[Sequence[AnyRow], list[int]] | None:
+    """Enabled schedules of the chains that changed, and ids of those that have none; None: list everything instead."""
+    if since_ms < now - _CHANGES_KEPT_MS // 2 or since_ms > now + _CHANGES_OVERLAP_MS:
+        return None
+    change = t.rule_chain_change.c
+    recent = select(change.rule_chain_id).where(change.at_ms >= since_ms - _CHANGES_OVERLAP_MS).distinct()
+    changed = set((await connection.execute(recent.limit(_MOST_CHANGES))).scalars())
+    if len(changed) == _MOST_CHANGES:
+        return None
+    rows = (await connection.execute(_SCHEDULES.where(_c.id.in_(sorted(changed))))).all() if changed else []
+    return rows, sorted(changed - {row.id for row in rows})
+
+
+async def pause(connection: AsyncConnection, chain_id: int, paused: bool) -> None:
+    """Pauses or resumes a schedule; what is so already stays as it is."""
+    values = {"schedule_paused": paused, "schedule_since_ms": now_ms()}
+    changed = update(t.rule_chain).where(_c.id == chain_id, _c.schedule_paused != paused).values(**values)
+    if (await connection.execute(changed)).rowcount:
+        await _changed(connection, chain_id, "pause" if paused else "resume")
 
 
 async def save(connection: AsyncConnection, chain: RuleChain, sensor_uuids: Iterable[str]) -> int:
@@ -70,15 +107,21 @@ async def save(connection: AsyncConnection, chain: RuleChain, sensor_uuids: Iter
     links = [{"sensor_uuid": uuid, "rule_chain_id": chain_id} for uuid in sorted(sensor_uuids)]
     if links:
         await connection.execute(insert(t.rule_chain_sensor), links)
-    verb = "update" if chain.id else "create"
-    await audit.record(connection, t.audit, f"rule_chain.{verb}", f"rule chain {chain_id}")
+    await _changed(connection, chain_id, "update" if chain.id else "create")
     return chain_id
 
 
 async def remove(connection: AsyncConnection, chain_id: int) -> None:
     """Deletes a chain."""
     await connection.execute(delete(t.rule_chain).where(_c.id == chain_id))
-    await audit.record(connection, t.audit, "rule_chain.delete", f"rule chain {chain_id}")
+    await _changed(connection, chain_id, "delete")
+
+
+async def _changed(connection: AsyncConnection, chain_id: int, verb: str) -> None:
+    now, change = now_ms(), t.rule_chain_change
+    await connection.execute(insert(change).values(rule_chain_id=chain_id, at_ms=now))
+    await connection.execute(delete(change).where(change.c.at_ms < now - _CHANGES_KEPT_MS))
+    await audit.record(connection, t.audit, f"rule_chain.{verb}", f"rule chain {chain_id}")
 
 
 async def sensors_of(connection: AsyncConnection, chain_id: int) -> list[str]:

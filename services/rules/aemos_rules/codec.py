@@ -9,6 +9,7 @@ from typing import Any
 from aemos.v1 import alarm_pb2, device_state_pb2, rule_chain_pb2
 from aemos_core.identity import caller
 from aemos_core.times import to_timestamp
+from aemos_core.timing import MISFIRE_POLICIES, OVERLAP_POLICIES
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -16,7 +17,10 @@ from aemos_rules.alarm_store import AlarmQuery
 from aemos_rules.chain_store import AnyRow
 from aemos_rules.domain import Node, RuleChain
 
-_OPTIONAL = ("name", "enabled", "schedule_enabled", "cron_expression", "timezone")
+_OPTIONAL = ("name", "enabled", "schedule_enabled", "cron_expression", "timezone", "interval_seconds", "misfire_policy",
+             "overlap_policy", "schedule_paused")  # fmt: skip
+_MOMENTS = {"interval_anchor": "interval_anchor_ms", "run_at": "run_at_ms"}
+_TIMINGS = {"cron_expression": "", "interval_seconds": 0, "run_at_ms": 0}
 
 
 def nodes_from_pb(nodes: Iterable[rule_chain_pb2.Node]) -> tuple[Node, ...]:
@@ -36,13 +40,27 @@ def draft_from_pb(request: rule_chain_pb2.CreateRuleChainRequest) -> RuleChain:
         schedule_enabled=request.schedule_enabled,
         cron_expression=request.cron_expression,
         timezone=request.timezone or "UTC",
+        interval_seconds=request.interval_seconds,
+        misfire_policy=request.misfire_policy or MISFIRE_POLICIES[0],
+        overlap_policy=request.overlap_policy or OVERLAP_POLICIES[0],
+        schedule_paused=request.schedule_paused,
+        **_moments(request),
     )
 
 
 def changes_from_pb(request: rule_chain_pb2.UpdateRuleChainRequest) -> dict[str, Any]:
     """The fields that an update gives."""
     changes = {field: getattr(request, field) for field in _OPTIONAL if request.HasField(field)}  # type: ignore[arg-type]
-    return changes | ({"nodes": nodes_from_pb(request.nodes)} if request.nodes else {})
+    changes |= _moments(request)
+    given = [field for field in _TIMINGS if changes.get(field)]
+    others = {field: empty for field, empty in _TIMINGS.items() if field not in changes} if given else {}
+    return changes | others | ({"nodes": nodes_from_pb(request.nodes)} if request.nodes else {})
+
+
+def _moments(request: rule_chain_pb2.CreateRuleChainRequest | rule_chain_pb2.UpdateRuleChainRequest) -> dict[str, int]:
+    """Its times, cut to the whole second: at others nothing is due."""
+    given = [field for field in _MOMENTS if request.HasField(field)]  # type: ignore[arg-type]
+    return {_MOMENTS[field]: getattr(request, field).seconds * 1000 for field in given}
 
 
 def chain_to_pb(row: AnyRow) -> rule_chain_pb2.RuleChain:
@@ -56,6 +74,12 @@ def chain_to_pb(row: AnyRow) -> rule_chain_pb2.RuleChain:
         timezone=row.timezone,
         version=row.version,
         created_at=to_timestamp(row.created_at_ms),
+        interval_seconds=row.interval_seconds,
+        interval_anchor=to_timestamp(row.interval_anchor_ms) if row.interval_seconds else None,
+        run_at=to_timestamp(row.run_at_ms) if row.run_at_ms else None,
+        misfire_policy=row.misfire_policy,
+        overlap_policy=row.overlap_policy,
+        schedule_paused=row.schedule_paused,
     )
     for node in json.loads(row.nodes):
         added = chain.nodes.add(type=node["type"], name=node["name"])
@@ -70,6 +94,13 @@ def schedule_to_pb(row: AnyRow) -> rule_chain_pb2.Schedule:
         organization_id=row.organization_id,
         cron_expression=row.cron_expression,
         timezone=row.timezone,
+        interval_seconds=row.interval_seconds,
+        interval_anchor_ms=row.interval_anchor_ms,
+        run_at_ms=row.run_at_ms,
+        misfire_policy=row.misfire_policy,
+        overlap_policy=row.overlap_policy,
+        paused=row.schedule_paused,
+        since_ms=row.schedule_since_ms,
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from aemos_core.timing import Timing
+
 VariableType: TypeAlias = Literal["number", "text", "boolean", "json"]
 VARIABLE_TYPES: tuple[VariableType, ...] = ("number", "text", "boolean", "json")
 
@@ -31,7 +33,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class RuleChain:
-    """Nodes run in their order; `cron_expression` has six fields, seconds first; `timezone` is an IANA name."""
+    """Nodes run in their order. The schedule's fields are the contract's; `schedule_since_ms`: when it became this."""
 
     id: int
     organization_id: int
@@ -42,6 +44,25 @@ class RuleChain:
     schedule_enabled: bool
     cron_expression: str
     timezone: str
+    interval_seconds: int = 0
+    interval_anchor_ms: int = 0
+    run_at_ms: int = 0
+    misfire_policy: str = "run-once"
+    overlap_policy: str = "allow"
+    schedule_paused: bool = False
+    schedule_since_ms: int = 0
+
+    @property
+    def timing(self) -> Timing:
+        """When it runs by itself."""
+        anchor, run_at = self.interval_anchor_ms, self.run_at_ms
+        return Timing(self.cron_expression, self.timezone, self.interval_seconds, anchor, run_at)
+
+    @property
+    def schedule(self) -> tuple[object, ...]:
+        """All that decides when and how it runs by itself, to compare."""
+        policies = (self.misfire_policy, self.overlap_policy, self.schedule_paused)
+        return (self.enabled, self.schedule_enabled, self.timing, policies)
 
 
 # Named tuples where thousands are made each second: a frozen dataclass takes four times as long to construct.

@@ -6,8 +6,10 @@ from aemos.v1 import alarm_pb2 as alarm_pb
 from aemos.v1 import alarm_pb2_grpc, device_state_pb2_grpc, rule_chain_pb2_grpc
 from aemos.v1 import device_state_pb2 as state_pb
 from aemos.v1 import rule_chain_pb2 as chain_pb
+from aemos_core.identity import Caller, set_caller
 from aemos_core.paging import page_of
 from aemos_core.rpc import Context
+from aemos_core.times import now_ms
 
 from aemos_rules import codec
 from aemos_rules.alarm_service import Alarms
@@ -47,8 +49,26 @@ class RuleChainServicer(rule_chain_pb2_grpc.RuleChainServiceServicer):
     async def ListSchedules(
         self, request: chain_pb.ListSchedulesRequest, context: Context
     ) -> chain_pb.ListSchedulesResponse:
+        now = now_ms()
         rows, token = await self._chains.schedules(page_of(request, _MOST_SCHEDULES))
-        return chain_pb.ListSchedulesResponse(schedules=map(codec.schedule_to_pb, rows), next_page_token=token)
+        schedules = map(codec.schedule_to_pb, rows)
+        return chain_pb.ListSchedulesResponse(schedules=schedules, next_page_token=token, now_ms=now)
+
+    async def ListScheduleChanges(
+        self, request: chain_pb.ListScheduleChangesRequest, context: Context
+    ) -> chain_pb.ListScheduleChangesResponse:
+        found, now = await self._chains.schedule_changes(request.since_ms)
+        if found is None:
+            return chain_pb.ListScheduleChangesResponse(incomplete=True, now_ms=now)
+        schedules = map(codec.schedule_to_pb, found[0])
+        return chain_pb.ListScheduleChangesResponse(schedules=schedules, removed_rule_chain_ids=found[1], now_ms=now)
+
+    async def SetSchedulePaused(
+        self, request: chain_pb.SetSchedulePausedRequest, context: Context
+    ) -> chain_pb.SetSchedulePausedResponse:
+        set_caller(Caller(request.organization_id, request.user_id, "service"))
+        saved = await self._chains.pause(request.rule_chain_id, request.paused)
+        return chain_pb.SetSchedulePausedResponse(schedule=codec.schedule_to_pb(saved))
 
 
 class DeviceStateServicer(device_state_pb2_grpc.DeviceStateServiceServicer):

@@ -1,4 +1,4 @@
-"""The jobs of a rule worker: judge readings, run scheduled chains."""
+"""The job of judging readings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _VALUE_OF: Mapping[str, Callable[[job_pb2.CommittedReading], object]] = {
 
 
 class Judge:
-    """Both jobs may come twice or late: what they assert counts once, by its place in event time."""
+    """A job may come twice or late: what it asserts counts once, by its place in event time."""
 
     def __init__(self, index: ChainIndex, effects: Effects, jobs_redis: RedisClient) -> None:
         self._index = index
@@ -43,21 +43,6 @@ class Judge:
         contexts = (reading.trace_context for reading in readings)
         with telemetry.batch(telemetry.SPAN_JOB, contexts, len(readings)):
             await self._effects.apply(_judged(readings, judges))
-        await self._done(job_id)
-
-    async def run_chains(self, payload: bytes, job_id: str) -> None:
-        """Runs chains that are due, without a reading."""
-        runs = job_pb2.ScheduledRuns.FromString(payload).runs
-        chains = await self._index.compiled({run.rule_chain_id for run in runs})
-        for run in runs:
-            chain = chains.get(run.rule_chain_id)
-            if chain is None or not (chain.chain.enabled and chain.chain.schedule_enabled):
-                continue
-            span = telemetry.start_trace(telemetry.SPAN_RUN, {"chain": run.rule_chain_id})
-            with telemetry.ending(span):
-                result = chain.run(None, run.planned_at_ms)
-                _report(Counter({_failure(chain, result): 1}) if result.outcome == "error" else Counter())
-                await self._effects.apply(result.effects)
         await self._done(job_id)
 
     async def _done(self, job_id: str) -> None:

@@ -25,6 +25,13 @@ rule_chain = Table(
     Column("schedule_enabled", Boolean, nullable=False, index=True),
     Column("cron_expression", String(100), nullable=False),
     Column("timezone", String(64), nullable=False),
+    Column("interval_seconds", BigInteger, nullable=False),
+    Column("interval_anchor_ms", BigInteger, nullable=False),
+    Column("run_at_ms", BigInteger, nullable=False),
+    Column("misfire_policy", String(10), nullable=False),
+    Column("overlap_policy", String(10), nullable=False),
+    Column("schedule_paused", Boolean, nullable=False),
+    Column("schedule_since_ms", BigInteger, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Index("rule_chain_by_organization", "organization_id", "id"),
     **TABLE_ARGS,
@@ -35,6 +42,15 @@ rule_chain_sensor = Table(
     metadata,
     Column("sensor_uuid", String(64), primary_key=True),
     Column("rule_chain_id", Id, ForeignKey("rule_chain.id", ondelete="CASCADE"), primary_key=True),
+    **TABLE_ARGS,
+)
+# Which chains changed in the last hour: scheduler's copy follows it.
+rule_chain_change = Table(
+    "rule_chain_change",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("rule_chain_id", BigInteger, nullable=False),
+    Column("at_ms", BigInteger, nullable=False, index=True),
     **TABLE_ARGS,
 )
 # The asserted_* columns are the state's watermark: event time, reading and chain of the assertion it stands at.

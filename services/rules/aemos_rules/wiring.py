@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from aemos.v1 import device_pb2_grpc, sensor_pb2_grpc
+import grpc
+from aemos.v1 import device_pb2_grpc, schedule_pb2_grpc, sensor_pb2_grpc
 from aemos_core.announce import Announcer
 from aemos_core.broker import open_broker
 from aemos_core.database import Database, migrate, open_database
@@ -28,6 +29,7 @@ from aemos_rules.chain_service import RuleChains
 from aemos_rules.effects import Effects
 from aemos_rules.grpc_api import AlarmServicer, DeviceStateServicer, RuleChainServicer
 from aemos_rules.jobs import Judge
+from aemos_rules.scheduled_runs import FIRINGS_FINISHED, FinishSender, ScheduledRuns
 from aemos_rules.settings import RulesSettings
 from aemos_rules.state_service import DeviceStates
 
@@ -39,10 +41,11 @@ async def migrate_database(settings: RulesSettings) -> None:
     await migrate(settings.database_of("rules"), MIGRATIONS)
 
 
-def _outbox(database: Database, redis: RedisClient) -> Outbox:
+def _outbox(database: Database, redis: RedisClient, scheduler: grpc.aio.Channel) -> Outbox:
     outbox = Outbox(database, tables.outbox)
     outbox.add_sender(ANNOUNCE, AnnounceSender(Announcer(redis), redis))
     outbox.add_sender(CHAINS_CHANGED, ChainsChangedSender(redis))
+    outbox.add_sender(FIRINGS_FINISHED, FinishSender(schedule_pb2_grpc.SchedulerServiceStub(scheduler)))
     return outbox
 
 
@@ -54,7 +57,8 @@ async def wire(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
         database = await enter(open_database(settings.database_of("rules")))
         redis = await enter(open_redis(settings.redis_url))
         ingest = await enter(open_channel(settings.ingest_target, settings.service_secret))
-        outbox = _outbox(database, redis)
+        scheduler = await enter(open_channel(settings.scheduler_target, settings.service_secret))
+        outbox = _outbox(database, redis, scheduler)
         chains = RuleChains(database, outbox, sensor_pb2_grpc.SensorServiceStub(ingest))
         states = DeviceStates(database, outbox, device_pb2_grpc.DeviceServiceStub(ingest))
         server = await enter(
@@ -77,9 +81,11 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
         database = await enter(open_database(settings.database_of("rules")))
         redis = await enter(open_redis(settings.redis_url))
         jobs_redis = await enter(open_redis(settings.jobs_url))
-        outbox = _outbox(database, redis)
-        index = ChainIndex(database, redis)
-        judge = Judge(index, Effects(database, outbox, redis), jobs_redis)
+        scheduler = await enter(open_channel(settings.scheduler_target, settings.service_secret))
+        outbox = _outbox(database, redis, scheduler)
+        index, effects = ChainIndex(database, redis), Effects(database, outbox, redis)
+        judge = Judge(index, effects, jobs_redis)
+        scheduled = ScheduledRuns(index, effects, database, outbox, jobs_redis)
 
         partitions = {EVALUATE_READINGS.queue_name(p): p for p in range(settings.rules_partitions)}
         broker = open_broker(settings.jobs_url)
@@ -87,6 +93,6 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
         leases = PartitionLeases(jobs_redis, settings.rules_partitions, on_gain=broker.permissions_changed)
         broker.may_fetch = lambda queue: leases.holds(partitions[queue])
         actor_on_loop(broker, EVALUATE_READINGS, judge.evaluate_readings)
-        actor_on_loop(broker, RUN_CHAINS, judge.run_chains)
+        actor_on_loop(broker, RUN_CHAINS, scheduled.run_chains)
         subscriber = Subscriber(redis, {RULE_CHAINS_CHANGED: index.forget}, index.forget)
         yield [JobWorker(broker, partitions), leases, index, outbox, subscriber]

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 from aemos.v1 import job_pb2, rule_chain_pb2, schedule_pb2
+from aemos_core.times import now_ms, to_timestamp
+from aemos_core.timing import Timing
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from aemos_scheduler.domain import Instant, Planned, Schedule
+from aemos_scheduler.words import in_words
+
+_LONGEST = {"outcome": 10, "run_id": 64, "trace_id": 32, "error": 200}
+# Many schedules say the same, and a hundred thousand of them are in memory.
+_timing = lru_cache(65_536)(Timing)
 
 
 def schedule_from_pb(schedule: rule_chain_pb2.Schedule) -> Schedule:
     """What rules says of a chain."""
-    return Schedule(
-        schedule.rule_chain_id, schedule.organization_id, schedule.cron_expression, schedule.timezone or "UTC"
+    timing = _timing(
+        schedule.cron_expression,
+        schedule.timezone or "UTC",
+        schedule.interval_seconds,
+        schedule.interval_anchor_ms,
+        schedule.run_at_ms,
     )
+    return Schedule(
+        schedule.rule_chain_id,
+        schedule.organization_id,
+        timing,
+        schedule.misfire_policy,
+        schedule.overlap_policy,
+        schedule.paused,
+        schedule.since_ms,
+    )
+
+
+def timing_from_pb(request: schedule_pb2.PreviewScheduleRequest) -> Timing:
+    """A schedule that is only tried out."""
+    anchor, run_at = request.interval_anchor.seconds * 1000, request.run_at.seconds * 1000
+    return Timing(request.cron_expression, request.timezone or "UTC", request.interval_seconds, anchor, run_at)
 
 
 def job_payload(instant: Instant) -> bytes:
@@ -20,29 +49,66 @@ def job_payload(instant: Instant) -> bytes:
     run = job_pb2.ScheduledRun(
         rule_chain_id=instant.schedule.rule_chain_id,
         organization_id=instant.schedule.organization_id,
-        cron_expression=instant.schedule.cron_expression,
-        timezone=instant.schedule.timezone,
+        cron_expression=instant.schedule.timing.cron_expression,
+        timezone=instant.schedule.timing.timezone,
         planned_at_ms=instant.planned_at_ms,
+        manual=instant.manual,
     )
     return job_pb2.ScheduledRuns(runs=[run]).SerializeToString()
 
 
 def planned_to_pb(planned: Planned) -> schedule_pb2.ScheduledChain:
     """A schedule for its owner; without `next_at` when it is never due."""
+    schedule, timing = planned.schedule, planned.schedule.timing
     return schedule_pb2.ScheduledChain(
-        rule_chain_id=planned.schedule.rule_chain_id,
-        cron_expression=planned.schedule.cron_expression,
-        timezone=planned.schedule.timezone,
-        next_at=None if planned.due_ms is None else _timestamp(planned.due_ms),
+        rule_chain_id=schedule.rule_chain_id,
+        cron_expression=timing.cron_expression,
+        timezone=timing.timezone,
+        next_at=_moment(planned.due_ms),
+        interval_seconds=timing.interval_seconds,
+        interval_anchor=to_timestamp(timing.interval_anchor_ms) if timing.interval_seconds else None,
+        run_at=_moment(timing.run_at_ms),
+        misfire_policy=schedule.misfire,
+        overlap_policy=schedule.overlap,
+        paused=schedule.paused,
+        description=in_words(timing),
     )
 
 
-def firing_to_pb(rule_chain_id: int, planned_at_ms: int) -> schedule_pb2.Firing:
-    """One firing."""
-    return schedule_pb2.Firing(rule_chain_id=rule_chain_id, planned_at=_timestamp(planned_at_ms))
+def firing_to_pb(row: Any, lost_ms: int) -> schedule_pb2.Firing:
+    """One firing with its end, when it has one; `lost_ms`: how long it may be unfinished."""
+    unfinished = "lost" if row.created_at_ms < now_ms() - lost_ms else "running"
+    return schedule_pb2.Firing(
+        rule_chain_id=row.rule_chain_id,
+        planned_at=to_timestamp(row.planned_at_ms),
+        kind="manual" if row.manual else "scheduled",
+        fired_at=to_timestamp(row.created_at_ms),
+        started_at=_moment(row.started_at_ms),
+        finished_at=_moment(row.finished_at_ms),
+        outcome="queued" if row.queued else row.outcome or unfinished,
+        run_id=row.run_id or "",
+        trace_id=row.trace_id or "",
+        error=row.error or "",
+    )
 
 
-def _timestamp(ms: int) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromMilliseconds(ms)
-    return timestamp
+def end_row(end: schedule_pb2.FiringEnd) -> dict[str, Any]:
+    """The columns of an end."""
+    return {
+        "rule_chain_id": end.rule_chain_id,
+        "planned_at_ms": end.planned_at_ms,
+        "started_at_ms": end.started_at_ms,
+        "finished_at_ms": end.finished_at_ms,
+        **{name: getattr(end, name)[:longest] for name, longest in _LONGEST.items()},
+    }
+
+
+def end_without_run(rule_chain_id: int, planned_at_ms: int, outcome: str) -> dict[str, Any]:
+    """The columns of an end that no worker reports."""
+    end = schedule_pb2.FiringEnd(rule_chain_id=rule_chain_id, planned_at_ms=planned_at_ms, outcome=outcome)
+    end.finished_at_ms = now_ms()
+    return end_row(end)
+
+
+def _moment(ms: int | None) -> Timestamp | None:
+    return to_timestamp(ms) if ms else None

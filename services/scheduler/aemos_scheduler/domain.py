@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
-from aemos_core.cron import next_due
+from aemos_core.timing import Timing
 
-LATE_MS = 60_000
-"""How long after its time an instant may still be fired."""
+MISFIRE_MS = 60_000
+"""What is later than this was missed, and the schedule's misfire policy decides; anything else is only late."""
+LATE_MS = 5_000
+"""What is later than this is reported."""
+MOST_MADE_UP = 100
+"""How many missed instants of a schedule "run-all" runs."""
+MOST_QUEUED = 100
+"""How many runs of a chain wait for the one before; what comes then is skipped."""
+HORIZON_MS = 30 * 24 * 60 * 60 * 1000
+"""What was missed longer ago is forgotten. History is kept longer, so nothing is ever fired a second time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When a chain runs by itself: six fields, seconds first, and an IANA time zone."""
+    """When a chain runs by itself. The policies are the contract's words; nothing was due before `since_ms`."""
 
     rule_chain_id: int
     organization_id: int
-    cron_expression: str
-    timezone: str
+    timing: Timing
+    misfire: str = "run-once"
+    overlap: str = "allow"
+    paused: bool = False
+    since_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """A chain due at one time, in milliseconds since 1970 UTC."""
+    """A chain due at one time, in milliseconds since 1970 UTC; manual: because a user said so."""
 
     schedule: Schedule
     planned_at_ms: int
+    manual: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +60,46 @@ def partition_of(rule_chain_id: int, partitions: int) -> int:
 class Timetable:
     """Which chain is due when.
 
-    Misfires: an instant that could not be fired (no scheduler ran, or its database was down) is skipped when it is more
-    than `LATE_MS` ago. Of those that a start finds in the last `LATE_MS`, only each chain's latest is fired. A policy
-    that users choose is still to come.
+    Each chain's instants are taken in their order, so what is fired of a chain has no holes, and the latest fired
+    instant says where any process goes on. Two processes that decide at different times what was missed run what the
+    first of them alone would have run.
     """
 
     def __init__(self) -> None:
+        self.complete = False
         self._planned: dict[int, Planned] = {}
         # May hold entries that are no longer true: `_planned` decides.
         self._heap: list[tuple[int, int]] = []
-        self._has_copy = False
 
-    def replace(self, schedules: Iterable[Schedule], now_ms: int) -> list[Schedule]:
-        """Takes the schedules that there are now; returns those new among them that can never be due."""
-        old, self._planned = self._planned, {}
-        unusable = []
+    def differing(self, schedules: Iterable[Schedule]) -> list[Schedule]:
+        """Those that are not here as they are."""
+        known = self._planned
+        return [s for s in schedules if (old := known.get(s.rule_chain_id)) is None or old.schedule != s]
+
+    def put(self, schedules: Iterable[Schedule], fired: Mapping[int, int], now_ms: int) -> list[Schedule]:
+        """Takes new and changed schedules; `fired`: each chain's latest fired instant. Returns those never due."""
+        never = []
         for schedule in schedules:
-            known = old.get(schedule.rule_chain_id)
-            if known is None or known.schedule != schedule:
-                known = Planned(schedule, self._first_due(schedule, now_ms))
-                if known.due_ms is None:
-                    unusable.append(schedule)
-            self._planned[schedule.rule_chain_id] = known
-        self._has_copy = True
-        self._heap = [(p.due_ms, chain) for chain, p in self._planned.items() if p.due_ms is not None]
-        heapq.heapify(self._heap)
-        return unusable
+            base = max(schedule.since_ms, fired.get(schedule.rule_chain_id, 0), now_ms - HORIZON_MS)
+            due = None if schedule.paused else schedule.timing.next_after(base)
+            self._plan(schedule, due)
+            if due is None and not schedule.paused:
+                never.append(schedule)
+        return never
+
+    def remove(self, chains: Iterable[int]) -> None:
+        """They have no schedule any more."""
+        for chain in chains:
+            self._planned.pop(chain, None)
+
+    def keep_only(self, chains: set[int]) -> None:
+        """These are all that there are."""
+        self.remove(self._planned.keys() - chains)
+        self.complete = True
+
+    def get(self, chain: int) -> Planned | None:
+        """A chain's schedule."""
+        return self._planned.get(chain)
 
     def of_organization(self, organization_id: int, after: int, limit: int) -> list[Planned]:
         """At most `limit` of its schedules with chain ids above `after`, by chain id."""
@@ -85,55 +112,80 @@ class Timetable:
         return self._heap[0][0] if self._heap else None
 
     def take(self, now_ms: int, most: int) -> list[Instant]:
-        """At most `most` instants that are due, one for each chain; say `fired` or `put_back` afterwards."""
+        """About `most` instants that are due, each chain's in order; say `fired` or `put_back` afterwards."""
         taken: list[Instant] = []
         while self._heap and self._heap[0][0] <= now_ms and len(taken) < most:
             due_ms, chain = heapq.heappop(self._heap)
             planned = self._planned.get(chain)
             if planned is None or planned.due_ms != due_ms:
                 continue
-            if due_ms <= now_ms - LATE_MS:
-                self._plan(planned.schedule, _latest_or_next(planned.schedule, now_ms))
-            else:
-                taken.append(Instant(planned.schedule, due_ms))
+            instants = due_instants(planned, now_ms)
+            if not instants:
+                self._plan(planned.schedule, planned.schedule.timing.next_after(now_ms))
+            taken += instants
         return taken
 
     def fired(self, instants: Sequence[Instant]) -> None:
-        """Goes on to the next instant of each."""
-        for instant in instants:
-            if self._is_current(instant):
-                self._plan(instant.schedule, _next(instant.schedule, instant.planned_at_ms))
+        """Goes on to what is next for each chain."""
+        for schedule, last in self._current(instants):
+            self._plan(schedule, schedule.timing.next_after(last))
 
     def put_back(self, instants: Sequence[Instant]) -> None:
         """They could not be fired: they are due still."""
-        for instant in instants:
-            if self._is_current(instant):
-                self._plan(instant.schedule, instant.planned_at_ms)
-
-    def _first_due(self, schedule: Schedule, now_ms: int) -> int | None:
-        # A schedule that comes while we run was saved just now: what would have been due before was never missed.
-        return _next(schedule, now_ms) if self._has_copy else _latest_or_next(schedule, now_ms)
+        for schedule, _ in self._current(instants):
+            self._plan(schedule, self._planned[schedule.rule_chain_id].due_ms)
 
     def _plan(self, schedule: Schedule, due_ms: int | None) -> None:
         self._planned[schedule.rule_chain_id] = Planned(schedule, due_ms)
         if due_ms is not None:
             heapq.heappush(self._heap, (due_ms, schedule.rule_chain_id))
 
-    def _is_current(self, instant: Instant) -> bool:
-        planned = self._planned.get(instant.schedule.rule_chain_id)
-        return planned == Planned(instant.schedule, instant.planned_at_ms)
+    def _current(self, instants: Sequence[Instant]) -> list[tuple[Schedule, int]]:
+        """Their schedules as far as they still are what they were, each with its last instant."""
+        last = {i.schedule.rule_chain_id: i for i in instants if not i.manual}
+        found = ((self._planned.get(chain), instant) for chain, instant in last.items())
+        return [(i.schedule, i.planned_at_ms) for p, i in found if p is not None and p.schedule is i.schedule]
 
 
-def _next(schedule: Schedule, after_ms: int) -> int | None:
-    try:
-        return next_due(schedule.cron_expression, schedule.timezone, after_ms)
-    except ValueError:
-        return None
+def due_instants(planned: Planned, now_ms: int) -> list[Instant]:
+    """What is to run now of what is due: all that is only late, or, once something was missed, what the policy says."""
+    schedule, due = planned.schedule, planned.due_ms
+    if due is None or due > now_ms:
+        return []
+    if due > now_ms - MISFIRE_MS:
+        planned_at = _from(schedule.timing, due, now_ms)
+    else:
+        most = MOST_MADE_UP if schedule.misfire == "run-all" else 1
+        planned_at = schedule.timing.last(most, due - 1, now_ms)
+        if schedule.misfire == "skip":
+            planned_at = [at for at in planned_at if at > now_ms - MISFIRE_MS]
+    return [Instant(schedule, at) for at in planned_at]
 
 
-def _latest_or_next(schedule: Schedule, now_ms: int) -> int | None:
-    """The latest instant of the last `LATE_MS`, or the first one to come."""
-    due = _next(schedule, now_ms - LATE_MS)
-    while due is not None and (following := _next(schedule, due)) is not None and following <= now_ms:
-        due = following
-    return due
+def _from(timing: Timing, due: int | None, until_ms: int) -> list[int]:
+    found = []
+    while due is not None and due <= until_ms:
+        found.append(due)
+        due = timing.next_after(due)
+    return found
+
+
+def by_overlap(
+    instants: Iterable[Instant], unfinished: Mapping[int, int]
+) -> tuple[list[Instant], list[Instant], list[Instant]]:
+    """Which of them run, wait and are skipped; `unfinished`: how many of a chain's runs are not over, or wait."""
+    busy = Counter(unfinished)
+    runs: list[Instant] = []
+    queued: list[Instant] = []
+    skipped: list[Instant] = []
+    for instant in instants:
+        chain, policy = instant.schedule.rule_chain_id, instant.schedule.overlap
+        if policy == "allow" or not busy[chain]:
+            runs.append(instant)
+        elif policy == "queue" and busy[chain] <= MOST_QUEUED:
+            queued.append(instant)
+        else:
+            skipped.append(instant)
+            continue
+        busy[chain] += 1
+    return runs, queued, skipped

@@ -1,32 +1,41 @@
-"""The scheduler's tables: each instant at which a chain was fired, and the outbox."""
+"""Firings in the database: instants claimed, runs that must not overlap, and how they ended."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from aemos_core.database import TABLE_ARGS, Database
+from aemos_core.database import Database
 from aemos_core.jobs import RUN_CHAINS
-from aemos_core.outbox import OutboxRows, OutboxTables, Row
+from aemos_core.outbox import OutboxRows
+from aemos_core.outbox import Row as OutboxRow
 from aemos_core.paging import Page
 from aemos_core.times import now_ms
-from sqlalchemy import BigInteger, Column, MetaData, Table, insert, select
+from sqlalchemy import Insert, Table, and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aemos_scheduler.codec import job_payload
-from aemos_scheduler.domain import Instant, partition_of
+from aemos_scheduler.codec import end_without_run, job_payload
+from aemos_scheduler.domain import Instant, by_overlap, partition_of
+from aemos_scheduler.tables import firing, firing_end, firing_open
 
-metadata = MetaData()
-OUTBOX = OutboxTables(metadata)
-firing = Table(
-    "firing",
-    metadata,
-    Column("rule_chain_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("planned_at_ms", BigInteger, primary_key=True, autoincrement=False),
-    Column("organization_id", BigInteger, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    **TABLE_ARGS,
-)
-_CLAIM = insert(firing).prefix_with("OR IGNORE", dialect="sqlite").prefix_with("IGNORE", dialect="mysql")
+AnyRow = Any
+"""A row of a query, whose columns the query names."""
+Key = tuple[int, int]
+"""(rule chain id, planned time)."""
+LOST_MS = 60 * 60 * 1000
+"""As long as a job may be old: what has not ended by then has not run, or cannot say so."""
+KEPT = 1_000
+KEPT_MS = 90 * 24 * 60 * 60 * 1000
+_AT_ONCE = 500
+
+
+def _unless_there(table: Table) -> Insert:
+    return insert(table).prefix_with("OR IGNORE", dialect="sqlite").prefix_with("IGNORE", dialect="mysql")
+
+
+_CLAIM, _END = _unless_there(firing), _unless_there(firing_end)
 
 
 class FiringStore:
@@ -44,16 +53,41 @@ class FiringStore:
         """
         async with self._database.write() as connection:
             # In one order for all, or two processes could wait for each other's rows.
-            ordered = sorted(instants, key=lambda i: (i.schedule.rule_chain_id, i.planned_at_ms))
-            claimed = [instant for instant in ordered if await _claim(connection, instant)]
-            rows = await self._outbox.add(connection, [self._row(instant) for instant in claimed])
+            claimed = await _claim(connection, sorted(instants, key=_key))
+            guarded = {i.schedule.rule_chain_id for i in claimed if i.schedule.overlap != "allow"}
+            unfinished = Counter(row.rule_chain_id for row in await _open(connection, guarded))
+            runs, queued, skipped = by_overlap(claimed, unfinished)
+            opened = [_open_row(i, i in queued) for i in (*runs, *queued) if i.schedule.overlap != "allow"]
+            await _insert(connection, insert(firing_open), opened)
+            await _insert(connection, _END, [end_without_run(*_key(i), "skipped") for i in skipped])
+            rows = await self._outbox.add(connection, self._jobs((_key(i)[0], job_payload(i)) for i in runs))
         self._outbox.committed(rows)
         return claimed
 
-    async def list_firings(self, organization_id: int, rule_chain_id: int, page: Page) -> tuple[list[int], str]:
-        """When a chain of an organization was fired (ms since 1970 UTC), newest first, and the next page's token."""
+    async def finish(self, ends: Sequence[Mapping[str, Any]]) -> None:
+        """Stores ends, the first of each run, and lets the runs go that waited for them."""
+        ordered = sorted(ends, key=lambda end: (end["rule_chain_id"], end["planned_at_ms"]))
+        async with self._database.write() as connection:
+            await _insert(connection, _END, ordered)
+            released = await _release(connection, {(end["rule_chain_id"], end["planned_at_ms"]) for end in ordered})
+            rows = await self._outbox.add(connection, self._jobs((row.rule_chain_id, row.run) for row in released))
+        self._outbox.committed(rows)
+
+    async def last_fired(self, chains: Iterable[int]) -> dict[int, int]:
+        """The latest instant of each chain that was fired ever."""
+        c = firing.c
+        query = select(c.rule_chain_id, func.max(c.planned_at_ms)).where(c.rule_chain_id.in_(list(chains)))
+        async with self._database.read() as connection:
+            found = await connection.execute(query.group_by(c.rule_chain_id))
+            return {chain: int(at) for chain, at in found.all()}
+
+    async def list_firings(self, organization_id: int, rule_chain_id: int, page: Page) -> tuple[Sequence[AnyRow], str]:
+        """A chain's firings with their ends, newest first, and the next page's token."""
+        end, waits = firing_end, firing_open
         query = (
-            select(firing.c.planned_at_ms)
+            select(firing, firing_open.c.queued, *(c for c in end.c if not c.primary_key))
+            .outerjoin(end, _same(firing, end))
+            .outerjoin(waits, _same(firing, waits))
             .where(firing.c.rule_chain_id == rule_chain_id, firing.c.organization_id == organization_id)
             .order_by(firing.c.planned_at_ms.desc())
             .limit(page.limit + 1)
@@ -61,21 +95,118 @@ class FiringStore:
         if page.after:
             query = query.where(firing.c.planned_at_ms < page.after)
         async with self._database.read() as connection:
-            found = (await connection.execute(query)).all()
-        rows, token = page.cut(found, "planned_at_ms")
-        return [row.planned_at_ms for row in rows], token
+            return page.cut((await connection.execute(query)).all(), "planned_at_ms")
 
-    def _row(self, instant: Instant) -> Row:
-        partition = partition_of(instant.schedule.rule_chain_id, self._partitions)
-        return Row(RUN_CHAINS.name, partition, job_payload(instant))
+    async def lost(self) -> list[Key]:
+        """Some runs that hold up others and of which nothing was heard for an hour."""
+        c = firing_open.c
+        query = select(c.rule_chain_id, c.planned_at_ms).where(~c.queued, c.created_at_ms < now_ms() - LOST_MS)
+        async with self._database.read() as connection:
+            return [(row[0], row[1]) for row in (await connection.execute(query.limit(_AT_ONCE))).all()]
+
+    async def prune(self, rule_chain_id: int) -> None:
+        """Forgets all but the newest firings of a chain."""
+        planned = firing.c.planned_at_ms
+        oldest = select(planned).where(firing.c.rule_chain_id == rule_chain_id).order_by(planned.desc())
+        async with self._database.write() as connection:
+            limit = (await connection.execute(oldest.offset(KEPT).limit(1))).scalar()
+            if limit is not None:
+                for table in (firing_end, firing):
+                    c = table.c
+                    await connection.execute(
+                        delete(table).where(c.rule_chain_id == rule_chain_id, c.planned_at_ms <= limit)
+                    )
+
+    async def expire(self) -> None:
+        """Forgets some of what is older than 90 days."""
+        c = firing.c
+        query = select(c.rule_chain_id, c.planned_at_ms).where(c.created_at_ms < now_ms() - KEPT_MS).limit(_AT_ONCE)
+        async with self._database.write() as connection:
+            old = [{"chain": row[0], "at": row[1]} for row in (await connection.execute(query)).all()]
+            for table in (firing_end, firing):
+                by_key = and_(table.c.rule_chain_id == bindparam("chain"), table.c.planned_at_ms == bindparam("at"))
+                if old:
+                    await connection.execute(delete(table).where(by_key), old)
+
+    def _jobs(self, runs: Iterable[tuple[int, bytes]]) -> list[OutboxRow]:
+        """One row for each partition: payloads join byte by byte."""
+        payloads: dict[int, list[bytes]] = {}
+        for rule_chain_id, payload in runs:
+            payloads.setdefault(partition_of(rule_chain_id, self._partitions), []).append(payload)
+        return [OutboxRow(RUN_CHAINS.name, p, b"".join(found), len(found)) for p, found in payloads.items()]
 
 
-async def _claim(connection: AsyncConnection, instant: Instant) -> bool:
-    # Row by row: of many rows inserted at once the database does not say which were ignored.
-    values = {
-        "rule_chain_id": instant.schedule.rule_chain_id,
-        "planned_at_ms": instant.planned_at_ms,
-        "organization_id": instant.schedule.organization_id,
-        "created_at_ms": now_ms(),
-    }
-    return (await connection.execute(_CLAIM, values)).rowcount == 1
+async def _claim(connection: AsyncConnection, instants: Sequence[Instant]) -> list[Instant]:
+    claim, now = random.getrandbits(63), now_ms()
+    rows = [
+        {
+            "rule_chain_id": instant.schedule.rule_chain_id,
+            "planned_at_ms": instant.planned_at_ms,
+            "organization_id": instant.schedule.organization_id,
+            "created_at_ms": now,
+            "claim": claim,
+            "manual": instant.manual,
+        }
+        for instant in instants
+    ]
+    inserted = (await connection.execute(_CLAIM, rows)).rowcount
+    if inserted in (0, len(rows)):
+        return list(instants) if inserted else []
+    c, planned = firing.c, [instant.planned_at_ms for instant in instants]
+    mine = select(c.rule_chain_id, c.planned_at_ms).where(
+        c.rule_chain_id.in_({instant.schedule.rule_chain_id for instant in instants}),
+        c.planned_at_ms.between(min(planned), max(planned)),
+        c.claim == claim,
+    )
+    keys = {(row[0], row[1]) for row in (await connection.execute(mine)).all()}
+    return [instant for instant in instants if _key(instant) in keys]
+
+
+async def _open(connection: AsyncConnection, chains: Iterable[int]) -> Sequence[AnyRow]:
+    """Runs of these chains that are not over, locked: nobody ends one of them before this transaction does."""
+    c = firing_open.c
+    query = select(firing_open).where(c.rule_chain_id.in_(sorted(chains))).order_by(c.rule_chain_id, c.planned_at_ms)
+    return (await connection.execute(query.with_for_update())).all() if chains else ()
+
+
+async def _release(connection: AsyncConnection, ended: set[Key]) -> list[AnyRow]:
+    """Takes ended runs out of those that are not over; of each of their chains the next that waits is to run now."""
+    c, by_key = (
+        firing_open.c,
+        and_(firing_open.c.rule_chain_id == bindparam("chain"), firing_open.c.planned_at_ms == bindparam("at")),
+    )
+    rows = await _open(connection, {chain for chain, _ in ended})
+    over = [
+        {"chain": r.rule_chain_id, "at": r.planned_at_ms} for r in rows if (r.rule_chain_id, r.planned_at_ms) in ended
+    ]
+    if not over:
+        return []
+    await connection.execute(delete(firing_open).where(by_key), over)
+    left = [row for row in rows if (row.rule_chain_id, row.planned_at_ms) not in ended]
+    first = {row.rule_chain_id: row for row in reversed(left)}
+    running = {row.rule_chain_id for row in left if not row.queued}
+    released = [row for chain, row in first.items() if chain not in running]
+    if released:
+        keys = [{"chain": row.rule_chain_id, "at": row.planned_at_ms} for row in released]
+        goes = update(firing_open).where(by_key).values({c.queued: False, c.created_at_ms: now_ms()})
+        await connection.execute(goes, keys)
+    return released
+
+
+async def _insert(connection: AsyncConnection, statement: Insert, rows: Sequence[Mapping[str, Any]]) -> None:
+    if rows:
+        await connection.execute(statement, rows)
+
+
+def _open_row(instant: Instant, queued: bool) -> dict[str, Any]:
+    chain, planned_at = _key(instant)
+    key = {"rule_chain_id": chain, "planned_at_ms": planned_at}
+    return key | {"created_at_ms": now_ms(), "queued": queued, "run": job_payload(instant)}
+
+
+def _key(instant: Instant) -> Key:
+    return instant.schedule.rule_chain_id, instant.planned_at_ms
+
+
+def _same(one: Table, other: Table) -> Any:
+    return and_(one.c.rule_chain_id == other.c.rule_chain_id, one.c.planned_at_ms == other.c.planned_at_ms)

@@ -19,9 +19,11 @@ from aemos_core.rpc import grpc_server, open_channel, remote_verifier
 from aemos_scheduler.domain import Timetable
 from aemos_scheduler.grpc_api import SchedulerServicer
 from aemos_scheduler.rules_client import RulesClient
-from aemos_scheduler.service import Clock, ScheduleCopy
+from aemos_scheduler.schedules import Schedules
+from aemos_scheduler.service import Clock, ScheduleCopy, Tidier
 from aemos_scheduler.settings import SchedulerSettings
-from aemos_scheduler.store import OUTBOX, FiringStore
+from aemos_scheduler.store import FiringStore
+from aemos_scheduler.tables import OUTBOX
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 
@@ -51,8 +53,9 @@ async def wire(settings: SchedulerSettings) -> AsyncIterator[Sequence[Component]
 
         timetable = Timetable()
         firings = FiringStore(database, outbox, settings.rules_partitions)
-        clock = Clock(timetable, firings.fire)
-        copy = ScheduleCopy(RulesClient(to_rules).schedules, timetable, clock)
+        tidier, rules = Tidier(firings), RulesClient(to_rules)
+        clock = Clock(timetable, firings.fire, tidier)
+        copy = ScheduleCopy(rules, firings.last_fired, timetable, clock)
         hints = Subscriber(redis, {RULE_CHAINS_CHANGED: lambda _: copy.hint()}, on_gap=copy.hint)
         server = await stack.enter_async_context(
             grpc_server(
@@ -60,7 +63,7 @@ async def wire(settings: SchedulerSettings) -> AsyncIterator[Sequence[Component]
                 "AEMOS_SCHEDULER_GRPC_PORT",
                 settings.service_secret,
                 remote_verifier(to_ingest),
-                [SchedulerServicer(timetable, firings)],
+                [SchedulerServicer(Schedules(timetable, firings, rules, copy), firings)],
             )
         )
-        yield [server, outbox, receipts, hints, copy, clock]
+        yield [server, outbox, receipts, hints, copy, clock, tidier]

@@ -2,19 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 from aemos_core.errors import unavailable
 from aemos_core.times import now_ms
+from aemos_core.timing import Timing
 from aemos_scheduler import service
 from aemos_scheduler.domain import Instant, Schedule, Timetable
-from aemos_scheduler.service import Clock, ScheduleCopy
+from aemos_scheduler.rules_client import Changes
+from aemos_scheduler.service import Clock, ScheduleCopy, Tidier
 
 from tests.support.redis_server import until
 
-EVERY_SECOND = Schedule(7, 1, "* * * * * *", "UTC")
+
+def every_second() -> Schedule:
+    """A schedule saved just now."""
+    return Schedule(7, 1, Timing("* * * * * *"), since_ms=now_ms())
 
 
 class FakeFirings:
@@ -25,6 +30,8 @@ class FakeFirings:
         self.calls = 0
         self.planned: list[int] = []
         self.late: list[int] = []
+        self.pruned: list[int] = []
+        self.expired = 0
 
     async def fire(self, instants: Sequence[Instant]) -> list[Instant]:
         self.calls += 1
@@ -34,20 +41,43 @@ class FakeFirings:
         self.late += [now_ms() - i.planned_at_ms for i in instants]
         return list(instants)
 
+    async def last_fired(self, chains: Iterable[int]) -> dict[int, int]:
+        return {}
+
+    async def lost(self) -> list[tuple[int, int]]:
+        return []
+
+    async def prune(self, rule_chain_id: int) -> None:
+        self.pruned.append(rule_chain_id)
+
+    async def expire(self) -> None:
+        self.expired += 1
+
 
 class FakeRules:
-    """rules with these schedules; does not answer while `down`."""
+    """rules with these schedules, which knows of changes for as long as `remembers`; does not answer while `down`."""
 
     def __init__(self, *schedules: Schedule) -> None:
         self.present = list(schedules)
         self.down = False
+        self.remembers = True
         self.calls: list[float] = []
 
-    async def schedules(self) -> list[Schedule]:
+    async def pages(self) -> AsyncIterator[Changes]:
+        self._called()
+        for schedule in list(self.present):
+            yield Changes([schedule], [], 1)
+        yield Changes([], [], 1)
+
+    async def changes(self, since_ms: int) -> Changes | None:
+        self._called()
+        gone = [7] if not self.present else []
+        return Changes(list(self.present), gone, since_ms + 1) if self.remembers else None
+
+    def _called(self) -> None:
         self.calls.append(time.monotonic())
         if self.down:
             raise unavailable("a service did not answer")
-        return list(self.present)
 
 
 class Running:
@@ -55,8 +85,9 @@ class Running:
 
     def __init__(self, rules: FakeRules) -> None:
         self.firings, self.timetable = FakeFirings(), Timetable()
-        self.clock = Clock(self.timetable, self.firings.fire)
-        self.copy = ScheduleCopy(rules.schedules, self.timetable, self.clock)
+        self.tidier = Tidier(self.firings)  # type: ignore[arg-type]
+        self.clock = Clock(self.timetable, self.firings.fire, self.tidier)
+        self.copy = ScheduleCopy(rules, self.firings.last_fired, self.timetable, self.clock)
 
 
 @asynccontextmanager
@@ -75,7 +106,7 @@ async def running(rules: FakeRules) -> AsyncIterator[Running]:
 
 async def test_each_second_once() -> None:
     """A schedule of every second is fired once for each, within a few milliseconds of it."""
-    async with running(FakeRules(EVERY_SECOND)) as parts:
+    async with running(FakeRules(every_second())) as parts:
         await until(lambda: len(parts.firings.planned) >= 2, 5)
     planned = parts.firings.planned
     assert planned == list(range(planned[0], planned[0] + 1000 * len(planned), 1000))
@@ -87,7 +118,7 @@ async def test_new_schedule_wakes_the_clock() -> None:
     rules = FakeRules()
     async with running(rules) as parts:
         await until(lambda: len(rules.calls) == 1, 1)
-        rules.present = [EVERY_SECOND]
+        rules.present = [every_second()]
         parts.copy.hint()
         await until(lambda: len(parts.firings.planned) >= 1, 3)
     assert parts.firings.calls == len(parts.firings.planned)
@@ -109,7 +140,7 @@ async def test_hints_are_coalesced() -> None:
 async def test_retries_while_rules_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """It asks again soon until rules answers."""
     monkeypatch.setattr(service, "RETRY_SECONDS", 0.02)
-    rules = FakeRules(EVERY_SECOND)
+    rules = FakeRules(every_second())
     rules.down = True
     async with running(rules) as parts:
         await until(lambda: len(rules.calls) >= 3, 1)
@@ -121,7 +152,7 @@ async def test_retries_while_rules_is_down(monkeypatch: pytest.MonkeyPatch) -> N
 async def test_copy_survives(monkeypatch: pytest.MonkeyPatch) -> None:
     """While rules is down the clock goes on with what it has."""
     monkeypatch.setattr(service, "RETRY_SECONDS", 0.02)
-    rules = FakeRules(EVERY_SECOND)
+    rules = FakeRules(every_second())
     async with running(rules) as parts:
         await until(lambda: parts.timetable.next_at() is not None, 1)
         rules.down = True
@@ -134,7 +165,7 @@ async def test_copy_survives(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_instants_wait_for_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be fired now is fired later: no instant is lost, none comes twice."""
     monkeypatch.setattr(service, "RETRY_SECONDS", 0.05)
-    async with running(FakeRules(EVERY_SECOND)) as parts:
+    async with running(FakeRules(every_second())) as parts:
         parts.firings.down = True
         await until(lambda: parts.firings.calls >= 1, 1)
         down_at, calls = now_ms() // 1000, parts.firings.calls
@@ -144,3 +175,38 @@ async def test_instants_wait_for_the_database(monkeypatch: pytest.MonkeyPatch) -
         await until(lambda: len(parts.firings.planned) >= 2, 1)
     planned = parts.firings.planned
     assert planned == list(range(planned[0], planned[0] + 1000 * len(planned), 1000))
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+async def test_a_schedule_that_is_gone_is_not_fired(remembers: bool) -> None:
+    """Whether rules tells what changed or has to list everything again."""
+    rules = FakeRules(every_second())
+    async with running(rules) as parts:
+        await until(lambda: parts.timetable.get(7) is not None, 1)
+        rules.present, rules.remembers = [], remembers
+        parts.copy.hint()
+        await until(lambda: parts.timetable.get(7) is None, 2)
+
+
+async def test_late_runs_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """What is fired more than 5 s after its time is a line in the log, one for many."""
+    since = now_ms() - 9_000
+    chains = [Schedule(chain, 1, Timing("* * * * * *"), since_ms=since) for chain in (1, 2)]
+    async with running(FakeRules(*chains)) as parts:
+        await until(lambda: len(parts.firings.planned) >= 16, 3)
+    told = [record.getMessage() for record in caplog.records if "late" in record.getMessage()]
+    assert 1 <= len(told) <= 2
+    assert "more than 5 s late" in told[0]
+
+
+async def test_a_chain_that_fires_often_is_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a hundred firings its history is cut, in the background."""
+    monkeypatch.setattr(service, "TIDY_SECONDS", 0.01)
+    firings, stop = FakeFirings(), asyncio.Event()
+    tidier = Tidier(firings)  # type: ignore[arg-type]
+    schedule = every_second()
+    tidier.fired([Instant(schedule, at) for at in range(100)])
+    tidying = asyncio.create_task(tidier.run(stop))
+    await until(lambda: firings.pruned == [7] and firings.expired > 1, 2)
+    stop.set()
+    await tidying

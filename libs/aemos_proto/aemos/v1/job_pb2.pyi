@@ -139,12 +139,15 @@ class ScheduledRun(_message.Message):
     CRON_EXPRESSION_FIELD_NUMBER: _builtins.int
     TIMEZONE_FIELD_NUMBER: _builtins.int
     PLANNED_AT_MS_FIELD_NUMBER: _builtins.int
+    MANUAL_FIELD_NUMBER: _builtins.int
     rule_chain_id: _builtins.int
     organization_id: _builtins.int
     cron_expression: _builtins.str
     timezone: _builtins.str
     planned_at_ms: _builtins.int
-    """Milliseconds since 1970 UTC."""
+    """Milliseconds since 1970 UTC. With the chain it names the firing whose end is reported."""
+    manual: _builtins.bool
+    """A user asked for it: it runs though its schedule is paused."""
     def __init__(
         self,
         *,
@@ -153,14 +156,93 @@ class ScheduledRun(_message.Message):
         cron_expression: _builtins.str = ...,
         timezone: _builtins.str = ...,
         planned_at_ms: _builtins.int = ...,
+        manual: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron_expression", b"cron_expression", "organization_id", b"organization_id", "planned_at_ms", b"planned_at_ms", "rule_chain_id", b"rule_chain_id", "timezone", b"timezone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron_expression", b"cron_expression", "manual", b"manual", "organization_id", b"organization_id", "planned_at_ms", b"planned_at_ms", "rule_chain_id", b"rule_chain_id", "timezone", b"timezone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScheduledRun: _TypeAlias = ScheduledRun  # noqa: Y015
+
+@_typing.final
+class SendEmail(_message.Message):
+    """Job `send_email`: one mail, a job of its own. Give its outbox row the weight of a whole batch, for two of them do not
+    join.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    HTML_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    ATTACHMENTS_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """From the producer's transaction: sent once, however often the job comes."""
+    organization_id: _builtins.int
+    subject: _builtins.str
+    html: _builtins.str
+    """May name inline attachments, as in `<img src="cid:chart-1">`."""
+    text: _builtins.str
+    """For readers that show no HTML."""
+    @_builtins.property
+    def to(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def attachments(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmailAttachment]: ...
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        organization_id: _builtins.int = ...,
+        to: _abc.Iterable[_builtins.str] | None = ...,
+        subject: _builtins.str = ...,
+        html: _builtins.str = ...,
+        text: _builtins.str = ...,
+        attachments: _abc.Iterable[Global___EmailAttachment] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "html", b"html", "organization_id", b"organization_id", "subject", b"subject", "text", b"text", "to", b"to", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendEmail: _TypeAlias = SendEmail  # noqa: Y015
+
+@_typing.final
+class EmailAttachment(_message.Message):
+    """A part of a mail beside its text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_ID_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    content_id: _builtins.str
+    """Set for what the HTML shows itself; empty for a file to save."""
+    file_name: _builtins.str
+    media_type: _builtins.str
+    """Such as "image/png"."""
+    content: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        content_id: _builtins.str = ...,
+        file_name: _builtins.str = ...,
+        media_type: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "content_id", b"content_id", "file_name", b"file_name", "media_type", b"media_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmailAttachment: _TypeAlias = EmailAttachment  # noqa: Y015
 
 @_typing.final
 class RecordNotifications(_message.Message):

@@ -35,20 +35,49 @@ class RuleChain(_message.Message):
     TIMEZONE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
+    INTERVAL_ANCHOR_FIELD_NUMBER: _builtins.int
+    RUN_AT_FIELD_NUMBER: _builtins.int
+    MISFIRE_POLICY_FIELD_NUMBER: _builtins.int
+    OVERLAP_POLICY_FIELD_NUMBER: _builtins.int
+    SCHEDULE_PAUSED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     name: _builtins.str
     enabled: _builtins.bool
     schedule_enabled: _builtins.bool
+    """The schedule is exactly one of `cron_expression`, `interval_seconds` and `run_at`."""
     cron_expression: _builtins.str
-    """Six fields, seconds first."""
+    """Six fields, seconds first; five, from the minute on; or a name such as "@hourly". A time that daylight saving skips
+    runs at the next that exists; one that comes twice runs the first time.
+    """
     timezone: _builtins.str
     """IANA name; "UTC" when absent."""
     version: _builtins.int
     """Grows by one with each save."""
+    interval_seconds: _builtins.int
+    """Seconds from one run to the next; 0 for none."""
+    misfire_policy: _builtins.str
+    """What happens when runs were missed by more than a minute: "run-once" (the default) makes up for all of them with
+    one, "skip" with none, "run-all" with each, the latest 100 at the most.
+    """
+    overlap_policy: _builtins.str
+    """What happens when a run is due and the one before is unfinished: "allow" (the default) runs both, "skip" drops the
+    new one, "queue" keeps it until the other is done, 100 at the most.
+    """
+    schedule_paused: _builtins.bool
+    """Nothing is due while paused, and nothing counts as missed."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]: ...
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def interval_anchor(self) -> _timestamp_pb2.Timestamp:
+        """One of the runs of `interval_seconds`, to which the others are counted; the time of the save when absent."""
+
+    @_builtins.property
+    def run_at(self) -> _timestamp_pb2.Timestamp:
+        """The only run."""
+
     def __init__(
         self,
         *,
@@ -61,10 +90,16 @@ class RuleChain(_message.Message):
         timezone: _builtins.str = ...,
         version: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        interval_seconds: _builtins.int = ...,
+        interval_anchor: _timestamp_pb2.Timestamp | None = ...,
+        run_at: _timestamp_pb2.Timestamp | None = ...,
+        misfire_policy: _builtins.str = ...,
+        overlap_policy: _builtins.str = ...,
+        schedule_paused: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "interval_anchor", b"interval_anchor", "run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "cron_expression", b"cron_expression", "enabled", b"enabled", "id", b"id", "name", b"name", "nodes", b"nodes", "schedule_enabled", b"schedule_enabled", "timezone", b"timezone", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "cron_expression", b"cron_expression", "enabled", b"enabled", "id", b"id", "interval_anchor", b"interval_anchor", "interval_seconds", b"interval_seconds", "misfire_policy", b"misfire_policy", "name", b"name", "nodes", b"nodes", "overlap_policy", b"overlap_policy", "run_at", b"run_at", "schedule_enabled", b"schedule_enabled", "schedule_paused", b"schedule_paused", "timezone", b"timezone", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -113,6 +148,12 @@ class CreateRuleChainRequest(_message.Message):
     SCHEDULE_ENABLED_FIELD_NUMBER: _builtins.int
     CRON_EXPRESSION_FIELD_NUMBER: _builtins.int
     TIMEZONE_FIELD_NUMBER: _builtins.int
+    INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
+    INTERVAL_ANCHOR_FIELD_NUMBER: _builtins.int
+    RUN_AT_FIELD_NUMBER: _builtins.int
+    MISFIRE_POLICY_FIELD_NUMBER: _builtins.int
+    OVERLAP_POLICY_FIELD_NUMBER: _builtins.int
+    SCHEDULE_PAUSED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 200 characters."""
     enabled: _builtins.bool
@@ -120,9 +161,20 @@ class CreateRuleChainRequest(_message.Message):
     schedule_enabled: _builtins.bool
     cron_expression: _builtins.str
     timezone: _builtins.str
+    interval_seconds: _builtins.int
+    """1 second to 366 days."""
+    misfire_policy: _builtins.str
+    overlap_policy: _builtins.str
+    schedule_paused: _builtins.bool
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]:
         """1 to 100."""
+
+    @_builtins.property
+    def interval_anchor(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def run_at(self) -> _timestamp_pb2.Timestamp:
+        """In the future."""
 
     def __init__(
         self,
@@ -133,10 +185,16 @@ class CreateRuleChainRequest(_message.Message):
         schedule_enabled: _builtins.bool = ...,
         cron_expression: _builtins.str = ...,
         timezone: _builtins.str = ...,
+        interval_seconds: _builtins.int = ...,
+        interval_anchor: _timestamp_pb2.Timestamp | None = ...,
+        run_at: _timestamp_pb2.Timestamp | None = ...,
+        misfire_policy: _builtins.str = ...,
+        overlap_policy: _builtins.str = ...,
+        schedule_paused: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "enabled", b"enabled"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "enabled", b"enabled", "interval_anchor", b"interval_anchor", "run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "cron_expression", b"cron_expression", "enabled", b"enabled", "name", b"name", "nodes", b"nodes", "schedule_enabled", b"schedule_enabled", "timezone", b"timezone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "cron_expression", b"cron_expression", "enabled", b"enabled", "interval_anchor", b"interval_anchor", "interval_seconds", b"interval_seconds", "misfire_policy", b"misfire_policy", "name", b"name", "nodes", b"nodes", "overlap_policy", b"overlap_policy", "run_at", b"run_at", "schedule_enabled", b"schedule_enabled", "schedule_paused", b"schedule_paused", "timezone", b"timezone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
@@ -229,16 +287,31 @@ class UpdateRuleChainRequest(_message.Message):
     SCHEDULE_ENABLED_FIELD_NUMBER: _builtins.int
     CRON_EXPRESSION_FIELD_NUMBER: _builtins.int
     TIMEZONE_FIELD_NUMBER: _builtins.int
+    INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
+    INTERVAL_ANCHOR_FIELD_NUMBER: _builtins.int
+    RUN_AT_FIELD_NUMBER: _builtins.int
+    MISFIRE_POLICY_FIELD_NUMBER: _builtins.int
+    OVERLAP_POLICY_FIELD_NUMBER: _builtins.int
+    SCHEDULE_PAUSED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     name: _builtins.str
     enabled: _builtins.bool
     schedule_enabled: _builtins.bool
     cron_expression: _builtins.str
+    """Of `cron_expression`, `interval_seconds` and `run_at` the one that is given takes the place of the others."""
     timezone: _builtins.str
+    interval_seconds: _builtins.int
+    misfire_policy: _builtins.str
+    overlap_policy: _builtins.str
+    schedule_paused: _builtins.bool
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]:
         """Unchanged when empty."""
 
+    @_builtins.property
+    def interval_anchor(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def run_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -249,19 +322,33 @@ class UpdateRuleChainRequest(_message.Message):
         schedule_enabled: _builtins.bool | None = ...,
         cron_expression: _builtins.str | None = ...,
         timezone: _builtins.str | None = ...,
+        interval_seconds: _builtins.int | None = ...,
+        interval_anchor: _timestamp_pb2.Timestamp | None = ...,
+        run_at: _timestamp_pb2.Timestamp | None = ...,
+        misfire_policy: _builtins.str | None = ...,
+        overlap_policy: _builtins.str | None = ...,
+        schedule_paused: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cron_expression", b"_cron_expression", "_enabled", b"_enabled", "_name", b"_name", "_schedule_enabled", b"_schedule_enabled", "_timezone", b"_timezone", "cron_expression", b"cron_expression", "enabled", b"enabled", "name", b"name", "schedule_enabled", b"schedule_enabled", "timezone", b"timezone"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cron_expression", b"_cron_expression", "_enabled", b"_enabled", "_interval_seconds", b"_interval_seconds", "_misfire_policy", b"_misfire_policy", "_name", b"_name", "_overlap_policy", b"_overlap_policy", "_schedule_enabled", b"_schedule_enabled", "_schedule_paused", b"_schedule_paused", "_timezone", b"_timezone", "cron_expression", b"cron_expression", "enabled", b"enabled", "interval_anchor", b"interval_anchor", "interval_seconds", b"interval_seconds", "misfire_policy", b"misfire_policy", "name", b"name", "overlap_policy", b"overlap_policy", "run_at", b"run_at", "schedule_enabled", b"schedule_enabled", "schedule_paused", b"schedule_paused", "timezone", b"timezone"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cron_expression", b"_cron_expression", "_enabled", b"_enabled", "_name", b"_name", "_schedule_enabled", b"_schedule_enabled", "_timezone", b"_timezone", "cron_expression", b"cron_expression", "enabled", b"enabled", "id", b"id", "name", b"name", "nodes", b"nodes", "schedule_enabled", b"schedule_enabled", "timezone", b"timezone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cron_expression", b"_cron_expression", "_enabled", b"_enabled", "_interval_seconds", b"_interval_seconds", "_misfire_policy", b"_misfire_policy", "_name", b"_name", "_overlap_policy", b"_overlap_policy", "_schedule_enabled", b"_schedule_enabled", "_schedule_paused", b"_schedule_paused", "_timezone", b"_timezone", "cron_expression", b"cron_expression", "enabled", b"enabled", "id", b"id", "interval_anchor", b"interval_anchor", "interval_seconds", b"interval_seconds", "misfire_policy", b"misfire_policy", "name", b"name", "nodes", b"nodes", "overlap_policy", b"overlap_policy", "run_at", b"run_at", "schedule_enabled", b"schedule_enabled", "schedule_paused", b"schedule_paused", "timezone", b"timezone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cron_expression: _TypeAlias = _typing.Literal["cron_expression"]  # noqa: Y015
     _WhichOneofArgType__cron_expression: _TypeAlias = _typing.Literal["_cron_expression", b"_cron_expression"]  # noqa: Y015
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
+    _WhichOneofReturnType__interval_seconds: _TypeAlias = _typing.Literal["interval_seconds"]  # noqa: Y015
+    _WhichOneofArgType__interval_seconds: _TypeAlias = _typing.Literal["_interval_seconds", b"_interval_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__misfire_policy: _TypeAlias = _typing.Literal["misfire_policy"]  # noqa: Y015
+    _WhichOneofArgType__misfire_policy: _TypeAlias = _typing.Literal["_misfire_policy", b"_misfire_policy"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__overlap_policy: _TypeAlias = _typing.Literal["overlap_policy"]  # noqa: Y015
+    _WhichOneofArgType__overlap_policy: _TypeAlias = _typing.Literal["_overlap_policy", b"_overlap_policy"]  # noqa: Y015
     _WhichOneofReturnType__schedule_enabled: _TypeAlias = _typing.Literal["schedule_enabled"]  # noqa: Y015
     _WhichOneofArgType__schedule_enabled: _TypeAlias = _typing.Literal["_schedule_enabled", b"_schedule_enabled"]  # noqa: Y015
+    _WhichOneofReturnType__schedule_paused: _TypeAlias = _typing.Literal["schedule_paused"]  # noqa: Y015
+    _WhichOneofArgType__schedule_paused: _TypeAlias = _typing.Literal["_schedule_paused", b"_schedule_paused"]  # noqa: Y015
     _WhichOneofReturnType__timezone: _TypeAlias = _typing.Literal["timezone"]  # noqa: Y015
     _WhichOneofArgType__timezone: _TypeAlias = _typing.Literal["_timezone", b"_timezone"]  # noqa: Y015
     @_typing.overload
@@ -269,9 +356,17 @@ class UpdateRuleChainRequest(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__interval_seconds) -> _WhichOneofReturnType__interval_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__misfire_policy) -> _WhichOneofReturnType__misfire_policy | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlap_policy) -> _WhichOneofReturnType__overlap_policy | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__schedule_enabled) -> _WhichOneofReturnType__schedule_enabled | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__schedule_paused) -> _WhichOneofReturnType__schedule_paused | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__timezone) -> _WhichOneofReturnType__timezone | None: ...
 
@@ -348,8 +443,11 @@ class ListSchedulesResponse(_message.Message):
 
     SCHEDULES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty on the last page."""
+    now_ms: _builtins.int
+    """When this page was read, on rules' clock: ask for changes from the first page's on."""
     @_builtins.property
     def schedules(self) -> _containers.RepeatedCompositeFieldContainer[Global___Schedule]: ...
     def __init__(
@@ -357,18 +455,130 @@ class ListSchedulesResponse(_message.Message):
         *,
         schedules: _abc.Iterable[Global___Schedule] | None = ...,
         next_page_token: _builtins.str = ...,
+        now_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "schedules", b"schedules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "now_ms", b"now_ms", "schedules", b"schedules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListSchedulesResponse: _TypeAlias = ListSchedulesResponse  # noqa: Y015
 
 @_typing.final
+class ListScheduleChangesRequest(_message.Message):
+    """Since when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    since_ms: _builtins.int
+    """Milliseconds since 1970 UTC, as an answer of rules gave them."""
+    def __init__(
+        self,
+        *,
+        since_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["since_ms", b"since_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListScheduleChangesRequest: _TypeAlias = ListScheduleChangesRequest  # noqa: Y015
+
+@_typing.final
+class ListScheduleChangesResponse(_message.Message):
+    """What changed, and some of what changed a little before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULES_FIELD_NUMBER: _builtins.int
+    REMOVED_RULE_CHAIN_IDS_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    INCOMPLETE_FIELD_NUMBER: _builtins.int
+    now_ms: _builtins.int
+    """What to ask from next."""
+    incomplete: _builtins.bool
+    """It was too long ago, or too much changed: list everything."""
+    @_builtins.property
+    def schedules(self) -> _containers.RepeatedCompositeFieldContainer[Global___Schedule]: ...
+    @_builtins.property
+    def removed_rule_chain_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Chains that have no enabled schedule now."""
+
+    def __init__(
+        self,
+        *,
+        schedules: _abc.Iterable[Global___Schedule] | None = ...,
+        removed_rule_chain_ids: _abc.Iterable[_builtins.int] | None = ...,
+        now_ms: _builtins.int = ...,
+        incomplete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incomplete", b"incomplete", "now_ms", b"now_ms", "removed_rule_chain_ids", b"removed_rule_chain_ids", "schedules", b"schedules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListScheduleChangesResponse: _TypeAlias = ListScheduleChangesResponse  # noqa: Y015
+
+@_typing.final
+class SetSchedulePausedRequest(_message.Message):
+    """Which chain, and for whom."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_CHAIN_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    rule_chain_id: _builtins.int
+    organization_id: _builtins.int
+    user_id: _builtins.int
+    """For the audit."""
+    paused: _builtins.bool
+    def __init__(
+        self,
+        *,
+        rule_chain_id: _builtins.int = ...,
+        organization_id: _builtins.int = ...,
+        user_id: _builtins.int = ...,
+        paused: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "paused", b"paused", "rule_chain_id", b"rule_chain_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetSchedulePausedRequest: _TypeAlias = SetSchedulePausedRequest  # noqa: Y015
+
+@_typing.final
+class SetSchedulePausedResponse(_message.Message):
+    """The chain as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule(self) -> Global___Schedule: ...
+    def __init__(
+        self,
+        *,
+        schedule: Global___Schedule | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetSchedulePausedResponse: _TypeAlias = SetSchedulePausedResponse  # noqa: Y015
+
+@_typing.final
 class Schedule(_message.Message):
-    """When a chain runs by itself."""
+    """When a chain runs by itself, in milliseconds since 1970 UTC; see RuleChain."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -376,10 +586,25 @@ class Schedule(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     CRON_EXPRESSION_FIELD_NUMBER: _builtins.int
     TIMEZONE_FIELD_NUMBER: _builtins.int
+    INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
+    INTERVAL_ANCHOR_MS_FIELD_NUMBER: _builtins.int
+    RUN_AT_MS_FIELD_NUMBER: _builtins.int
+    MISFIRE_POLICY_FIELD_NUMBER: _builtins.int
+    OVERLAP_POLICY_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
     rule_chain_id: _builtins.int
     organization_id: _builtins.int
     cron_expression: _builtins.str
     timezone: _builtins.str
+    interval_seconds: _builtins.int
+    interval_anchor_ms: _builtins.int
+    run_at_ms: _builtins.int
+    misfire_policy: _builtins.str
+    overlap_policy: _builtins.str
+    paused: _builtins.bool
+    since_ms: _builtins.int
+    """When it was saved as it is: nothing was due before."""
     def __init__(
         self,
         *,
@@ -387,10 +612,17 @@ class Schedule(_message.Message):
         organization_id: _builtins.int = ...,
         cron_expression: _builtins.str = ...,
         timezone: _builtins.str = ...,
+        interval_seconds: _builtins.int = ...,
+        interval_anchor_ms: _builtins.int = ...,
+        run_at_ms: _builtins.int = ...,
+        misfire_policy: _builtins.str = ...,
+        overlap_policy: _builtins.str = ...,
+        paused: _builtins.bool = ...,
+        since_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron_expression", b"cron_expression", "organization_id", b"organization_id", "rule_chain_id", b"rule_chain_id", "timezone", b"timezone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron_expression", b"cron_expression", "interval_anchor_ms", b"interval_anchor_ms", "interval_seconds", b"interval_seconds", "misfire_policy", b"misfire_policy", "organization_id", b"organization_id", "overlap_policy", b"overlap_policy", "paused", b"paused", "rule_chain_id", b"rule_chain_id", "run_at_ms", b"run_at_ms", "since_ms", b"since_ms", "timezone", b"timezone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

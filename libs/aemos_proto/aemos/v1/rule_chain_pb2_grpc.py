@@ -65,6 +65,16 @@ class RuleChainServiceStub:
                 request_serializer=aemos_dot_v1_dot_rule__chain__pb2.ListSchedulesRequest.SerializeToString,
                 response_deserializer=aemos_dot_v1_dot_rule__chain__pb2.ListSchedulesResponse.FromString,
                 _registered_method=True)
+        self.ListScheduleChanges = channel.unary_unary(
+                '/aemos.v1.RuleChainService/ListScheduleChanges',
+                request_serializer=aemos_dot_v1_dot_rule__chain__pb2.ListScheduleChangesRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_rule__chain__pb2.ListScheduleChangesResponse.FromString,
+                _registered_method=True)
+        self.SetSchedulePaused = channel.unary_unary(
+                '/aemos.v1.RuleChainService/SetSchedulePaused',
+                request_serializer=aemos_dot_v1_dot_rule__chain__pb2.SetSchedulePausedRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_rule__chain__pb2.SetSchedulePausedResponse.FromString,
+                _registered_method=True)
 
 
 class RuleChainServiceServicer:
@@ -113,6 +123,20 @@ class RuleChainServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListScheduleChanges(self, request, context):
+        """The schedules that changed since a time, so that a copy of many follows at little cost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetSchedulePaused(self, request, context):
+        """Pauses or resumes a schedule for a user whose role scheduler checked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RuleChainServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -145,6 +169,16 @@ def add_RuleChainServiceServicer_to_server(servicer, server):
                     servicer.ListSchedules,
                     request_deserializer=aemos_dot_v1_dot_rule__chain__pb2.ListSchedulesRequest.FromString,
                     response_serializer=aemos_dot_v1_dot_rule__chain__pb2.ListSchedulesResponse.SerializeToString,
+            ),
+            'ListScheduleChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListScheduleChanges,
+                    request_deserializer=aemos_dot_v1_dot_rule__chain__pb2.ListScheduleChangesRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_rule__chain__pb2.ListScheduleChangesResponse.SerializeToString,
+            ),
+            'SetSchedulePaused': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSchedulePaused,
+                    request_deserializer=aemos_dot_v1_dot_rule__chain__pb2.SetSchedulePausedRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_rule__chain__pb2.SetSchedulePausedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +344,60 @@ class RuleChainService:
             '/aemos.v1.RuleChainService/ListSchedules',
             aemos_dot_v1_dot_rule__chain__pb2.ListSchedulesRequest.SerializeToString,
             aemos_dot_v1_dot_rule__chain__pb2.ListSchedulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScheduleChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.RuleChainService/ListScheduleChanges',
+            aemos_dot_v1_dot_rule__chain__pb2.ListScheduleChangesRequest.SerializeToString,
+            aemos_dot_v1_dot_rule__chain__pb2.ListScheduleChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSchedulePaused(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.RuleChainService/SetSchedulePaused',
+            aemos_dot_v1_dot_rule__chain__pb2.SetSchedulePausedRequest.SerializeToString,
+            aemos_dot_v1_dot_rule__chain__pb2.SetSchedulePausedResponse.FromString,
             options,
             channel_credentials,
             insecure,

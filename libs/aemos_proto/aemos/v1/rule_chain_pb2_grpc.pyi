@@ -45,6 +45,10 @@ class RuleChainServiceStub:
     """Removes a chain."""
     ListSchedules: _grpc.UnaryUnaryMultiCallable[_rule_chain_pb2.ListSchedulesRequest, _rule_chain_pb2.ListSchedulesResponse]
     """Every enabled schedule of the installation, for scheduler's copy."""
+    ListScheduleChanges: _grpc.UnaryUnaryMultiCallable[_rule_chain_pb2.ListScheduleChangesRequest, _rule_chain_pb2.ListScheduleChangesResponse]
+    """The schedules that changed since a time, so that a copy of many follows at little cost."""
+    SetSchedulePaused: _grpc.UnaryUnaryMultiCallable[_rule_chain_pb2.SetSchedulePausedRequest, _rule_chain_pb2.SetSchedulePausedResponse]
+    """Pauses or resumes a schedule for a user whose role scheduler checked."""
 
 @_typing.type_check_only
 class RuleChainServiceAsyncStub(RuleChainServiceStub):
@@ -63,6 +67,10 @@ class RuleChainServiceAsyncStub(RuleChainServiceStub):
     """Removes a chain."""
     ListSchedules: _aio.UnaryUnaryMultiCallable[_rule_chain_pb2.ListSchedulesRequest, _rule_chain_pb2.ListSchedulesResponse]  # type: ignore[assignment]
     """Every enabled schedule of the installation, for scheduler's copy."""
+    ListScheduleChanges: _aio.UnaryUnaryMultiCallable[_rule_chain_pb2.ListScheduleChangesRequest, _rule_chain_pb2.ListScheduleChangesResponse]  # type: ignore[assignment]
+    """The schedules that changed since a time, so that a copy of many follows at little cost."""
+    SetSchedulePaused: _aio.UnaryUnaryMultiCallable[_rule_chain_pb2.SetSchedulePausedRequest, _rule_chain_pb2.SetSchedulePausedResponse]  # type: ignore[assignment]
+    """Pauses or resumes a schedule for a user whose role scheduler checked."""
 
 class RuleChainServiceServicer(metaclass=_abc_1.ABCMeta):
     """The rule chains of the caller's organization."""
@@ -114,5 +122,21 @@ class RuleChainServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rule_chain_pb2.ListSchedulesResponse, _abc.Awaitable[_rule_chain_pb2.ListSchedulesResponse]]:
         """Every enabled schedule of the installation, for scheduler's copy."""
+
+    @_abc_1.abstractmethod
+    def ListScheduleChanges(
+        self,
+        request: _rule_chain_pb2.ListScheduleChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rule_chain_pb2.ListScheduleChangesResponse, _abc.Awaitable[_rule_chain_pb2.ListScheduleChangesResponse]]:
+        """The schedules that changed since a time, so that a copy of many follows at little cost."""
+
+    @_abc_1.abstractmethod
+    def SetSchedulePaused(
+        self,
+        request: _rule_chain_pb2.SetSchedulePausedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rule_chain_pb2.SetSchedulePausedResponse, _abc.Awaitable[_rule_chain_pb2.SetSchedulePausedResponse]]:
+        """Pauses or resumes a schedule for a user whose role scheduler checked."""
 
 def add_RuleChainServiceServicer_to_server(servicer: RuleChainServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

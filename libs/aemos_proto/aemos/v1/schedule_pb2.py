@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61\x65mos/v1/schedule.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"C\n\x1aListScheduledChainsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"c\n\x1bListScheduledChainsResponse\x12+\n\tschedules\x18\x01 \x03(\x0b\x32\x18.aemos.v1.ScheduledChain\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x7f\n\x0eScheduledChain\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12\x17\n\x0f\x63ron_expression\x18\x02 \x01(\t\x12\x10\n\x08timezone\x18\x03 \x01(\t\x12+\n\x07next_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x12ListFiringsRequest\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x13ListFiringsResponse\x12!\n\x07\x66irings\x18\x01 \x03(\x0b\x32\x10.aemos.v1.Firing\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x06\x46iring\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12.\n\nplanned_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x9a\x02\n\x10SchedulerService\x12\x81\x01\n\x13ListScheduledChains\x12$.aemos.v1.ListScheduledChainsRequest\x1a%.aemos.v1.ListScheduledChainsResponse\"\x1d\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x13\x12\x11/api/v1/schedules\x12\x81\x01\n\x0bListFirings\x12\x1c.aemos.v1.ListFiringsRequest\x1a\x1d.aemos.v1.ListFiringsResponse\"5\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02+\x12)/api/v1/schedules/{rule_chain_id}/firingsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61\x65mos/v1/schedule.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"C\n\x1aListScheduledChainsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"c\n\x1bListScheduledChainsResponse\x12+\n\tschedules\x18\x01 \x03(\x0b\x32\x18.aemos.v1.ScheduledChain\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x18GetScheduledChainRequest\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\"\xcf\x02\n\x0eScheduledChain\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12\x17\n\x0f\x63ron_expression\x18\x02 \x01(\t\x12\x10\n\x08timezone\x18\x03 \x01(\t\x12+\n\x07next_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10interval_seconds\x18\x05 \x01(\x03\x12\x33\n\x0finterval_anchor\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06run_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0emisfire_policy\x18\x08 \x01(\t\x12\x16\n\x0eoverlap_policy\x18\t \x01(\t\x12\x0e\n\x06paused\x18\n \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x0b \x01(\t\"\x8f\x02\n\x16PreviewScheduleRequest\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12\x17\n\x0f\x63ron_expression\x18\x02 \x01(\t\x12\x10\n\x08timezone\x18\x03 \x01(\t\x12\x18\n\x10interval_seconds\x18\x04 \x01(\x03\x12\x33\n\x0finterval_anchor\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06run_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63ount\x18\x07 \x01(\x05\x12)\n\x05\x61\x66ter\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\\\n\x17PreviewScheduleResponse\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12,\n\x08instants\x18\x02 \x03(\x0b\x32\x1a.google.protobuf.Timestamp\".\n\x15RunScheduleNowRequest\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\"-\n\x14PauseScheduleRequest\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\".\n\x15ResumeScheduleRequest\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\"R\n\x12ListFiringsRequest\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x13ListFiringsResponse\x12!\n\x07\x66irings\x18\x01 \x03(\x0b\x32\x10.aemos.v1.Firing\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xae\x02\n\x06\x46iring\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12.\n\nplanned_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12,\n\x08\x66ired_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07outcome\x18\x07 \x01(\t\x12\x0e\n\x06run_id\x18\x08 \x01(\t\x12\x10\n\x08trace_id\x18\t \x01(\t\x12\r\n\x05\x65rror\x18\n \x01(\t\"9\n\x14\x46inishFiringsRequest\x12!\n\x04\x65nds\x18\x01 \x03(\x0b\x32\x13.aemos.v1.FiringEnd\"\xaa\x01\n\tFiringEnd\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12\x15\n\rplanned_at_ms\x18\x02 \x01(\x03\x12\x15\n\rstarted_at_ms\x18\x03 \x01(\x03\x12\x16\n\x0e\x66inished_at_ms\x18\x04 \x01(\x03\x12\x0f\n\x07outcome\x18\x05 \x01(\t\x12\x0e\n\x06run_id\x18\x06 \x01(\t\x12\x10\n\x08trace_id\x18\x07 \x01(\t\x12\r\n\x05\x65rror\x18\x08 \x01(\t\"\x17\n\x15\x46inishFiringsResponse2\xf4\x07\n\x10SchedulerService\x12\x81\x01\n\x13ListScheduledChains\x12$.aemos.v1.ListScheduledChainsRequest\x1a%.aemos.v1.ListScheduledChainsResponse\"\x1d\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x13\x12\x11/api/v1/schedules\x12\x80\x01\n\x11GetScheduledChain\x12\".aemos.v1.GetScheduledChainRequest\x1a\x18.aemos.v1.ScheduledChain\"-\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02#\x12!/api/v1/schedules/{rule_chain_id}\x12\x80\x01\n\x0fPreviewSchedule\x12 .aemos.v1.PreviewScheduleRequest\x1a!.aemos.v1.PreviewScheduleResponse\"(\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x1e\"\x19/api/v1/schedules:preview:\x01*\x12v\n\x0eRunScheduleNow\x12\x1f.aemos.v1.RunScheduleNowRequest\x1a\x10.aemos.v1.Firing\"1\x88\xb5\x18\x03\x82\xd3\xe4\x93\x02\'\"%/api/v1/schedules/{rule_chain_id}/run\x12~\n\rPauseSchedule\x12\x1e.aemos.v1.PauseScheduleRequest\x1a\x18.aemos.v1.ScheduledChain\"3\x88\xb5\x18\x03\x82\xd3\xe4\x93\x02)\"\'/api/v1/schedules/{rule_chain_id}/pause\x12\x81\x01\n\x0eResumeSchedule\x12\x1f.aemos.v1.ResumeScheduleRequest\x1a\x18.aemos.v1.ScheduledChain\"4\x88\xb5\x18\x03\x82\xd3\xe4\x93\x02*\"(/api/v1/schedules/{rule_chain_id}/resume\x12\x81\x01\n\x0bListFirings\x12\x1c.aemos.v1.ListFiringsRequest\x1a\x1d.aemos.v1.ListFiringsResponse\"5\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02+\x12)/api/v1/schedules/{rule_chain_id}/firings\x12V\n\rFinishFirings\x12\x1e.aemos.v1.FinishFiringsRequest\x1a\x1f.aemos.v1.FinishFiringsResponse\"\x04\x88\xb5\x18\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,20 +36,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListScheduledChains']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListScheduledChains']._serialized_options = b'\210\265\030\002\202\323\344\223\002\023\022\021/api/v1/schedules'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['GetScheduledChain']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['GetScheduledChain']._serialized_options = b'\210\265\030\002\202\323\344\223\002#\022!/api/v1/schedules/{rule_chain_id}'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['PreviewSchedule']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['PreviewSchedule']._serialized_options = b'\210\265\030\002\202\323\344\223\002\036\"\031/api/v1/schedules:preview:\001*'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['RunScheduleNow']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['RunScheduleNow']._serialized_options = b'\210\265\030\003\202\323\344\223\002\'\"%/api/v1/schedules/{rule_chain_id}/run'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['PauseSchedule']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['PauseSchedule']._serialized_options = b'\210\265\030\003\202\323\344\223\002)\"\'/api/v1/schedules/{rule_chain_id}/pause'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['ResumeSchedule']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['ResumeSchedule']._serialized_options = b'\210\265\030\003\202\323\344\223\002*\"(/api/v1/schedules/{rule_chain_id}/resume'
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListFirings']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListFirings']._serialized_options = b'\210\265\030\002\202\323\344\223\002+\022)/api/v1/schedules/{rule_chain_id}/firings'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['FinishFirings']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['FinishFirings']._serialized_options = b'\210\265\030\005'
   _globals['_LISTSCHEDULEDCHAINSREQUEST']._serialized_start=124
   _globals['_LISTSCHEDULEDCHAINSREQUEST']._serialized_end=191
   _globals['_LISTSCHEDULEDCHAINSRESPONSE']._serialized_start=193
   _globals['_LISTSCHEDULEDCHAINSRESPONSE']._serialized_end=292
-  _globals['_SCHEDULEDCHAIN']._serialized_start=294
-  _globals['_SCHEDULEDCHAIN']._serialized_end=421
-  _globals['_LISTFIRINGSREQUEST']._serialized_start=423
-  _globals['_LISTFIRINGSREQUEST']._serialized_end=505
-  _globals['_LISTFIRINGSRESPONSE']._serialized_start=507
-  _globals['_LISTFIRINGSRESPONSE']._serialized_end=588
-  _globals['_FIRING']._serialized_start=590
-  _globals['_FIRING']._serialized_end=669
-  _globals['_SCHEDULERSERVICE']._serialized_start=672
-  _globals['_SCHEDULERSERVICE']._serialized_end=954
+  _globals['_GETSCHEDULEDCHAINREQUEST']._serialized_start=294
+  _globals['_GETSCHEDULEDCHAINREQUEST']._serialized_end=343
+  _globals['_SCHEDULEDCHAIN']._serialized_start=346
+  _globals['_SCHEDULEDCHAIN']._serialized_end=681
+  _globals['_PREVIEWSCHEDULEREQUEST']._serialized_start=684
+  _globals['_PREVIEWSCHEDULEREQUEST']._serialized_end=955
+  _globals['_PREVIEWSCHEDULERESPONSE']._serialized_start=957
+  _globals['_PREVIEWSCHEDULERESPONSE']._serialized_end=1049
+  _globals['_RUNSCHEDULENOWREQUEST']._serialized_start=1051
+  _globals['_RUNSCHEDULENOWREQUEST']._serialized_end=1097
+  _globals['_PAUSESCHEDULEREQUEST']._serialized_start=1099
+  _globals['_PAUSESCHEDULEREQUEST']._serialized_end=1144
+  _globals['_RESUMESCHEDULEREQUEST']._serialized_start=1146
+  _globals['_RESUMESCHEDULEREQUEST']._serialized_end=1192
+  _globals['_LISTFIRINGSREQUEST']._serialized_start=1194
+  _globals['_LISTFIRINGSREQUEST']._serialized_end=1276
+  _globals['_LISTFIRINGSRESPONSE']._serialized_start=1278
+  _globals['_LISTFIRINGSRESPONSE']._serialized_end=1359
+  _globals['_FIRING']._serialized_start=1362
+  _globals['_FIRING']._serialized_end=1664
+  _globals['_FINISHFIRINGSREQUEST']._serialized_start=1666
+  _globals['_FINISHFIRINGSREQUEST']._serialized_end=1723
+  _globals['_FIRINGEND']._serialized_start=1726
+  _globals['_FIRINGEND']._serialized_end=1896
+  _globals['_FINISHFIRINGSRESPONSE']._serialized_start=1898
+  _globals['_FINISHFIRINGSRESPONSE']._serialized_end=1921
+  _globals['_SCHEDULERSERVICE']._serialized_start=1924
+  _globals['_SCHEDULERSERVICE']._serialized_end=2936
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SchedulerServiceStub:
-    """The schedules of the caller's organization, as the clock sees them.
+    """The schedules of the caller's organization, as the clock sees them. Another one's chain is NOT_FOUND.
     """
 
     def __init__(self, channel):
@@ -40,15 +40,45 @@ class SchedulerServiceStub:
                 request_serializer=aemos_dot_v1_dot_schedule__pb2.ListScheduledChainsRequest.SerializeToString,
                 response_deserializer=aemos_dot_v1_dot_schedule__pb2.ListScheduledChainsResponse.FromString,
                 _registered_method=True)
+        self.GetScheduledChain = channel.unary_unary(
+                '/aemos.v1.SchedulerService/GetScheduledChain',
+                request_serializer=aemos_dot_v1_dot_schedule__pb2.GetScheduledChainRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_schedule__pb2.ScheduledChain.FromString,
+                _registered_method=True)
+        self.PreviewSchedule = channel.unary_unary(
+                '/aemos.v1.SchedulerService/PreviewSchedule',
+                request_serializer=aemos_dot_v1_dot_schedule__pb2.PreviewScheduleRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_schedule__pb2.PreviewScheduleResponse.FromString,
+                _registered_method=True)
+        self.RunScheduleNow = channel.unary_unary(
+                '/aemos.v1.SchedulerService/RunScheduleNow',
+                request_serializer=aemos_dot_v1_dot_schedule__pb2.RunScheduleNowRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_schedule__pb2.Firing.FromString,
+                _registered_method=True)
+        self.PauseSchedule = channel.unary_unary(
+                '/aemos.v1.SchedulerService/PauseSchedule',
+                request_serializer=aemos_dot_v1_dot_schedule__pb2.PauseScheduleRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_schedule__pb2.ScheduledChain.FromString,
+                _registered_method=True)
+        self.ResumeSchedule = channel.unary_unary(
+                '/aemos.v1.SchedulerService/ResumeSchedule',
+                request_serializer=aemos_dot_v1_dot_schedule__pb2.ResumeScheduleRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_schedule__pb2.ScheduledChain.FromString,
+                _registered_method=True)
         self.ListFirings = channel.unary_unary(
                 '/aemos.v1.SchedulerService/ListFirings',
                 request_serializer=aemos_dot_v1_dot_schedule__pb2.ListFiringsRequest.SerializeToString,
                 response_deserializer=aemos_dot_v1_dot_schedule__pb2.ListFiringsResponse.FromString,
                 _registered_method=True)
+        self.FinishFirings = channel.unary_unary(
+                '/aemos.v1.SchedulerService/FinishFirings',
+                request_serializer=aemos_dot_v1_dot_schedule__pb2.FinishFiringsRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_schedule__pb2.FinishFiringsResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulerServiceServicer:
-    """The schedules of the caller's organization, as the clock sees them.
+    """The schedules of the caller's organization, as the clock sees them. Another one's chain is NOT_FOUND.
     """
 
     def ListScheduledChains(self, request, context):
@@ -58,8 +88,50 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetScheduledChain(self, request, context):
+        """One enabled schedule.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewSchedule(self, request, context):
+        """A schedule in words and its next times, whether it is saved or not. INVALID_ARGUMENT names the field.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunScheduleNow(self, request, context):
+        """Runs a chain now, beside its schedule, paused or not; its overlap policy applies.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseSchedule(self, request, context):
+        """Nothing is due until it is resumed. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeSchedule(self, request, context):
+        """Goes on from now: what would have been due meanwhile is not made up for. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListFirings(self, request, context):
-        """The times at which one chain was fired, newest first.
+        """The history of one chain, newest first: the latest 1,000 firings or so, for 90 days.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishFirings(self, request, context):
+        """Workers report how runs ended. The first report of a run counts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,10 +145,40 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     request_deserializer=aemos_dot_v1_dot_schedule__pb2.ListScheduledChainsRequest.FromString,
                     response_serializer=aemos_dot_v1_dot_schedule__pb2.ListScheduledChainsResponse.SerializeToString,
             ),
+            'GetScheduledChain': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetScheduledChain,
+                    request_deserializer=aemos_dot_v1_dot_schedule__pb2.GetScheduledChainRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_schedule__pb2.ScheduledChain.SerializeToString,
+            ),
+            'PreviewSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewSchedule,
+                    request_deserializer=aemos_dot_v1_dot_schedule__pb2.PreviewScheduleRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_schedule__pb2.PreviewScheduleResponse.SerializeToString,
+            ),
+            'RunScheduleNow': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunScheduleNow,
+                    request_deserializer=aemos_dot_v1_dot_schedule__pb2.RunScheduleNowRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_schedule__pb2.Firing.SerializeToString,
+            ),
+            'PauseSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseSchedule,
+                    request_deserializer=aemos_dot_v1_dot_schedule__pb2.PauseScheduleRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_schedule__pb2.ScheduledChain.SerializeToString,
+            ),
+            'ResumeSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeSchedule,
+                    request_deserializer=aemos_dot_v1_dot_schedule__pb2.ResumeScheduleRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_schedule__pb2.ScheduledChain.SerializeToString,
+            ),
             'ListFirings': grpc.unary_unary_rpc_method_handler(
                     servicer.ListFirings,
                     request_deserializer=aemos_dot_v1_dot_schedule__pb2.ListFiringsRequest.FromString,
                     response_serializer=aemos_dot_v1_dot_schedule__pb2.ListFiringsResponse.SerializeToString,
+            ),
+            'FinishFirings': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishFirings,
+                    request_deserializer=aemos_dot_v1_dot_schedule__pb2.FinishFiringsRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_schedule__pb2.FinishFiringsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,7 +189,7 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SchedulerService:
-    """The schedules of the caller's organization, as the clock sees them.
+    """The schedules of the caller's organization, as the clock sees them. Another one's chain is NOT_FOUND.
     """
 
     @staticmethod
@@ -118,6 +220,141 @@ class SchedulerService:
             _registered_method=True)
 
     @staticmethod
+    def GetScheduledChain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.SchedulerService/GetScheduledChain',
+            aemos_dot_v1_dot_schedule__pb2.GetScheduledChainRequest.SerializeToString,
+            aemos_dot_v1_dot_schedule__pb2.ScheduledChain.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.SchedulerService/PreviewSchedule',
+            aemos_dot_v1_dot_schedule__pb2.PreviewScheduleRequest.SerializeToString,
+            aemos_dot_v1_dot_schedule__pb2.PreviewScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunScheduleNow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.SchedulerService/RunScheduleNow',
+            aemos_dot_v1_dot_schedule__pb2.RunScheduleNowRequest.SerializeToString,
+            aemos_dot_v1_dot_schedule__pb2.Firing.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.SchedulerService/PauseSchedule',
+            aemos_dot_v1_dot_schedule__pb2.PauseScheduleRequest.SerializeToString,
+            aemos_dot_v1_dot_schedule__pb2.ScheduledChain.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.SchedulerService/ResumeSchedule',
+            aemos_dot_v1_dot_schedule__pb2.ResumeScheduleRequest.SerializeToString,
+            aemos_dot_v1_dot_schedule__pb2.ScheduledChain.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListFirings(request,
             target,
             options=(),
@@ -134,6 +371,33 @@ class SchedulerService:
             '/aemos.v1.SchedulerService/ListFirings',
             aemos_dot_v1_dot_schedule__pb2.ListFiringsRequest.SerializeToString,
             aemos_dot_v1_dot_schedule__pb2.ListFiringsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishFirings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.SchedulerService/FinishFirings',
+            aemos_dot_v1_dot_schedule__pb2.FinishFiringsRequest.SerializeToString,
+            aemos_dot_v1_dot_schedule__pb2.FinishFiringsResponse.FromString,
             options,
             channel_credentials,
             insecure,

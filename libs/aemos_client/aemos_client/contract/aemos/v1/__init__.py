@@ -43,12 +43,17 @@ __all__ = (
     "DeviceToken",
     "DisconnectRequest",
     "DisconnectResponse",
+    "EmailAttachment",
+    "FinishFiringsRequest",
+    "FinishFiringsResponse",
     "Firing",
+    "FiringEnd",
     "GatewayServiceStub",
     "GetAlarmRequest",
     "GetDeviceRequest",
     "GetDeviceStateRequest",
     "GetRuleChainRequest",
+    "GetScheduledChainRequest",
     "GetSensorRequest",
     "GetSigningKeysRequest",
     "GetSigningKeysResponse",
@@ -74,6 +79,8 @@ __all__ = (
     "ListRegistryChangesResponse",
     "ListRuleChainsRequest",
     "ListRuleChainsResponse",
+    "ListScheduleChangesRequest",
+    "ListScheduleChangesResponse",
     "ListScheduledChainsRequest",
     "ListScheduledChainsResponse",
     "ListSchedulesRequest",
@@ -89,6 +96,9 @@ __all__ = (
     "Notification",
     "NotifyServiceStub",
     "Organization",
+    "PauseScheduleRequest",
+    "PreviewScheduleRequest",
+    "PreviewScheduleResponse",
     "QueryReadingsRequest",
     "QueryReadingsResponse",
     "Reading",
@@ -97,21 +107,26 @@ __all__ = (
     "RefreshLoginRequest",
     "Refusal",
     "ResolveDeviceTokenRequest",
+    "ResumeScheduleRequest",
     "RevokeDeviceTokenRequest",
     "RevokeDeviceTokenResponse",
     "RuleChain",
     "RuleChainServiceStub",
+    "RunScheduleNowRequest",
     "Schedule",
     "ScheduledChain",
     "ScheduledRun",
     "ScheduledRuns",
     "SchedulerServiceStub",
+    "SendEmail",
     "SendToDeviceRequest",
     "SendToDeviceResponse",
     "Sensor",
     "SensorDescription",
     "SensorServiceStub",
     "SetDeviceStateRequest",
+    "SetSchedulePausedRequest",
+    "SetSchedulePausedResponse",
     "SigningKey",
     "TelemetryData",
     "TelemetryDataServiceStub",
@@ -555,6 +570,28 @@ class CreateRuleChainRequest(betterproto2.Message):
 
     timezone: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
 
+    interval_seconds: "int" = betterproto2.field(20, betterproto2.TYPE_INT64)
+    """
+    1 second to 366 days.
+    """
+
+    interval_anchor: "datetime.datetime | None" = betterproto2.field(
+        21, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+
+    run_at: "datetime.datetime | None" = betterproto2.field(
+        22, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+    """
+    In the future.
+    """
+
+    misfire_policy: "str" = betterproto2.field(23, betterproto2.TYPE_STRING)
+
+    overlap_policy: "str" = betterproto2.field(24, betterproto2.TYPE_STRING)
+
+    schedule_paused: "bool" = betterproto2.field(25, betterproto2.TYPE_BOOL)
+
 
 default_message_pool.register_message("aemos.v1", "CreateRuleChainRequest", CreateRuleChainRequest)
 
@@ -923,9 +960,57 @@ default_message_pool.register_message("aemos.v1", "DisconnectResponse", Disconne
 
 
 @dataclass(eq=False, repr=False)
+class EmailAttachment(betterproto2.Message):
+    """
+    A part of a mail beside its text.
+    """
+
+    content_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Set for what the HTML shows itself; empty for a file to save.
+    """
+
+    file_name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    media_type: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Such as "image/png".
+    """
+
+    content: "bytes" = betterproto2.field(4, betterproto2.TYPE_BYTES)
+
+
+default_message_pool.register_message("aemos.v1", "EmailAttachment", EmailAttachment)
+
+
+@dataclass(eq=False, repr=False)
+class FinishFiringsRequest(betterproto2.Message):
+    """
+    How runs ended. Two serialized requests joined byte by byte are one: the relay relies on it.
+    """
+
+    ends: "list[FiringEnd]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+
+
+default_message_pool.register_message("aemos.v1", "FinishFiringsRequest", FinishFiringsRequest)
+
+
+@dataclass(eq=False, repr=False)
+class FinishFiringsResponse(betterproto2.Message):
+    """
+    They are known.
+    """
+
+    pass
+
+
+default_message_pool.register_message("aemos.v1", "FinishFiringsResponse", FinishFiringsResponse)
+
+
+@dataclass(eq=False, repr=False)
 class Firing(betterproto2.Message):
     """
-    One instant at which a chain was handed to the rule workers: there is one for each due instant.
+    One instant at which a chain was due, or a user ran it: there is one for each. With its chain it is the run's key.
     """
 
     rule_chain_id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
@@ -934,8 +1019,82 @@ class Firing(betterproto2.Message):
         2, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
     )
 
+    kind: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    "scheduled" or "manual".
+    """
+
+    fired_at: "datetime.datetime | None" = betterproto2.field(
+        4, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+    """
+    When the scheduler took it on; later than planned after an outage.
+    """
+
+    started_at: "datetime.datetime | None" = betterproto2.field(
+        5, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+    """
+    When a worker began; absent until the end is known, as all that follows.
+    """
+
+    finished_at: "datetime.datetime | None" = betterproto2.field(
+        6, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+
+    outcome: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+    """
+    "queued" (it waits for the run before) or "running"; "completed", "stopped" (a filter ended it), "failed",
+    "skipped" (the run before was unfinished), "dropped" (its chain was gone or disabled) or "lost" (nothing was
+    heard of it within the hour).
+    """
+
+    run_id: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
+
+    trace_id: "str" = betterproto2.field(9, betterproto2.TYPE_STRING)
+    """
+    The run's trace; empty when it was not sampled.
+    """
+
+    error: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
+    """
+    Why it failed, for the chain's author.
+    """
+
 
 default_message_pool.register_message("aemos.v1", "Firing", Firing)
+
+
+@dataclass(eq=False, repr=False)
+class FiringEnd(betterproto2.Message):
+    """
+    How one run ended.
+    """
+
+    rule_chain_id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
+
+    planned_at_ms: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
+    """
+    The planned time, which names the firing; milliseconds since 1970 UTC, as the others.
+    """
+
+    started_at_ms: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
+
+    finished_at_ms: "int" = betterproto2.field(4, betterproto2.TYPE_INT64)
+
+    outcome: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    As in Firing.
+    """
+
+    run_id: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+
+    trace_id: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+
+    error: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("aemos.v1", "FiringEnd", FiringEnd)
 
 
 @dataclass(eq=False, repr=False)
@@ -987,6 +1146,18 @@ class GetRuleChainRequest(betterproto2.Message):
 
 
 default_message_pool.register_message("aemos.v1", "GetRuleChainRequest", GetRuleChainRequest)
+
+
+@dataclass(eq=False, repr=False)
+class GetScheduledChainRequest(betterproto2.Message):
+    """
+    Which chain.
+    """
+
+    rule_chain_id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
+
+
+default_message_pool.register_message("aemos.v1", "GetScheduledChainRequest", GetScheduledChainRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -1424,6 +1595,48 @@ default_message_pool.register_message("aemos.v1", "ListRuleChainsResponse", List
 
 
 @dataclass(eq=False, repr=False)
+class ListScheduleChangesRequest(betterproto2.Message):
+    """
+    Since when.
+    """
+
+    since_ms: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
+    """
+    Milliseconds since 1970 UTC, as an answer of rules gave them.
+    """
+
+
+default_message_pool.register_message("aemos.v1", "ListScheduleChangesRequest", ListScheduleChangesRequest)
+
+
+@dataclass(eq=False, repr=False)
+class ListScheduleChangesResponse(betterproto2.Message):
+    """
+    What changed, and some of what changed a little before.
+    """
+
+    schedules: "list[Schedule]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+
+    removed_rule_chain_ids: "list[int]" = betterproto2.field(2, betterproto2.TYPE_INT64, repeated=True)
+    """
+    Chains that have no enabled schedule now.
+    """
+
+    now_ms: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
+    """
+    What to ask from next.
+    """
+
+    incomplete: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
+    """
+    It was too long ago, or too much changed: list everything.
+    """
+
+
+default_message_pool.register_message("aemos.v1", "ListScheduleChangesResponse", ListScheduleChangesResponse)
+
+
+@dataclass(eq=False, repr=False)
 class ListScheduledChainsRequest(betterproto2.Message):
     """
     A page of schedules.
@@ -1485,6 +1698,11 @@ class ListSchedulesResponse(betterproto2.Message):
     next_page_token: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
     """
     Empty on the last page.
+    """
+
+    now_ms: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
+    """
+    When this page was read, on rules' clock: ask for changes from the first page's on.
     """
 
 
@@ -1709,6 +1927,81 @@ default_message_pool.register_message("aemos.v1", "Organization", Organization)
 
 
 @dataclass(eq=False, repr=False)
+class PauseScheduleRequest(betterproto2.Message):
+    """
+    Which chain.
+    """
+
+    rule_chain_id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
+
+
+default_message_pool.register_message("aemos.v1", "PauseScheduleRequest", PauseScheduleRequest)
+
+
+@dataclass(eq=False, repr=False)
+class PreviewScheduleRequest(betterproto2.Message):
+    """
+    A schedule that is saved (`rule_chain_id`), or one to try out: exactly one of cron, interval and time.
+    """
+
+    rule_chain_id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
+
+    cron_expression: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    timezone: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    IANA name; "UTC" when absent.
+    """
+
+    interval_seconds: "int" = betterproto2.field(4, betterproto2.TYPE_INT64)
+
+    interval_anchor: "datetime.datetime | None" = betterproto2.field(
+        5, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+
+    run_at: "datetime.datetime | None" = betterproto2.field(
+        6, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+
+    count: "int" = betterproto2.field(7, betterproto2.TYPE_INT32)
+    """
+    1 to 100; 10 when absent.
+    """
+
+    after: "datetime.datetime | None" = betterproto2.field(
+        8, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+    """
+    From when on; now when absent.
+    """
+
+
+default_message_pool.register_message("aemos.v1", "PreviewScheduleRequest", PreviewScheduleRequest)
+
+
+@dataclass(eq=False, repr=False)
+class PreviewScheduleResponse(betterproto2.Message):
+    """
+    What a schedule means.
+    """
+
+    description: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    In words.
+    """
+
+    instants: "list[datetime.datetime]" = betterproto2.field(
+        2, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, repeated=True
+    )
+    """
+    The next times; fewer than asked for when there are no more.
+    """
+
+
+default_message_pool.register_message("aemos.v1", "PreviewScheduleResponse", PreviewScheduleResponse)
+
+
+@dataclass(eq=False, repr=False)
 class QueryReadingsRequest(betterproto2.Message):
     """
     Which readings.
@@ -1867,6 +2160,18 @@ default_message_pool.register_message("aemos.v1", "ResolveDeviceTokenRequest", R
 
 
 @dataclass(eq=False, repr=False)
+class ResumeScheduleRequest(betterproto2.Message):
+    """
+    Which chain.
+    """
+
+    rule_chain_id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
+
+
+default_message_pool.register_message("aemos.v1", "ResumeScheduleRequest", ResumeScheduleRequest)
+
+
+@dataclass(eq=False, repr=False)
 class RevokeDeviceTokenRequest(betterproto2.Message):
     """
     Which token.
@@ -1910,10 +2215,14 @@ class RuleChain(betterproto2.Message):
     nodes: "list[Node]" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, repeated=True)
 
     schedule_enabled: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
+    """
+    The schedule is exactly one of `cron_expression`, `interval_seconds` and `run_at`.
+    """
 
     cron_expression: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
     """
-    Six fields, seconds first.
+    Six fields, seconds first; five, from the minute on; or a name such as "@hourly". A time that daylight saving skips
+    runs at the next that exists; one that comes twice runs the first time.
     """
 
     timezone: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
@@ -1930,14 +2239,62 @@ class RuleChain(betterproto2.Message):
         9, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
     )
 
+    interval_seconds: "int" = betterproto2.field(20, betterproto2.TYPE_INT64)
+    """
+    Seconds from one run to the next; 0 for none.
+    """
+
+    interval_anchor: "datetime.datetime | None" = betterproto2.field(
+        21, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+    """
+    One of the runs of `interval_seconds`, to which the others are counted; the time of the save when absent.
+    """
+
+    run_at: "datetime.datetime | None" = betterproto2.field(
+        22, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+    """
+    The only run.
+    """
+
+    misfire_policy: "str" = betterproto2.field(23, betterproto2.TYPE_STRING)
+    """
+    What happens when runs were missed by more than a minute: "run-once" (the default) makes up for all of them with
+    one, "skip" with none, "run-all" with each, the latest 100 at the most.
+    """
+
+    overlap_policy: "str" = betterproto2.field(24, betterproto2.TYPE_STRING)
+    """
+    What happens when a run is due and the one before is unfinished: "allow" (the default) runs both, "skip" drops the
+    new one, "queue" keeps it until the other is done, 100 at the most.
+    """
+
+    schedule_paused: "bool" = betterproto2.field(25, betterproto2.TYPE_BOOL)
+    """
+    Nothing is due while paused, and nothing counts as missed.
+    """
+
 
 default_message_pool.register_message("aemos.v1", "RuleChain", RuleChain)
 
 
 @dataclass(eq=False, repr=False)
+class RunScheduleNowRequest(betterproto2.Message):
+    """
+    Which chain.
+    """
+
+    rule_chain_id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
+
+
+default_message_pool.register_message("aemos.v1", "RunScheduleNowRequest", RunScheduleNowRequest)
+
+
+@dataclass(eq=False, repr=False)
 class Schedule(betterproto2.Message):
     """
-    When a chain runs by itself.
+    When a chain runs by itself, in milliseconds since 1970 UTC; see RuleChain.
     """
 
     rule_chain_id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
@@ -1948,6 +2305,23 @@ class Schedule(betterproto2.Message):
 
     timezone: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
 
+    interval_seconds: "int" = betterproto2.field(5, betterproto2.TYPE_INT64)
+
+    interval_anchor_ms: "int" = betterproto2.field(6, betterproto2.TYPE_INT64)
+
+    run_at_ms: "int" = betterproto2.field(7, betterproto2.TYPE_INT64)
+
+    misfire_policy: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
+
+    overlap_policy: "str" = betterproto2.field(9, betterproto2.TYPE_STRING)
+
+    paused: "bool" = betterproto2.field(10, betterproto2.TYPE_BOOL)
+
+    since_ms: "int" = betterproto2.field(11, betterproto2.TYPE_INT64)
+    """
+    When it was saved as it is: nothing was due before.
+    """
+
 
 default_message_pool.register_message("aemos.v1", "Schedule", Schedule)
 
@@ -1955,7 +2329,7 @@ default_message_pool.register_message("aemos.v1", "Schedule", Schedule)
 @dataclass(eq=False, repr=False)
 class ScheduledChain(betterproto2.Message):
     """
-    A chain the clock will fire.
+    A chain the clock will fire; fields as in RuleChain.
     """
 
     rule_chain_id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
@@ -1967,6 +2341,30 @@ class ScheduledChain(betterproto2.Message):
     next_at: "datetime.datetime | None" = betterproto2.field(
         4, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
     )
+    """
+    Absent when nothing is due any more, or while paused.
+    """
+
+    interval_seconds: "int" = betterproto2.field(5, betterproto2.TYPE_INT64)
+
+    interval_anchor: "datetime.datetime | None" = betterproto2.field(
+        6, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+
+    run_at: "datetime.datetime | None" = betterproto2.field(
+        7, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+
+    misfire_policy: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
+
+    overlap_policy: "str" = betterproto2.field(9, betterproto2.TYPE_STRING)
+
+    paused: "bool" = betterproto2.field(10, betterproto2.TYPE_BOOL)
+
+    description: "str" = betterproto2.field(11, betterproto2.TYPE_STRING)
+    """
+    The schedule in words, such as "At 02:30, Monday through Friday (Europe/Berlin)".
+    """
 
 
 default_message_pool.register_message("aemos.v1", "ScheduledChain", ScheduledChain)
@@ -1988,7 +2386,12 @@ class ScheduledRun(betterproto2.Message):
 
     planned_at_ms: "int" = betterproto2.field(5, betterproto2.TYPE_INT64)
     """
-    Milliseconds since 1970 UTC.
+    Milliseconds since 1970 UTC. With the chain it names the firing whose end is reported.
+    """
+
+    manual: "bool" = betterproto2.field(6, betterproto2.TYPE_BOOL)
+    """
+    A user asked for it: it runs though its schedule is paused.
     """
 
 
@@ -2005,6 +2408,40 @@ class ScheduledRuns(betterproto2.Message):
 
 
 default_message_pool.register_message("aemos.v1", "ScheduledRuns", ScheduledRuns)
+
+
+@dataclass(eq=False, repr=False)
+class SendEmail(betterproto2.Message):
+    """
+    Job `send_email`: one mail, a job of its own. Give its outbox row the weight of a whole batch, for two of them do not
+    join.
+    """
+
+    uuid: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    From the producer's transaction: sent once, however often the job comes.
+    """
+
+    organization_id: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
+
+    to: "list[str]" = betterproto2.field(3, betterproto2.TYPE_STRING, repeated=True)
+
+    subject: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+
+    html: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    May name inline attachments, as in `<img src="cid:chart-1">`.
+    """
+
+    text: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+    """
+    For readers that show no HTML.
+    """
+
+    attachments: "list[EmailAttachment]" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, repeated=True)
+
+
+default_message_pool.register_message("aemos.v1", "SendEmail", SendEmail)
 
 
 @dataclass(eq=False, repr=False)
@@ -2097,6 +2534,39 @@ default_message_pool.register_message("aemos.v1", "SetDeviceStateRequest", SetDe
 
 
 @dataclass(eq=False, repr=False)
+class SetSchedulePausedRequest(betterproto2.Message):
+    """
+    Which chain, and for whom.
+    """
+
+    rule_chain_id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
+
+    organization_id: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
+
+    user_id: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
+    """
+    For the audit.
+    """
+
+    paused: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
+
+
+default_message_pool.register_message("aemos.v1", "SetSchedulePausedRequest", SetSchedulePausedRequest)
+
+
+@dataclass(eq=False, repr=False)
+class SetSchedulePausedResponse(betterproto2.Message):
+    """
+    The chain as it is now.
+    """
+
+    schedule: "Schedule | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+
+
+default_message_pool.register_message("aemos.v1", "SetSchedulePausedResponse", SetSchedulePausedResponse)
+
+
+@dataclass(eq=False, repr=False)
 class SigningKey(betterproto2.Message):
     """
     A public key that verifies user tokens.
@@ -2176,8 +2646,27 @@ class UpdateRuleChainRequest(betterproto2.Message):
     schedule_enabled: "bool | None" = betterproto2.field(5, betterproto2.TYPE_BOOL, optional=True)
 
     cron_expression: "str | None" = betterproto2.field(6, betterproto2.TYPE_STRING, optional=True)
+    """
+    Of `cron_expression`, `interval_seconds` and `run_at` the one that is given takes the place of the others.
+    """
 
     timezone: "str | None" = betterproto2.field(7, betterproto2.TYPE_STRING, optional=True)
+
+    interval_seconds: "int | None" = betterproto2.field(20, betterproto2.TYPE_INT64, optional=True)
+
+    interval_anchor: "datetime.datetime | None" = betterproto2.field(
+        21, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+
+    run_at: "datetime.datetime | None" = betterproto2.field(
+        22, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+
+    misfire_policy: "str | None" = betterproto2.field(23, betterproto2.TYPE_STRING, optional=True)
+
+    overlap_policy: "str | None" = betterproto2.field(24, betterproto2.TYPE_STRING, optional=True)
+
+    schedule_paused: "bool | None" = betterproto2.field(25, betterproto2.TYPE_BOOL, optional=True)
 
 
 default_message_pool.register_message("aemos.v1", "UpdateRuleChainRequest", UpdateRuleChainRequest)
@@ -3052,10 +3541,52 @@ class RuleChainServiceStub(betterproto2_grpclib.ServiceStub):
             metadata=metadata,
         )
 
+    async def list_schedule_changes(
+        self,
+        message: "ListScheduleChangesRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "ListScheduleChangesResponse":
+        """
+        The schedules that changed since a time, so that a copy of many follows at little cost.
+        """
+
+        return await self._unary_unary(
+            "/aemos.v1.RuleChainService/ListScheduleChanges",
+            message,
+            ListScheduleChangesResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def set_schedule_paused(
+        self,
+        message: "SetSchedulePausedRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "SetSchedulePausedResponse":
+        """
+        Pauses or resumes a schedule for a user whose role scheduler checked.
+        """
+
+        return await self._unary_unary(
+            "/aemos.v1.RuleChainService/SetSchedulePaused",
+            message,
+            SetSchedulePausedResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
 
 class SchedulerServiceStub(betterproto2_grpclib.ServiceStub):
     """
-    The schedules of the caller's organization, as the clock sees them.
+    The schedules of the caller's organization, as the clock sees them. Another one's chain is NOT_FOUND.
     """
 
     async def list_scheduled_chains(
@@ -3079,6 +3610,111 @@ class SchedulerServiceStub(betterproto2_grpclib.ServiceStub):
             metadata=metadata,
         )
 
+    async def get_scheduled_chain(
+        self,
+        message: "GetScheduledChainRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "ScheduledChain":
+        """
+        One enabled schedule.
+        """
+
+        return await self._unary_unary(
+            "/aemos.v1.SchedulerService/GetScheduledChain",
+            message,
+            ScheduledChain,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def preview_schedule(
+        self,
+        message: "PreviewScheduleRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "PreviewScheduleResponse":
+        """
+        A schedule in words and its next times, whether it is saved or not. INVALID_ARGUMENT names the field.
+        """
+
+        return await self._unary_unary(
+            "/aemos.v1.SchedulerService/PreviewSchedule",
+            message,
+            PreviewScheduleResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def run_schedule_now(
+        self,
+        message: "RunScheduleNowRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "Firing":
+        """
+        Runs a chain now, beside its schedule, paused or not; its overlap policy applies.
+        """
+
+        return await self._unary_unary(
+            "/aemos.v1.SchedulerService/RunScheduleNow",
+            message,
+            Firing,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def pause_schedule(
+        self,
+        message: "PauseScheduleRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "ScheduledChain":
+        """
+        Nothing is due until it is resumed. Idempotent.
+        """
+
+        return await self._unary_unary(
+            "/aemos.v1.SchedulerService/PauseSchedule",
+            message,
+            ScheduledChain,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def resume_schedule(
+        self,
+        message: "ResumeScheduleRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "ScheduledChain":
+        """
+        Goes on from now: what would have been due meanwhile is not made up for. Idempotent.
+        """
+
+        return await self._unary_unary(
+            "/aemos.v1.SchedulerService/ResumeSchedule",
+            message,
+            ScheduledChain,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
     async def list_firings(
         self,
         message: "ListFiringsRequest",
@@ -3088,13 +3724,34 @@ class SchedulerServiceStub(betterproto2_grpclib.ServiceStub):
         metadata: "MetadataLike | None" = None,
     ) -> "ListFiringsResponse":
         """
-        The times at which one chain was fired, newest first.
+        The history of one chain, newest first: the latest 1,000 firings or so, for 90 days.
         """
 
         return await self._unary_unary(
             "/aemos.v1.SchedulerService/ListFirings",
             message,
             ListFiringsResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def finish_firings(
+        self,
+        message: "FinishFiringsRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "FinishFiringsResponse":
+        """
+        Workers report how runs ended. The first report of a run counts.
+        """
+
+        return await self._unary_unary(
+            "/aemos.v1.SchedulerService/FinishFirings",
+            message,
+            FinishFiringsResponse,
             timeout=timeout,
             deadline=deadline,
             metadata=metadata,

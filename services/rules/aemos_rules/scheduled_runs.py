@@ -1,0 +1,111 @@
+"""The job of chains that a schedule made due: run, carry out, and tell the scheduler how each ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from aemos.v1 import job_pb2, schedule_pb2, schedule_pb2_grpc
+from aemos_core import telemetry
+from aemos_core.database import Database
+from aemos_core.errors import AemosError, Kind
+from aemos_core.outbox import Outbox, Row
+from aemos_core.outbox_senders import send_receipt
+from aemos_core.redis_link import RedisClient
+from aemos_core.times import now_ms
+from aemos_core.worker import current_job
+
+from aemos_rules.chain_index import ChainIndex
+from aemos_rules.domain import StateAssertion
+from aemos_rules.effects import Effects
+from aemos_rules.engine import CompiledChain
+
+log = logging.getLogger("aemos.rules")
+
+FIRINGS_FINISHED = "firings-finished"
+_OUTCOMES = {"fired": "completed", "stopped": "stopped", "error": "failed"}
+_MOST_ERROR = 200
+
+
+class ScheduledRuns:
+    """May come twice or late: what runs assert counts once, by the instant that was planned."""
+
+    def __init__(
+        self, index: ChainIndex, effects: Effects, database: Database, outbox: Outbox, jobs_redis: RedisClient
+    ) -> None:
+        self._index = index
+        self._effects = effects
+        self._database = database
+        self._outbox = outbox
+        self._jobs_redis = jobs_redis
+
+    async def run_chains(self, payload: bytes, job_id: str) -> None:
+        """Runs them without a reading. Only sampled runs carry out their effects one by one, inside their span."""
+        runs = job_pb2.ScheduledRuns.FromString(payload).runs
+        chains = await self._index.compiled({run.rule_chain_id for run in runs})
+        asserted: list[StateAssertion] = []
+        ends = []
+        for run in runs:
+            chain = chains.get(run.rule_chain_id)
+            span = telemetry.start_trace(telemetry.SPAN_RUN, {"chain": run.rule_chain_id}) if chain else None
+            with telemetry.ending(span):
+                end, effects = _run(run, chain)
+                if span is not None:
+                    await self._effects.apply(effects)
+                else:
+                    asserted += effects
+            ends.append(end)
+        await self._effects.apply(asserted)
+        await self._report(ends)
+        await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
+
+    async def _report(self, ends: list[schedule_pb2.FiringEnd]) -> None:
+        payload = schedule_pb2.FinishFiringsRequest(ends=ends).SerializeToString()
+        async with self._database.write() as connection:
+            rows = await self._outbox.add(connection, [Row(FIRINGS_FINISHED, 0, payload, len(ends))])
+        self._outbox.committed(rows)
+
+
+def _run(
+    run: job_pb2.ScheduledRun, chain: CompiledChain | None
+) -> tuple[schedule_pb2.FiringEnd, Sequence[StateAssertion]]:
+    end = schedule_pb2.FiringEnd(
+        rule_chain_id=run.rule_chain_id,
+        planned_at_ms=run.planned_at_ms,
+        started_at_ms=now_ms(),
+        outcome="dropped",
+        trace_id=telemetry.trace_id_of(telemetry.current()),
+    )
+    effects: Sequence[StateAssertion] = ()
+    if chain is not None and chain.chain.enabled and (chain.chain.schedule_enabled or run.manual):
+        result = chain.run(None, run.planned_at_ms)
+        end.outcome, effects = _OUTCOMES[result.outcome], result.effects
+        if result.outcome == "error":
+            end.error = f"node {result.node_index} {result.node_name!r}: {result.error}"[:_MOST_ERROR]
+            log.warning("scheduled chain %d failed: %s", run.rule_chain_id, end.error)
+    end.finished_at_ms = now_ms()
+    return end, effects
+
+
+class FinishSender:
+    """Reports ends to the scheduler, which counts the first of each run."""
+
+    keep_ms = 0
+    unsettled = 1
+
+    def __init__(self, scheduler: schedule_pb2_grpc.SchedulerServiceAsyncStub) -> None:
+        self._scheduler = scheduler
+
+    async def send(self, partition: int, rows: Sequence[Row]) -> None:
+        """Returns when they are known; raises ConnectionError to be called again."""
+        request = schedule_pb2.FinishFiringsRequest.FromString(b"".join(row.payload for row in rows))
+        try:
+            await self._scheduler.FinishFirings(request)
+        except AemosError as error:
+            if error.kind is not Kind.INVALID:
+                raise ConnectionError(error.detail) from error
+            log.error("%d ends of runs were refused: %s", len(request.ends), error.detail)
+
+    async def lost_everything(self) -> bool:
+        """The scheduler's database is not Redis."""
+        return False
