@@ -262,6 +262,52 @@ def test_an_enabled_schedule_runs_its_chain(stack: Stack) -> None:
     firings = eventually(
         lambda: (f := stack.call("GET", f"/api/v1/schedules/{chain['id']}/firings")[1]["firings"])[2:] and f
     )
-    assert stack.call("DELETE", f"/api/v1/rule-chains/{chain['id']}")[0] == 204
     times = [firing["plannedAt"] for firing in firings]
     assert len(set(times)) == len(times)
+    first = firings[-1]["plannedAt"]
+    ended = eventually(lambda: (f := _firings(stack, chain)[first])["outcome"] == "completed" and f)
+    assert ended["plannedAt"] <= ended["startedAt"] <= ended["finishedAt"]
+    assert stack.call("DELETE", f"/api/v1/rule-chains/{chain['id']}")[0] == 204
+
+
+def _firings(stack: Stack, chain: dict[str, Any]) -> dict[str, Any]:
+    answer = stack.call("GET", f"/api/v1/schedules/{chain['id']}/firings")[1]
+    return {firing["plannedAt"]: firing for firing in answer["firings"]}
+
+
+def test_a_schedule_changes_is_paused_and_run_by_hand(stack: Stack) -> None:
+    """A change is in force within 2 s; a paused schedule still runs when a user says so; mistakes name the field."""
+    device = stack.demo["devices"][6]
+    (state,) = stack.call("GET", f"/api/v1/device-states?deviceUuid={device['uuid']}")[1]["deviceStates"]
+    config = {"action": "sendNotification", "deviceStateId": state["id"], "newStateValue": "by hand"}
+    node = {"type": "action", "name": "a", "config": config}
+    body = {"name": "yearly", "nodes": [node], "scheduleEnabled": True, "cronExpression": "@yearly"}
+    status, chain = stack.call("POST", "/api/v1/rule-chains", body)
+    assert status == 201, chain
+    path, schedule = f"/api/v1/rule-chains/{chain['id']}", f"/api/v1/schedules/{chain['id']}"
+    for wrong, loc in (
+        ({"cronExpression": "R * * * * *"}, "cronExpression"),
+        ({"intervalSeconds": -1}, "intervalSeconds"),
+        ({"runAt": "2020-01-01T00:00:00Z"}, "runAt"),
+        ({"timezone": "Mars"}, "timezone"),
+        ({"misfirePolicy": "maybe"}, "misfirePolicy"),
+        ({"overlapPolicy": "maybe"}, "overlapPolicy"),
+    ):
+        status, problem = stack.call("PATCH", path, wrong)
+        assert (status, [e["loc"] for e in problem["errors"]]) == (422, [loc])
+    changed_at = time.monotonic()
+    status, changed = stack.call("PATCH", path, {"intervalSeconds": 3_600})
+    assert (status, changed["cronExpression"], changed["intervalSeconds"]) == (200, "", 3_600)
+    eventually(lambda: stack.call("GET", schedule)[1].get("intervalSeconds") == 3_600)
+    assert time.monotonic() - changed_at < 2
+    assert stack.call("POST", f"{schedule}/pause")[1]["paused"] is True
+    assert stack.call("GET", path)[1]["schedulePaused"] is True
+    status, firing = stack.call("POST", f"{schedule}/run")
+    assert (status, firing["kind"]) == (201, "manual")
+    eventually(lambda: _firings(stack, chain)[firing["plannedAt"]]["outcome"] == "completed")
+    assert stack.call("GET", f"/api/v1/device-states/{state['id']}")[1]["value"] == "by hand"
+    assert "nextAt" in stack.call("POST", f"{schedule}/resume")[1]
+    status, shown = stack.call("POST", "/api/v1/schedules:preview", {"cronExpression": "0 9 * * 1", "count": 2})
+    assert (status, shown["description"], len(shown["instants"])) == (201, "At 09:00, only on Monday (UTC)", 2)
+    assert stack.call("DELETE", path)[0] == 204
+    eventually(lambda: stack.call("GET", schedule)[0] == 404)
