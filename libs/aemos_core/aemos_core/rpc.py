@@ -12,12 +12,13 @@ from typing import Any
 import grpc
 from aemos.v1 import identity_pb2, identity_pb2_grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from aemos_core import telemetry
 from aemos_core.contract import Access, methods
-from aemos_core.errors import AemosError, from_grpc, internal, to_grpc_trailers, unavailable
+from aemos_core.errors import AemosError, from_grpc, internal, malformed, to_grpc_trailers, unavailable
 from aemos_core.identity import (
     ANYBODY,
     SERVICE,
@@ -69,16 +70,18 @@ class _ServerEdge(grpc.aio.ServerInterceptor):
             return handler  # unknown, or one of the standard services: health and reflection
         serve, access = handler.unary_unary, method.access
 
-        async def guarded(request: Any, context: Any) -> Any:
+        async def guarded(received: bytes, context: Any) -> Any:
             try:
                 metadata = dict(context.invocation_metadata() or ())
                 who = await self._caller(str(metadata.get(_AUTHORIZATION, "")))
                 check_access(who, access)
                 set_caller(who)
                 async with asyncio.timeout(_seconds_left(context)):
-                    return await serve(request, context)
+                    return await serve(handler.request_deserializer(received), context)
             except AemosError as error:
                 await _abort(context, error)
+            except DecodeError:
+                await _abort(context, malformed("the request is not a message of this method"))
             except TimeoutError:
                 await _abort(context, unavailable("it took too long"))
             except grpc.aio.AioRpcError as error:
@@ -87,7 +90,8 @@ class _ServerEdge(grpc.aio.ServerInterceptor):
                 log.exception("%s failed", method.path)
                 await _abort(context, internal())
 
-        return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
+        # Bytes are parsed in `guarded`: grpc itself would answer UNKNOWN, with the parser's own words.
+        return grpc.unary_unary_rpc_method_handler(guarded, None, handler.response_serializer)
 
     async def _caller(self, authorization: str) -> Caller:
         scheme, _, credentials = authorization.partition(" ")

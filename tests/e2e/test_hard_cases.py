@@ -1,0 +1,303 @@
+"""Hard cases over the whole of AEMOS: the number is the row of the design's table. Nothing of them is ever stored.
+
+What only a socket can get wrong (frames, options, blocks) is tested at the edges, in tests/integration.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import grpc
+import httpx
+import jwt
+import paho.mqtt.client as paho
+import pytest
+from aemos.v1 import data_stream_pb2, data_stream_pb2_grpc, device_pb2, device_pb2_grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from paho.mqtt.enums import CallbackAPIVersion
+
+from tests.support import coap_client
+from tests.support.coap_client import raw_client
+from tests.support.stack import Stack, running
+
+PATH = "/api/v1/datastreams/token"
+DEEP_SECONDS = 0.5
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    var = tmp_path_factory.mktemp("var")
+    with running(var, AEMOS_DEMO_DEVICES="3") as stack:
+        yield stack
+        log = (var / "log").read_text(encoding="utf-8", errors="replace")
+        assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:3000]
+
+
+def reading(value: str, name: str = '"temperature"', more: str = "") -> bytes:
+    """The bytes of a reading whose value is this JSON."""
+    return f'{{"value": {value}, "variableName": {name}{more}}}'.encode()
+
+
+class Body(NamedTuple):
+    """A body that is refused: its HTTP and CoAP status, where the mistake is, and whether MQTT explains it."""
+
+    sent: bytes
+    http: int
+    coap: str = "4.00"
+    loc: str = ""
+
+
+BODIES = {
+    "6 a reading over 64 KiB": Body(reading(f'"{"x" * 65536}"'), 413, "4.13"),
+    "8 not UTF-8": Body(b'{"value": 1, "variableName": "\xff\xfe"}', 400),
+    "9 NUL": Body(reading('"a\\u0000b"'), 400),
+    "9 a lone surrogate": Body(reading('"\\ud800"'), 400),
+    "10 NaN": Body(reading("NaN"), 400),
+    "10 -Infinity": Body(reading("-Infinity"), 400),
+    "10 1e400": Body(reading("1e400"), 422, loc="value"),
+    "10 30 digits": Body(reading("9" * 30), 422, loc="value"),
+    "10 the text NaN": Body(reading('"NaN"'), 422, loc="value"),
+    "12 nested 1,000 deep": Body(reading("[" * 1000 + "]" * 1000), 400),
+    "12 nested 30,000 deep": Body(reading("[" * 30_000 + "]" * 30_000), 400),
+    "13 text": Body(reading('"warm"'), 422, loc="value"),
+    "13 boolean": Body(reading("true"), 422, loc="value"),
+    "13 object": Body(reading("{}"), 422, loc="value"),
+    "13 a name that is no text": Body(reading("1", "7"), 422, loc="variableName"),
+    "16 seconds": Body(reading("1", more=', "recievedAt": 1768905000'), 422, loc="recievedAt"),
+    "16 in 2099": Body(reading("1", more=', "recievedAt": "2099-01-01T00:00:00Z"'), 422, loc="recievedAt"),
+    "16 in 1970": Body(reading("1", more=', "recievedAt": "1970-01-01T00:00:00Z"'), 422, loc="recievedAt"),
+    "not JSON": Body(b"hello", 400),
+    "nothing": Body(b"", 400),
+}
+
+
+@pytest.fixture
+def nothing_stored(stack: Stack) -> Iterator[None]:
+    yield
+    for device in stack.demo["devices"]:
+        path = f"/api/v1/datastreams?sensorUuid={device['sensorUuid']}&variableName=temperature"
+        assert stack.call("GET", path)[1]["readings"] == []
+
+
+def post(stack: Stack, body: bytes, token: str) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return httpx.post(stack.demo["httpUrl"] + PATH, content=body, headers=headers, timeout=20)
+
+
+@pytest.mark.parametrize("case", BODIES.values(), ids=BODIES.keys())
+@pytest.mark.usefixtures("nothing_stored")
+def test_http_refuses(stack: Stack, case: Body) -> None:
+    """The status of the table, as a problem that names the field; deep nesting costs nothing."""
+    began = time.monotonic()
+    answer = post(stack, case.sent, stack.demo["devices"][0]["token"])
+    assert time.monotonic() - began < DEEP_SECONDS
+    assert answer.status_code == case.http, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert case.loc in [error["loc"] for error in answer.json()["errors"]] or not case.loc
+
+
+@pytest.mark.usefixtures("nothing_stored")
+def test_mqtt_acknowledges_and_explains(stack: Stack) -> None:
+    """What can never be valid is acknowledged and explained on the errors topic, and the connection is kept."""
+    device, address = stack.demo["devices"][1], stack.demo["mqtt"]
+    explained: list[Any] = []
+    client = paho.Client(CallbackAPIVersion.VERSION2)
+    client.username_pw_set(device["uuid"], device["token"])
+    client.on_message = lambda _client, _data, message: explained.append(json.loads(message.payload))
+    subscribed: list[int] = []
+    client.on_subscribe = lambda *_: subscribed.append(1)
+    client.connect(address["host"], address["port"])
+    client.subscribe(f"aemos/devices/{device['uuid']}/errors", 1)
+    client.loop_start()
+    try:
+        eventually(lambda: bool(subscribed))
+        for case in BODIES.values():
+            published = client.publish(f"aemos/devices/{device['uuid']}/telemetry", case.sent, qos=1)
+            published.wait_for_publish(10)
+            assert published.is_published()
+        eventually(lambda: len(explained) == len(BODIES))
+        assert client.is_connected()
+    finally:
+        client.loop_stop()
+        client.disconnect()
+    locs = [{error["loc"] for error in one["errors"]} for one in explained]
+    assert all(case.loc in found or not case.loc for case, found in zip(BODIES.values(), locs, strict=True))
+
+
+@pytest.mark.usefixtures("nothing_stored")
+async def test_coap_refuses(stack: Stack) -> None:
+    """The code of the table; what does not fit a datagram is tested with Block1 at the edge."""
+    host, port = stack.demo["coapUrl"].removeprefix("coap://").split(":")
+    token = stack.demo["devices"][2]["token"].encode()
+    async with raw_client(int(port), host) as client:
+        for mid, (name, case) in enumerate(BODIES.items(), 100):
+            if len(case.sent) < 1024:
+                answer = await client.ask(coap_client.reading(case.sent, device=token, mid=mid))
+                assert answer.code.dotted == case.coap, name
+
+
+def unsigned(claims: dict[str, Any]) -> str:
+    """A token of algorithm none."""
+    parts = (json.dumps(part).encode() for part in ({"alg": "none", "typ": "JWT"}, claims))
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts) + "."
+
+
+def forged_tokens(genuine: str) -> dict[str, str]:
+    """Row 25: what must never be taken for a user's token."""
+    header, claims = jwt.get_unverified_header(genuine), jwt.decode(genuine, options={"verify_signature": False})
+    own, now = Ed25519PrivateKey.generate(), int(time.time())
+
+    def signed(changed: dict[str, Any] | None = None, kid: str = header["kid"], without: str = "") -> str:
+        body = {key: value for key, value in {**claims, **(changed or {})}.items() if key != without}
+        return jwt.encode(body, own, algorithm="EdDSA", headers={"kid": kid})
+
+    head, body, signature = genuine.split(".")
+    other = base64.urlsafe_b64encode(json.dumps({**claims, "org": 2}).encode()).rstrip(b"=").decode()
+    return {
+        "no token": "",
+        "not a token": "abc",
+        "alg none": unsigned(claims),
+        "HS256 with the public key's id": jwt.encode(
+            claims, header["kid"] * 4, algorithm="HS256", headers={"kid": header["kid"]}
+        ),
+        "another key": signed(),
+        "kid traversal": signed(kid="../../../../dev/null"),
+        "kid of no key": signed(kid="0" * 16),
+        "expired": signed({"exp": now - 10}),
+        "not yet": signed({"nbf": now + 3600}),
+        "another audience": signed({"aud": "other"}),
+        "another issuer": signed({"iss": "other"}),
+        "no exp": signed(without="exp"),
+        "changed claims": f"{head}.{other}.{signature}",
+        "cut signature": f"{head}.{body}.",
+        "5,000 characters": genuine + "A" * 5000,
+        "a device's token": "",
+    }
+
+
+def test_forged_user_tokens_are_refused(stack: Stack) -> None:
+    """401 with WWW-Authenticate over HTTP, UNAUTHENTICATED over gRPC."""
+    tokens = forged_tokens(stack.token)
+    tokens["a device's token"] = stack.demo["devices"][0]["token"]
+    with grpc.insecure_channel(stack.demo["grpc"]["ingest"]) as channel:
+        devices = device_pb2_grpc.DeviceServiceStub(channel)
+        for name, token in tokens.items():
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            answer = httpx.get(stack.demo["httpUrl"] + "/api/v1/devices", headers=headers, timeout=20)
+            assert (answer.status_code, "www-authenticate" in answer.headers) == (401, True), name
+            metadata = [("authorization", f"Bearer {token}")] if token else []
+            with pytest.raises(grpc.RpcError) as refused:
+                devices.ListDevices(device_pb2.ListDevicesRequest(), metadata=metadata, timeout=10)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED, name
+
+
+@pytest.mark.usefixtures("nothing_stored")
+@pytest.mark.parametrize("token", ["", "x", "x" * 5000, "Bearer"])
+def test_device_tokens_that_prove_nothing(stack: Stack, token: str) -> None:
+    """Row 1: 401 with WWW-Authenticate."""
+    answer = post(stack, reading("1"), token)
+    assert (answer.status_code, "www-authenticate" in answer.headers) == (401, True)
+
+
+@pytest.mark.usefixtures("nothing_stored")
+def test_only_services_write_readings(stack: Stack) -> None:
+    """Row 1 over gRPC: neither nobody, nor a user, nor who guesses the secret."""
+    with grpc.insecure_channel(stack.demo["grpc"]["ingest"]) as channel:
+        write = data_stream_pb2_grpc.DataStreamServiceStub(channel).WriteReadings
+        request = data_stream_pb2.WriteReadingsRequest(readings=[data_stream_pb2.NewReading(token_id=1, value=b"1")])
+        expected = {
+            "": grpc.StatusCode.UNAUTHENTICATED,
+            f"Bearer {stack.token}": grpc.StatusCode.PERMISSION_DENIED,
+            "Service guess": grpc.StatusCode.UNAUTHENTICATED,
+        }
+        for authorization, code in expected.items():
+            metadata = [("authorization", authorization)] if authorization else []
+            with pytest.raises(grpc.RpcError) as refused:
+                write(request, metadata=metadata, timeout=10)
+            assert refused.value.code() is code, authorization
+
+
+async def test_grpc_takes_no_wrong_bytes_and_no_endless_list(stack: Stack) -> None:
+    """Rows 6, 8 and 24: each has its code, and nothing of the parser leaks."""
+    async with grpc.aio.insecure_channel(stack.demo["grpc"]["ingest"]) as channel:
+        list_devices = channel.unary_unary("/aemos.v1.DeviceService/ListDevices")
+        unknown = channel.unary_unary("/aemos.v1.DeviceService/Nothing")
+        metadata = [("authorization", f"Bearer {stack.token}")]
+        for call, sent, code in (
+            (list_devices, b"\xff\xff\xff", grpc.StatusCode.INVALID_ARGUMENT),
+            (list_devices, bytes(5 * 1024 * 1024), grpc.StatusCode.RESOURCE_EXHAUSTED),
+            (unknown, b"", grpc.StatusCode.UNIMPLEMENTED),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(sent, metadata=metadata, timeout=10)
+            assert refused.value.code() is code
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/api/v1/devices/{uuid}", None),
+        ("PATCH", "/api/v1/devices/{uuid}", {"name": "mine"}),
+        ("DELETE", "/api/v1/devices/{uuid}", None),
+        ("POST", "/api/v1/devices/{uuid}/tokens", {"name": "mine"}),
+        ("GET", "/api/v1/sensors/{sensorUuid}", None),
+        ("GET", "/api/v1/datastreams?sensorUuid={sensorUuid}&variableName=temperature", None),
+        ("POST", "/api/v1/device-states", {"device": "{uuid}", "name": "mine"}),
+        ("GET", "/api/v1/rule-chains/1", None),
+        ("PUT", "/api/v1/device-states/1/value", {"value": "mine"}),
+    ],
+)
+def test_what_is_anothers_does_not_exist(stack: Stack, stranger: str, method: str, path: str, body: Any) -> None:
+    """Row 3: 404, the same as for what nobody has."""
+    device = stack.demo["devices"][0]
+    answers = []
+    for names in (device, {"uuid": "none", "sensorUuid": "none"}):
+        text = json.dumps(body).replace("{uuid}", names["uuid"]) if body is not None else None
+        status, problem = stack.call(method, path.format(**names), text and text.encode(), token=stranger)
+        answers.append((status, problem["reason"], problem["detail"]))
+    assert answers[0][0] == 404
+    assert answers[0] == answers[1]
+
+
+@pytest.fixture(scope="module")
+def stranger(stack: Stack) -> str:
+    """The token of another organization's administrator."""
+    from aemos.v1 import identity_pb2, identity_pb2_grpc  # noqa: PLC0415  used here only
+
+    secret = (stack.var / "service-secret").read_text(encoding="ascii")
+    login = {"email": "stranger@aemos.example", "password": "a long enough one"}
+    with grpc.insecure_channel(stack.demo["grpc"]["ingest"]) as channel:
+        made = identity_pb2.CreateOrganizationRequest(
+            name="Other", admin_email=login["email"], admin_password=login["password"]
+        )
+        create = identity_pb2_grpc.IdentityServiceStub(channel).CreateOrganization
+        create(made, metadata=[("authorization", f"Service {secret}")], timeout=10)
+    return str(stack.call("POST", "/api/v1/auth/login", login, token="")[1]["accessToken"])
+
+
+def test_values_that_look_odd_are_kept_as_they_are(stack: Stack) -> None:
+    """Rows 9 and 11: emoji and right-to-left text come back unchanged; of a repeated key the last one counts."""
+    sensor = stack.demo["devices"][2]["sensorUuid"]
+    status, made = stack.call(
+        "POST", "/api/v1/telemetry-data", {"sensor": sensor, "variableName": "note", "type": "text"}
+    )
+    assert status == 201, made
+    texts = ["🌡️ 25°", "مرحبا", "a\r\nb", "${jndi:ldap://x}"]
+    for text in texts:
+        answer = post(stack, reading(json.dumps(text), '"note"'), stack.demo["devices"][2]["token"])
+        assert (answer.status_code, answer.json()["data"]["value"]) == (201, text)
+    twice = post(stack, b'{"value": "1", "value": "2", "variableName": "note"}', stack.demo["devices"][2]["token"])
+    assert twice.json()["data"]["value"] == "2"
+    found = stack.call("GET", f"/api/v1/datastreams?sensorUuid={sensor}&variableName=note")[1]["readings"]
+    assert [one["value"] for one in found] == [*texts, "2"]
+
+
+def eventually(found: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.05)
