@@ -20,12 +20,15 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def stack(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("var"), AEMOS_DATABASE_URL=database_url, AEMOS_DEMO_DEVICES="40") as stack:
+def stack(database_url: str, rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    rows("CREATE USER aemos@'127.0.0.1'")  # root may write to a server that is read-only
+    rows("GRANT ALL ON `aemos\\_%`.* TO aemos@'127.0.0.1'")
+    url = database_url.replace("root@", "aemos@")
+    with running(tmp_path_factory.mktemp("var"), AEMOS_DATABASE_URL=url, AEMOS_DEMO_DEVICES="40") as stack:
         yield stack
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rows(database_url: str) -> Rows:
     port = re.search(r":(\d+)/", database_url)
     assert port

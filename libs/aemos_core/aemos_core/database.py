@@ -21,7 +21,7 @@ from aemos_core.errors import AemosError, Kind, unavailable
 
 log = logging.getLogger("aemos.database")
 
-TRANSACTION_SECONDS = 8.0
+TRANSACTION_SECONDS = 4.0
 _TRUST_SECONDS = 1.0
 """A connection that rested longer is pinged before it is used; at each use it would be a round trip too many."""
 Id = BigInteger().with_variant(Integer, "sqlite")
