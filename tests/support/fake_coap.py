@@ -7,13 +7,19 @@ from dataclasses import dataclass, field
 
 from aemos_core.errors import AemosError, unauthenticated
 from aemos_gateway.coap_edge import CoapEdge, coap_edge
+from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.downlink import Downlink
-from aemos_gateway.readings import Reading, Stored, decode_reading
-from aemos_gateway.service import Device, DeviceAuth, Done, Uplink
+from aemos_gateway.readings import Reading, Receipt, Stored, decode
+from aemos_gateway.service import ONCE, Done, Origin, Uplink
 
 OURS = Device(token_id=1, organization_id=1, device_id=42, device_uuid="abc-123")
 THEIRS = Device(token_id=2, organization_id=2, device_id=43, device_uuid="def-456")
 TOKEN, THEIR_TOKEN = b"aemos_device_token_of_ours", b"aemos_device_token_of_theirs"
+
+
+def receipt(reading_id: int, sensor_uuid: str, reading: Reading) -> Receipt:
+    """A reading is stored."""
+    return Receipt([Stored(reading_id, 5, sensor_uuid, reading.received_at_ms, reading)])
 
 
 class FakeAuth(DeviceAuth):
@@ -51,8 +57,17 @@ class FakeUplink(Uplink):
         self.refusal: AemosError | None = None
         self._waiting: list[tuple[Reading, Done]] = []
 
-    def put(self, device: Device, payload: bytes, protocol: str, done: Done) -> None:
-        reading = decode_reading(payload)
+    def put(
+        self,
+        device: Device,
+        payload: bytes,
+        protocol: str,
+        done: Done,
+        origin: Origin = ONCE,
+        *,
+        is_partial: bool = False,
+    ) -> None:
+        (reading,) = decode(payload).readings
         self.protocols.add(protocol)
         self.readings.append(reading)
         self._waiting.append((reading, done))
@@ -62,7 +77,7 @@ class FakeUplink(Uplink):
     def release(self) -> None:
         waiting, self._waiting = self._waiting, []
         for reading, done in waiting:
-            done(self.refusal or Stored(len(self.readings), 5, "sensor-abc-123", reading))
+            done(self.refusal or receipt(len(self.readings), "sensor-abc-123", reading))
 
 
 @dataclass

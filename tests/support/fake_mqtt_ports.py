@@ -8,11 +8,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from aemos_core.errors import AemosError, unauthenticated
+from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.mqtt_connection import Hold
 from aemos_gateway.mqtt_edge import Limits, MqttEdge, mqtt_edge
-from aemos_gateway.readings import Reading, Stored, decode_reading
-from aemos_gateway.service import Device, DeviceAuth, Done, Uplink
+from aemos_gateway.readings import Reading, decode
+from aemos_gateway.service import ONCE, Done, Origin, Uplink
+
+from tests.support.fake_coap import receipt
 
 UUID = "abc-123"
 TOKEN = "the-token-of-abc-123"
@@ -57,11 +60,20 @@ class FakeUplink(Uplink):
         self.refusal: Callable[[Reading], AemosError | None] = lambda _: None
         self.full: AemosError | None = None
 
-    def put(self, device: Device, payload: bytes, protocol: str, done: Done) -> None:
+    def put(
+        self,
+        device: Device,
+        payload: bytes,
+        protocol: str,
+        done: Done,
+        origin: Origin = ONCE,
+        *,
+        is_partial: bool = False,
+    ) -> None:
         assert protocol == "mqtt"
         if self.full is not None:
             raise self.full
-        reading = decode_reading(payload)
+        (reading,) = decode(payload).readings
         if not self.waiting and not self.holding:
             asyncio.get_running_loop().call_soon(self.commit)
         self.waiting.append((reading, payload, done))
@@ -75,7 +87,7 @@ class FakeUplink(Uplink):
                 done(error)
                 continue
             self.stored.append(payload)
-            done(Stored(len(self.stored), 5, "sensor-1", reading))
+            done(receipt(len(self.stored), "sensor-1", reading))
 
 
 class Errors(logging.Handler):

@@ -25,11 +25,20 @@ def audit_table(metadata: MetaData) -> Table:
     )
 
 
-async def record(connection: AsyncConnection, table: Table, action: str, target: str) -> None:
-    """Writes that the caller did `action`, such as "device.create", to `target`, such as "device 5"."""
+async def record(
+    connection: AsyncConnection, table: Table, action: str, target: str, organization_id: int = 0
+) -> None:
+    """Writes that the caller did `action`, such as "device.create", to `target`, such as "device 5".
+
+    `organization_id` is whose it is when a service does it by itself.
+    """
     who = caller()
     await connection.execute(
         insert(table).values(
-            at_ms=now_ms(), organization_id=who.organization_id, user_id=who.user_id, action=action, target=target[:200]
+            at_ms=now_ms(),
+            organization_id=who.organization_id or organization_id,
+            user_id=who.user_id,
+            action=action,
+            target=target[:200],
         )
     )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 from aemos_core.errors import AemosError, Kind
 
-from aemos_gateway.readings import MAX_READING_BYTES, Stored
+from aemos_gateway.readings import MAX_READING_BYTES, Receipt
 
 MOST_PAYLOAD = 1_024
 """Bytes of a body that fit one datagram on every path (RFC 7252, 4.6)."""
@@ -36,12 +36,16 @@ class CoapError(AemosError):
         self.code = int(major) * 32 + int(minor)
 
 
-def stored(result: Stored) -> Answer:
-    """2.01. A body over one datagram leaves the value out, which the device knows: so nothing needs Block2."""
+def stored(result: Receipt) -> Answer:
+    """2.01. A body over one datagram leaves out what the device knows, so nothing needs Block2: the value of a reading,
+    and of a list everything but its length."""
     payload = result.answer()
     if len(payload) > MOST_PAYLOAD:
-        body: dict[str, dict[str, Any]] = msgspec.json.decode(payload)
-        del body["data"]["value"]
+        body: dict[str, Any] = msgspec.json.decode(payload)
+        if result.is_list:
+            body = {"stored": len(result.stored)}
+        else:
+            del body["data"]["value"]
         payload = msgspec.json.encode(body)
     return Answer(_CREATED, payload)
 

@@ -13,8 +13,9 @@ from aemos_gateway.coap_observers import Observers
 from aemos_gateway.coap_resources import Site
 from aemos_gateway.coap_transport import open_port
 from aemos_gateway.coap_uploads import Uploads
+from aemos_gateway.device_auth import DeviceAuth
 from aemos_gateway.downlink import Downlink
-from aemos_gateway.service import DeviceAuth, Uplink
+from aemos_gateway.service import Uplink
 
 _LIBRARY_LOG = "aiocoap.edge"
 

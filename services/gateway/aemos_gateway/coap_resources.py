@@ -20,7 +20,7 @@ from aemos_gateway.coap_blocks import Block, Blocks
 from aemos_gateway.coap_observers import REFRESH_SECONDS, Observers
 from aemos_gateway.coap_transport import EdgeMessages, as_message
 from aemos_gateway.coap_uploads import Uploads
-from aemos_gateway.service import DeviceAuth
+from aemos_gateway.device_auth import DeviceAuth
 
 log = logging.getLogger("aemos.gateway")
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from functools import partial
 from typing import Protocol
+from zlib import crc32
 
 from aemos_core.errors import AemosError, internal, unavailable
 
@@ -18,14 +20,17 @@ from aemos_gateway import coap_answers, coap_datagram
 from aemos_gateway.coap_answers import Answer
 from aemos_gateway.coap_recent import Recent
 from aemos_gateway.coap_socket import Peer
-from aemos_gateway.readings import Stored
-from aemos_gateway.service import Device, DeviceAuth, Uplink
+from aemos_gateway.device_auth import Device, DeviceAuth
+from aemos_gateway.readings import Receipt
+from aemos_gateway.service import Origin, Uplink
 
 log = logging.getLogger("aemos.gateway")
 
 PROTOCOL = "coap"
 MOST_REMEMBERED = 100_000
 """Answers per generation, about 35 MB; at 10,000 readings/s a retransmission is still known for 10 to 20 s."""
+REPEATED_SECONDS = 93.0
+"""How long a device may repeat a confirmable message (MAX_TRANSMIT_WAIT, RFC 7252, 4.8.2)."""
 MOST_RESOLVING = 1_000
 """Datagrams that may wait for ingest to say whose token they carry."""
 
@@ -72,6 +77,7 @@ class Uploads:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
+        self._began_at = time.monotonic()
 
     async def drain(self) -> None:
         """Takes no more, and returns when what was taken is answered."""
@@ -126,9 +132,15 @@ class Uploads:
 
     def _put(self, exchange: _Exchange, device: Device, payload: bytes) -> None:
         try:
-            self._uplink.put(device, payload, PROTOCOL, partial(self._done, exchange))
+            self._uplink.put(device, payload, PROTOCOL, partial(self._done, exchange), self._origin(exchange))
         except Exception as error:
             self._done(exchange, error)
+
+    def _origin(self, exchange: _Exchange) -> Origin:
+        """This process remembers what it took; what the one before it took is looked for while devices repeat it."""
+        peer = crc32(repr(exchange.peer.address[:2]).encode())
+        key = crc32(exchange.request, peer) << 16 | int.from_bytes(exchange.request[2:4])
+        return Origin(key, time.monotonic() - self._began_at < REPEATED_SECONDS)
 
     def _repeated(self, before: _Exchange | bytes, port: Port, datagram: bytes, peer: Peer) -> None:
         """The same answer again; an empty acknowledgement while there is none, and a separate response then."""
@@ -137,7 +149,7 @@ class Uploads:
             before = coap_datagram.empty_ack(datagram)
         port.transmit(before, peer)
 
-    def _done(self, exchange: _Exchange, result: Stored | BaseException) -> None:
+    def _done(self, exchange: _Exchange, result: Receipt | BaseException) -> None:
         self._ended()
         try:
             self._answer(exchange, _answer_to(result))
@@ -164,8 +176,8 @@ class Uploads:
             self._idle.set()
 
 
-def _answer_to(result: Stored | BaseException) -> Answer:
-    if isinstance(result, Stored):
+def _answer_to(result: Receipt | BaseException) -> Answer:
+    if isinstance(result, Receipt):
         return coap_answers.stored(result)
     if not isinstance(result, AemosError):
         log.error("a reading over CoAP failed: %s", type(result).__name__, exc_info=result)

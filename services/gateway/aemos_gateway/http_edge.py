@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import uvicorn
 from aemos.v1 import identity_pb2, identity_pb2_grpc
-from aemos_core.errors import AemosError, Kind, unauthenticated
+from aemos_core.errors import AemosError, unauthenticated
 from aemos_core.identity import TokenVerifier
 from aemos_core.process import PortInUse
 from fastapi import FastAPI
@@ -19,13 +19,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from aemos_gateway import openapi, problems, rest
+from aemos_gateway import http_body, openapi, problems, rest
+from aemos_gateway.device_auth import DeviceAuth
 from aemos_gateway.json_codec import to_json
-from aemos_gateway.readings import MAX_READING_BYTES
-from aemos_gateway.service import DeviceAuth, Uplink
+from aemos_gateway.readings import MAX_BATCH_BYTES, MAX_READING_BYTES
+from aemos_gateway.service import Uplink
 
-INGEST_PATH = "/api/v1/datastreams/token"
-BODY_SECONDS = 10.0
+INGEST_PATHS = {"/api/v1/datastreams/token": MAX_READING_BYTES, "/api/v1/datastreams/batch": MAX_BATCH_BYTES}
+"""The routes of readings, and how many bytes a body may have, inflated too."""
 READY_SECONDS = 1.0
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -34,7 +35,7 @@ _JSON_HEADER = (b"content-type", b"application/json")
 
 
 class IngestRoute:
-    """`POST /api/v1/datastreams/token` without a framework: 45 us instead of 200."""
+    """The two routes of readings without a framework: 45 us a request instead of 200."""
 
     def __init__(self, auth: DeviceAuth, uplink: Uplink, rest_of_api: FastAPI) -> None:
         self._auth = auth
@@ -43,50 +44,38 @@ class IngestRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] != "http" or scope["path"] != INGEST_PATH or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in INGEST_PATHS:
             await self._rest(scope, receive, send)
             return
         try:
-            token = _token(scope["headers"])
+            token, length, gzipped = _headers(scope["headers"])
+            most = INGEST_PATHS[scope["path"]]
             device = self._auth.known(token) or await self._auth.resolve(token)
-            body = await _body(scope["headers"], receive)
-            stored = await self._uplink.write(device, body, "http")
-            await _answer(send, 201, [_JSON_HEADER], stored.answer())
+            if length > most:
+                raise http_body.too_large(most)
+            body = await http_body.read(receive, most)
+            if gzipped:
+                body = http_body.inflate(body, most)
+            is_partial = scope["query_string"] == b"partial=true"
+            receipt = await self._uplink.write(device, body, "http", is_partial=is_partial)
+            await _answer(send, 201, [_JSON_HEADER], receipt.answer())
         except AemosError as error:
             await _refuse(send, error)
 
 
-def _token(headers: list[tuple[bytes, bytes]]) -> bytes:
+def _headers(headers: list[tuple[bytes, bytes]]) -> tuple[bytes, int, bool]:
+    """The device token, the announced length (0: none), and whether the body is gzipped."""
+    token, length, gzipped = b"", 0, False
     for name, value in headers:
-        if name == b"authorization":
-            if value[:7].lower() == b"bearer ":
-                return value[7:].strip()
-            break
-    raise unauthenticated("a device token is required: Authorization: Bearer <token>")
-
-
-async def _body(headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:
-    for name, value in headers:
-        if name == b"content-length" and int(value) > MAX_READING_BYTES:
-            raise AemosError(Kind.TOO_LARGE, f"a reading has at most {MAX_READING_BYTES} bytes")
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        return body
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await _more(body, receive)
-    except TimeoutError:
-        raise AemosError(Kind.MALFORMED, "the body did not arrive in time", reason="request_timeout") from None
-
-
-async def _more(body: bytes, receive: Receive) -> bytes:
-    more = True
-    while more and len(body) <= MAX_READING_BYTES:
-        message = await receive()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    return body
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            token = value[7:].strip()
+        elif name == b"content-length":
+            length = int(value)
+        elif name == b"content-encoding":
+            gzipped = http_body.is_gzip(value)
+    if not token:
+        raise unauthenticated("a device token is required: Authorization: Bearer <token>")
+    return token, length, gzipped
 
 
 async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
@@ -96,8 +85,7 @@ async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], b
 
 
 async def _refuse(send: Send, error: AemosError) -> None:
-    timed_out = error.reason == "request_timeout"
-    status, headers, body = problems.problem(error, 408 if timed_out else 0)
+    status, headers, body = problems.problem(error, http_body.STATUS.get(error.reason, 0))
     await _answer(send, status, [(k.encode(), v.encode()) for k, v in headers.items()], body)
 
 

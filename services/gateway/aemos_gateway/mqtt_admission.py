@@ -14,9 +14,9 @@ from amqtt.mqtt.connack import (
 )
 from amqtt.mqtt.connect import ConnectPacket
 
+from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.mqtt_frames import CONNECT, ProtocolError, understood, written
 from aemos_gateway.mqtt_topics import Topics, Will
-from aemos_gateway.service import Device, DeviceAuth
 
 _NAMES = (b"\x00\x04MQTT", b"\x00\x06MQIsdp")
 _LEVEL_3_1_1 = 4

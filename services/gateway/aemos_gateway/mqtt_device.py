@@ -53,7 +53,13 @@ class DeviceLink:
         self._hubs = {topics.notifications: ports.downlink, topics.errors: ports.errors}
         self._hearing = Hearing(connection, uuid, session, self._hubs)
         self._telemetry = Telemetry(
-            connection, proven.device, ports.uplink, received, lambda e: _tell(ports.errors, uuid, e), ports.resend_s
+            connection,
+            proven.device,
+            ports.uplink,
+            received,
+            lambda e: _tell(ports.errors, uuid, e),
+            proven.session_key,
+            ports.resend_s,
         )
 
     def start(self) -> None:
@@ -94,7 +100,8 @@ class DeviceLink:
         if qos == 0:
             self._telemetry.take(0, b"", body[at:])
         else:
-            self._telemetry.take(qos, packet_id(body[at : at + 2]), body[at + 2 :])
+            dup = bool(header & 8)
+            self._telemetry.take(qos, packet_id(body[at : at + 2]), body[at + 2 :], dup=dup)
 
     def _puback(self, body: bytes) -> None:
         self._hearing.acknowledged(int.from_bytes(packet_id(body)))

@@ -16,13 +16,14 @@ from amqtt.errors import MQTTError
 from amqtt.mqtt.connack import ConnackPacket
 from amqtt.session import Session
 
+from aemos_gateway.device_auth import DeviceAuth
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.mqtt_admission import Proven, Refusal, prove
 from aemos_gateway.mqtt_broker import connected, new_session, open_broker
 from aemos_gateway.mqtt_connection import Connection
 from aemos_gateway.mqtt_device import DeviceLink, Ports
 from aemos_gateway.mqtt_frames import ProtocolError
-from aemos_gateway.service import DeviceAuth, Uplink
+from aemos_gateway.service import Uplink
 
 log = logging.getLogger("aemos.gateway.mqtt")
 

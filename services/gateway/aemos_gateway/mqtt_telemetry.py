@@ -7,15 +7,17 @@ import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from zlib import crc32
 
 import msgspec
 from aemos_core.errors import AemosError, MqttAnswer, internal
 
+from aemos_gateway.device_auth import Device
 from aemos_gateway.mqtt_connection import Connection, Hold
 from aemos_gateway.mqtt_frames import PUBACK_HEADER, PUBREC_HEADER
 from aemos_gateway.mqtt_received import Received
-from aemos_gateway.readings import Stored
-from aemos_gateway.service import Device, Uplink
+from aemos_gateway.readings import Receipt
+from aemos_gateway.service import ONCE, Origin, Uplink
 
 PROTOCOL = "mqtt"
 MOST_IN_FLIGHT = 64
@@ -33,9 +35,11 @@ class Telemetry:
         uplink: Uplink,
         received: Received,
         explain: Callable[[bytes], None],
+        session_key: str,
         resend_s: float,
     ) -> None:
         self._connection = connection
+        self._session = crc32(session_key.encode())
         self._device = device
         self._uplink = uplink
         self._received = received
@@ -46,14 +50,15 @@ class Telemetry:
         self._idle: Callable[[], None] | None = None
         self._in_flight = 0
 
-    def take(self, qos: int, number: bytes, payload: bytes) -> None:
-        """One PUBLISH; `number` is its packet id, empty for QoS 0."""
+    def take(self, qos: int, number: bytes, payload: bytes, *, dup: bool = False) -> None:
+        """One PUBLISH; `number` is its packet id, empty for QoS 0; `dup` says that it may have come before."""
         if qos == 2 and not self._received.begin(number, self._connection.write):
             return
         self._in_flight += 1
         if self._in_flight > MOST_IN_FLIGHT:
             self._connection.hold(Hold.WINDOW)
-        self._put((b"", PUBACK_HEADER, PUBREC_HEADER)[qos] + number, payload)
+        origin = Origin(crc32(payload, self._session) << 16 | int.from_bytes(number), dup) if qos else ONCE
+        self._put((b"", PUBACK_HEADER, PUBREC_HEADER)[qos] + number, payload, origin)
 
     def released(self, number: bytes) -> None:
         """A PUBREL: the packet id of QoS 2 is free again."""
@@ -70,24 +75,25 @@ class Telemetry:
         if self._owing is not None:
             self._owing.cancel()
 
-    def _put(self, receipt: bytes, payload: bytes) -> None:
+    def _put(self, receipt: bytes, payload: bytes, origin: Origin) -> None:
         try:
-            self._uplink.put(self._device, payload, PROTOCOL, partial(self._answered, receipt, payload))
+            answered = partial(self._answered, receipt, payload, origin)
+            self._uplink.put(self._device, payload, PROTOCOL, answered, origin)
         except AemosError as error:
             # What put itself refuses for now was certainly not written, so it is ours to try again.
             answer = error.kind.answers.mqtt if error.retry_after is None else MqttAnswer.SLOW
-            self._refused(receipt, payload, error, answer)
+            self._refused(receipt, payload, origin, error, answer)
 
-    def _answered(self, receipt: bytes, payload: bytes, result: Stored | BaseException) -> None:
-        if isinstance(result, Stored):
+    def _answered(self, receipt: bytes, payload: bytes, origin: Origin, result: Receipt | BaseException) -> None:
+        if isinstance(result, Receipt):
             self._acknowledge(receipt)
         else:
             error = result if isinstance(result, AemosError) else internal()
-            self._refused(receipt, payload, error, error.kind.answers.mqtt)
+            self._refused(receipt, payload, origin, error, error.kind.answers.mqtt)
 
-    def _refused(self, receipt: bytes, payload: bytes, error: AemosError, answer: MqttAnswer) -> None:
+    def _refused(self, receipt: bytes, payload: bytes, origin: Origin, error: AemosError, answer: MqttAnswer) -> None:
         if answer is MqttAnswer.SLOW:
-            self._try_later(receipt, payload, error.retry_after or 1)
+            self._try_later(receipt, payload, origin, error.retry_after or 1)
         elif answer is MqttAnswer.EXPLAIN:
             self._acknowledge(receipt)
             self._explain(explanation(error, payload))
@@ -113,19 +119,19 @@ class Telemetry:
             self._owing = asyncio.get_running_loop().call_later(delay, end)
         self._landed()
 
-    def _try_later(self, receipt: bytes, payload: bytes, seconds: int) -> None:
+    def _try_later(self, receipt: bytes, payload: bytes, origin: Origin, seconds: int) -> None:
         self._to_try_again += 1
         self._connection.hold(Hold.BUSY)
-        asyncio.get_running_loop().call_later(seconds, self._try_again, receipt, payload)
+        asyncio.get_running_loop().call_later(seconds, self._try_again, receipt, payload, origin)
 
-    def _try_again(self, receipt: bytes, payload: bytes) -> None:
+    def _try_again(self, receipt: bytes, payload: bytes, origin: Origin) -> None:
         self._to_try_again -= 1
         if not self._to_try_again:
             self._connection.release(Hold.BUSY)
         if self._connection.ending:
             self._leave_unanswered(receipt)
         else:
-            self._put(receipt, payload)
+            self._put(receipt, payload, origin)
 
     def _landed(self) -> None:
         self._in_flight -= 1

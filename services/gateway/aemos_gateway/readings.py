@@ -1,23 +1,95 @@
-"""A reading as a device sends it: one decoder for every protocol. Pure."""
+"""Readings as devices send them: one decoder for every protocol and shape. Pure.
+
+Shapes: one reading `{"value", "variableName", ...}`; several variables at once, `{"temperature": 21.5, "open": true}`
+or `{"ts": <ms>, "values": {...}}`; an array of up to 1,000 of any of these. Of a repeated key the last one counts.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
-from aemos_core.errors import AemosError, Kind, invalid, malformed
+from aemos_core.errors import AemosError, FieldError, Kind, invalid, malformed
 from aemos_core.times import now_ms, parse_rfc3339, rfc3339
 
 MAX_READING_BYTES = 64 * 1024
+MAX_BATCH_BYTES = 1024 * 1024
+MOST_READINGS = 1_000
 MAX_DEPTH = 64
 EARLIEST_MS = parse_rfc3339("2000-01-01T00:00:00Z")
 MOST_AHEAD_MS = 5 * 60 * 1000
 _MAX_NAME = 200
+_MAX_MESSAGE_ID = 128
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _PATH = re.compile(r"^(?P<message>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _FIELD = re.compile(r"field `([^`]*)`")
+
+
+class Reading(NamedTuple):
+    """A reading that is well formed; only ingest knows whether its variable takes the value."""
+
+    variable_name: str
+    value: bytes
+    """The value's JSON text, as it was sent."""
+    received_at_ms: int
+    sensor_uuid: str = ""
+    message_id: str = ""
+    at_arrival: bool = False
+    """The device gave no time."""
+
+
+class Stored(NamedTuple):
+    """A reading that is durable; `received_at_ms` is that of the one it repeats, if it does."""
+
+    id: int
+    telemetry_data_id: int
+    sensor_uuid: str
+    received_at_ms: int
+    reading: Reading
+
+    def json(self) -> bytes:
+        """The reading as it is answered."""
+        return b'{"id":%d,"value":%b,"variableName":%b,"telemetryDataId":%d,"sensorUuid":%b,"recievedAt":"%b"}' % (
+            self.id,
+            self.reading.value,
+            msgspec.json.encode(self.reading.variable_name),
+            self.telemetry_data_id,
+            msgspec.json.encode(self.sensor_uuid),
+            rfc3339(self.received_at_ms).encode(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of what one request brought: `stored` in its order, and in a partial batch what was `refused`."""
+
+    stored: Sequence[Stored]
+    is_list: bool = False
+    refused: Sequence[FieldError] = ()
+
+    def answer(self) -> bytes:
+        """The JSON of a 201 and of a 2.01."""
+        if not self.is_list:
+            return b'{"data":%b}' % self.stored[0].json()
+        data = b'{"data":[%b]' % b",".join(one.json() for one in self.stored)
+        if not self.refused:
+            return data + b"}"
+        return data + b',"errors":%b}' % msgspec.json.encode(
+            [{"loc": e.loc, "message": e.message} for e in self.refused]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What one request brought. `refused` are mistakes of a partial batch, `places` where each reading stood in it."""
+
+    readings: Sequence[Reading]
+    is_list: bool = False
+    refused: Sequence[FieldError] = ()
+    places: Sequence[str] = ()
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
@@ -26,71 +98,37 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     recievedAt: str | None = None  # noqa: N815
     receivedAt: str | None = None  # noqa: N815
     sensorUuid: str = ""  # noqa: N815
+    messageId: str = ""  # noqa: N815
 
 
-_decoder = msgspec.json.Decoder(_Body)
+class _Values(msgspec.Struct, forbid_unknown_fields=True):
+    values: dict[str, msgspec.Raw]
+    ts: int | None = None
+    sensorUuid: str = ""  # noqa: N815
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A reading that is well formed; only ingest knows whether its variable takes the value."""
-
-    variable_name: str
-    value: bytes
-    """The value's JSON text, as it was sent."""
-    received_at_ms: int
-    sensor_uuid: str
+_one = msgspec.json.Decoder(_Body)
+_many = msgspec.json.Decoder(list[_Body])
+_values = msgspec.json.Decoder(_Values)
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+_OF_ONE = frozenset(_Body.__struct_fields__)
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A reading that is durable."""
+def decode(payload: bytes, *, partial: bool = False) -> Sent:
+    """The readings of a payload. MALFORMED when the bytes cannot be parsed, INVALID naming each field otherwise.
 
-    id: int
-    telemetry_data_id: int
-    sensor_uuid: str
-    reading: Reading
-
-    def answer(self) -> bytes:
-        """The JSON of a 201 and of a 2.01."""
-        reading = self.reading
-        return (
-            b'{"data":{"id":%d,"value":%b,"variableName":%b,"telemetryDataId":%d,"sensorUuid":%b,"recievedAt":"%b"}}'
-            % (
-                self.id,
-                reading.value,
-                msgspec.json.encode(reading.variable_name),
-                self.telemetry_data_id,
-                msgspec.json.encode(self.sensor_uuid),
-                rfc3339(reading.received_at_ms).encode(),
-            )
-        )
-
-
-def decode_reading(payload: bytes) -> Reading:
-    """One reading from its JSON. MALFORMED when the bytes cannot be parsed, INVALID naming the field otherwise.
-
-    Of a repeated key the last one counts, on every protocol.
+    In a list, a field's place begins with its reading's index. `partial`: mistakes are returned instead of raised.
     """
-    if len(payload) > MAX_READING_BYTES:
-        raise AemosError(Kind.TOO_LARGE, f"a reading has at most {MAX_READING_BYTES} bytes")
-    body = _parse(payload)
-    if not 0 < len(body.variableName) <= _MAX_NAME:
-        raise invalid("variableName", f"must have 1 to {_MAX_NAME} characters")
-    value = bytes(body.value)
-    if value[:1] in (b"[", b"{") and _depth(msgspec.json.decode(value)) > MAX_DEPTH:
-        raise malformed(f"nested more than {MAX_DEPTH} levels deep")
-    return Reading(body.variableName, value, _received_at(body), body.sensorUuid)
-
-
-def _parse(payload: bytes) -> _Body:
+    _check_size(payload)
+    now = now_ms()
     try:
         check_text(payload)
-        return _decoder.decode(payload)
+        if payload.lstrip()[:1] == b"[":
+            return _decode_array(payload, now, partial)
+        return _decode_object(payload, now)
     except UnicodeDecodeError:
         raise malformed("the body is not UTF-8") from None
-    except msgspec.ValidationError as error:
-        _refuse(str(error))
     except (msgspec.DecodeError, RecursionError) as error:
         detail = "nested too deep" if isinstance(error, RecursionError) else "the body is not JSON"
         raise malformed(detail) from None
@@ -104,6 +142,133 @@ def check_text(payload: bytes) -> None:
         raise malformed("the character NUL is not text")
 
 
+def _check_size(payload: bytes) -> None:
+    if len(payload) <= MAX_READING_BYTES:
+        return
+    if payload.lstrip()[:1] != b"[":
+        raise AemosError(Kind.TOO_LARGE, f"a reading has at most {MAX_READING_BYTES} bytes")
+    if len(payload) > MAX_BATCH_BYTES:
+        raise AemosError(Kind.TOO_LARGE, f"a batch has at most {MAX_BATCH_BYTES} bytes")
+
+
+def _decode_object(payload: bytes, now: int) -> Sent:
+    try:
+        return Sent((_reading(_one.decode(payload), now),))
+    except msgspec.ValidationError as error:
+        readings = _several(payload, now, str(error))
+        return Sent(readings, is_list=True, places=[reading.variable_name for reading in readings])
+
+
+def _several(payload: bytes, now: int, otherwise: str) -> list[Reading]:
+    """Several variables at once; what is none of its two shapes was meant as a single one, and is wrong as that."""
+    try:
+        fields = _object.decode(payload)
+    except msgspec.ValidationError:
+        _refuse(otherwise)
+    if not fields or not fields.keys().isdisjoint(_OF_ONE - {"sensorUuid"}):
+        _refuse(otherwise)
+    body = _values_of(payload) if bytes(fields.get("values", b""))[:1] == b"{" else _Values(fields)
+    if not 0 < len(body.values) <= MOST_READINGS:
+        raise invalid("values", f"must be 1 to {MOST_READINGS}")
+    at = now if body.ts is None else _checked_time("ts", body.ts, now)
+    arrived = body.ts is None
+    return [Reading(_name(n, n), _value(raw), at, body.sensorUuid, "", arrived) for n, raw in body.values.items()]
+
+
+def _values_of(payload: bytes) -> _Values:
+    try:
+        return _values.decode(payload)
+    except msgspec.ValidationError as error:
+        _refuse(str(error))
+
+
+def _decode_array(payload: bytes, now: int, partial: bool) -> Sent:
+    try:
+        bodies = _many.decode(payload)
+        _check_count(len(bodies))
+        readings = [_reading(body, now) for body in bodies]
+        return Sent(readings, is_list=True)
+    except (msgspec.ValidationError, AemosError) as error:
+        if isinstance(error, AemosError) and error.reason == "batch_size":
+            raise
+    return _decode_elements(_array.decode(payload), now, partial)
+
+
+def _decode_elements(elements: Sequence[msgspec.Raw], now: int, partial: bool) -> Sent:
+    """One by one, since some are wrong, or of another shape than the plain one."""
+    _check_count(len(elements))
+    readings: list[Reading] = []
+    places: list[str] = []
+    errors: list[FieldError] = []
+    for index, element in enumerate(elements):
+        try:
+            found = _decode_object(bytes(element), now)
+        except AemosError as error:
+            errors += _located(str(index), error)
+            continue
+        readings += found.readings
+        places += [f"{index}.{place}" for place in found.places] or [str(index)]
+    _check_count(len(readings) or len(errors))
+    if errors and not (partial and readings):
+        raise in_batch(errors)
+    return Sent(readings, is_list=True, refused=errors, places=places)
+
+
+def in_batch(errors: Sequence[FieldError]) -> AemosError:
+    """What refuses a batch as a whole."""
+    return AemosError(Kind.INVALID, f"{len(errors)} mistakes; nothing of the batch was stored", errors=errors)
+
+
+def _located(place: str, error: AemosError) -> Iterator[FieldError]:
+    for mistake in error.errors or (FieldError("", error.detail),):
+        yield FieldError(f"{place}.{mistake.loc}".rstrip("."), mistake.message)
+
+
+def _check_count(count: int) -> None:
+    if not 0 < count <= MOST_READINGS:
+        kind = Kind.TOO_LARGE if count else Kind.INVALID
+        raise AemosError(kind, f"a batch has 1 to {MOST_READINGS} readings", reason="batch_size")
+
+
+def _reading(body: _Body, now: int) -> Reading:
+    if len(body.messageId) > _MAX_MESSAGE_ID:
+        raise invalid("messageId", f"must have at most {_MAX_MESSAGE_ID} characters")
+    loc = "recievedAt" if body.recievedAt is not None else "receivedAt"
+    text = body.recievedAt if body.recievedAt is not None else body.receivedAt
+    at = now if text is None else _parsed_time(loc, text, now)
+    name = _name("variableName", body.variableName)
+    return Reading(name, _value(body.value), at, body.sensorUuid, body.messageId, text is None)
+
+
+def _name(loc: str, name: str) -> str:
+    if not 0 < len(name) <= _MAX_NAME:
+        raise invalid(loc, f"must have 1 to {_MAX_NAME} characters")
+    return name
+
+
+def _value(raw: msgspec.Raw) -> bytes:
+    value = bytes(raw)
+    if len(value) > MAX_READING_BYTES:
+        raise AemosError(Kind.TOO_LARGE, f"a reading has at most {MAX_READING_BYTES} bytes")
+    if value[:1] in (b"[", b"{") and _depth(msgspec.json.decode(value)) > MAX_DEPTH:
+        raise malformed(f"nested more than {MAX_DEPTH} levels deep")
+    return value
+
+
+def _parsed_time(loc: str, text: str, now: int) -> int:
+    try:
+        at = parse_rfc3339(text)
+    except (ValueError, OverflowError):
+        raise invalid(loc, "must be an RFC 3339 time with its offset") from None
+    return _checked_time(loc, at, now)
+
+
+def _checked_time(loc: str, at: int, now: int) -> int:
+    if not EARLIEST_MS <= at <= now + MOST_AHEAD_MS:
+        raise invalid(loc, "must be after 2000-01-01 and at most 5 minutes ahead")
+    return at
+
+
 def _refuse(message: str) -> NoReturn:
     """msgspec's words, such as "Expected `str`, got `int` - at `$.variableName`", as a located error."""
     match = _PATH.match(message)
@@ -112,21 +277,6 @@ def _refuse(message: str) -> NoReturn:
     if not loc and (field := _FIELD.search(match["message"])):
         loc = field[1]
     raise invalid(loc or "body", match["message"].replace("`", ""))
-
-
-def _received_at(body: _Body) -> int:
-    now = now_ms()
-    loc = "recievedAt" if body.recievedAt is not None else "receivedAt"
-    text = body.recievedAt if body.recievedAt is not None else body.receivedAt
-    if text is None:
-        return now
-    try:
-        at = parse_rfc3339(text)
-    except (ValueError, OverflowError):
-        raise invalid(loc, "must be an RFC 3339 time with its offset") from None
-    if not EARLIEST_MS <= at <= now + MOST_AHEAD_MS:
-        raise invalid(loc, "must be after 2000-01-01 and at most 5 minutes ahead")
-    return at
 
 
 def _depth(value: Any) -> int:
@@ -139,5 +289,5 @@ def _depth(value: Any) -> int:
     return deepest
 
 
-def _children(item: Any) -> Any:
+def _children(item: Any) -> Iterable[Any]:
     return item.values() if isinstance(item, dict) else item

@@ -10,13 +10,14 @@ from typing import Any
 import grpc
 import msgspec
 from aemos_core.contract import Method, methods
-from aemos_core.errors import AemosError, FieldError, Kind, malformed, unauthenticated
+from aemos_core.errors import FieldError, malformed, unauthenticated
 from aemos_core.identity import TokenVerifier, check_access, set_caller
 from fastapi import FastAPI
 from google.protobuf.message import Message
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
+from aemos_gateway import http_body
 from aemos_gateway.json_codec import from_json, from_parameters, refuse, to_json
 from aemos_gateway.readings import check_text
 
@@ -63,7 +64,7 @@ async def _message(request: Request, method: Method) -> Message:
     parameters = dict(request.path_params)
     errors: list[FieldError] = []
     if method.has_body:
-        body = decode_body(await read_body(request))
+        body = decode_body(await http_body.read(request.receive, MAX_BODY_BYTES))
         values, errors = from_parameters(method.request.DESCRIPTOR, parameters)
         errors += from_json(message, body)
         errors += from_json(message, values)
@@ -72,21 +73,6 @@ async def _message(request: Request, method: Method) -> Message:
         errors += from_json(message, values)
     refuse(errors)
     return message
-
-
-async def read_body(request: Request) -> bytes:
-    """The body, TOO_LARGE as soon as it is over the limit."""
-    if int(request.headers.get("content-length") or 0) > MAX_BODY_BYTES:
-        raise AemosError(Kind.TOO_LARGE, f"a body has at most {MAX_BODY_BYTES} bytes")
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise AemosError(Kind.TOO_LARGE, f"a body has at most {MAX_BODY_BYTES} bytes")
-    except ClientDisconnect:
-        raise malformed("the body ended early") from None
-    return bytes(body)
 
 
 def decode_body(body: bytes) -> Any:

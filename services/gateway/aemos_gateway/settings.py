@@ -12,4 +12,10 @@ class GatewaySettings(ServiceSettings):
     http_port: int = Field(3000, ge=1, le=65535, description="HTTP port: REST, and readings of devices.")
     mqtt_port: int = Field(1883, ge=1, le=65535, description="MQTT port of devices.")
     coap_port: int = Field(5683, ge=1, le=65535, description="CoAP port (UDP) of devices.")
+    device_readings_per_second: int = Field(
+        2_000, ge=1, description="Readings a second from one device at one gateway process; more are refused."
+    )
+    organization_readings_per_second: int = Field(
+        100_000, ge=1, description="Readings a second from one organization at one gateway process; more are refused."
+    )
     gateway_grpc_port: int = Field(50050, ge=1, le=65535, description="gRPC port of gateway.")

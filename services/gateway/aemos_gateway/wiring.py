@@ -14,11 +14,13 @@ from aemos_core.redis_link import Subscriber, open_redis
 from aemos_core.rpc import grpc_server, open_channel, remote_verifier
 
 from aemos_gateway.coap_edge import coap_edge
+from aemos_gateway.device_auth import DeviceAuth
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.grpc_api import GatewayServicer
 from aemos_gateway.http_edge import IngestRoute, http_edge, make_app
 from aemos_gateway.mqtt_edge import mqtt_edge
-from aemos_gateway.service import DeviceAuth, Uplink
+from aemos_gateway.quota import Quota
+from aemos_gateway.service import Uplink
 from aemos_gateway.settings import GatewaySettings
 
 _OWNERS = {
@@ -49,7 +51,8 @@ async def wire(settings: GatewaySettings) -> AsyncIterator[Sequence[Component]]:
         ingest = services["ingest"]
         verifier = remote_verifier(ingest)
         auth = DeviceAuth(identity_pb2_grpc.IdentityServiceStub(ingest))
-        uplink = Uplink(data_stream_pb2_grpc.DataStreamServiceStub(ingest))
+        quota = Quota(settings.device_readings_per_second, settings.organization_readings_per_second)
+        uplink = Uplink(data_stream_pb2_grpc.DataStreamServiceStub(ingest), quota)
         downlink = Downlink()
 
         app = IngestRoute(auth, uplink, make_app(_channels(services), verifier, ingest))

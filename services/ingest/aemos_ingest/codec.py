@@ -19,7 +19,18 @@ from aemos_ingest.registry_store import AnyRow
 
 def device(row: AnyRow) -> device_pb2.Device:
     """A device."""
-    return device_pb2.Device(id=row.id, uuid=row.uuid, name=row.name, created_at=to_timestamp(row.created_at_ms))
+    return device_pb2.Device(
+        id=row.id,
+        uuid=row.uuid,
+        name=row.name,
+        created_at=to_timestamp(row.created_at_ms),
+        creates_variables=row.creates_variables,
+    )
+
+
+def device_changes(request: device_pb2.UpdateDeviceRequest) -> dict[str, Any]:
+    """The columns that an update gives."""
+    return {field: getattr(request, field) for field in ("name", "creates_variables") if request.HasField(field)}
 
 
 def token(row: AnyRow, secret: str, sensor_uuid: str) -> device_pb2.DeviceToken:
@@ -70,14 +81,25 @@ def reading(row: Any, of: AnyRow) -> data_stream_pb2.Reading:
 def write_result(outcome: Outcome) -> data_stream_pb2.WriteResult:
     """What became of one reading."""
     if isinstance(outcome, AemosError):
-        loc = outcome.errors[0].loc if outcome.errors else ""
-        detail = outcome.errors[0].message if outcome.errors else outcome.detail
-        refusal = data_stream_pb2.Refusal(kind=outcome.kind.value, reason=outcome.reason, detail=detail, loc=loc)
-        return data_stream_pb2.WriteResult(refusal=refusal)
+        return _refused(outcome)
+    if outcome is None or outcome.is_dropped:
+        return data_stream_pb2.WriteResult()
+    if outcome.error is not None:
+        return _refused(outcome.error)
     stored = outcome.message
     return data_stream_pb2.WriteResult(
-        id=stored.id, telemetry_data_id=stored.telemetry_data_id, sensor_uuid=stored.sensor_uuid
+        id=stored.id,
+        telemetry_data_id=stored.telemetry_data_id,
+        sensor_uuid=stored.sensor_uuid,
+        repeats_at_ms=outcome.repeats_at_ms,
     )
+
+
+def _refused(error: AemosError) -> data_stream_pb2.WriteResult:
+    loc = error.errors[0].loc if error.errors else ""
+    detail = error.errors[0].message if error.errors else error.detail
+    refusal = data_stream_pb2.Refusal(kind=error.kind.value, reason=error.reason, detail=detail, loc=loc)
+    return data_stream_pb2.WriteResult(refusal=refusal)
 
 
 def bound_ms(message: Any, field: str) -> int:

@@ -7,9 +7,11 @@ import re
 from dataclasses import dataclass, field
 
 import msgspec
-from aemos_core.errors import invalid, malformed
+from aemos_core.errors import AemosError, FieldError, Kind, invalid, malformed
 
 TYPES = ("number", "text", "boolean", "json")
+MOST_VARIABLES = 1_000
+"""Of one sensor, that readings may make."""
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _EXACT = 2**53
 """Greatest integer up to which a double keeps every one (IEEE 754)."""
@@ -42,6 +44,7 @@ class Source:
     partition: int
     sensors: dict[str, Sensor]
     bound: str
+    creates_variables: bool = True
 
     def sensor(self, uuid: str) -> Sensor:
         """The sensor a reading is for: the named one, the token's own, or the device's first."""
@@ -53,6 +56,23 @@ class Source:
         if found is None:
             raise invalid("sensorUuid", "is no sensor of this device", "unknown_sensor")
         return found
+
+
+class UnknownVariable(AemosError):
+    """A reading of a variable that its sensor does not have; `type` is what its value would make it."""
+
+    def __init__(self, source: Source, sensor: Sensor, name: str, variable_type: str) -> None:
+        mistake = FieldError("variableName", "the sensor has no such variable")
+        super().__init__(Kind.INVALID, mistake.message, reason="unknown_variable", errors=[mistake])
+        self.source = source
+        self.sensor = sensor
+        self.name = name
+        self.type = variable_type
+
+    @property
+    def may_be_made(self) -> bool:
+        """Whether the variable may be made now."""
+        return self.source.creates_variables and len(self.sensor.variables) < MOST_VARIABLES
 
 
 def typed_value(value: bytes, variable_type: str) -> tuple[str, float | None]:
@@ -87,6 +107,18 @@ def check_name(loc: str, name: str, most: int = 200) -> str:
     if "\0" in name:
         raise malformed("the character NUL is not text")
     return name
+
+
+def type_of(value: bytes) -> str:
+    """The type of a variable that this JSON value makes; numeric text makes a number, as devices send both."""
+    first = value[:1]
+    if first in (b"[", b"{", b"n"):
+        return "json"
+    if first in (b"t", b"f"):
+        return "boolean"
+    if first == b'"':
+        return "number" if _JSON_NUMBER.fullmatch(value[1:-1].decode()) else "text"
+    return "number"
 
 
 _UUID = re.compile(r"[A-Za-z0-9_.-]{1,64}")

@@ -79,7 +79,8 @@ class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
         self._registry = registry
 
     async def CreateDevice(self, request: device_pb2.CreateDeviceRequest, context: Context) -> device_pb2.Device:
-        return codec.device(await self._registry.create_device(request.name, request.uuid))
+        creates = request.creates_variables if request.HasField("creates_variables") else True
+        return codec.device(await self._registry.create_device(request.name, request.uuid, creates))
 
     async def GetDevice(self, request: device_pb2.GetDeviceRequest, context: Context) -> device_pb2.Device:
         return codec.device(await self._registry.device(request.device))
@@ -91,8 +92,7 @@ class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
         return device_pb2.ListDevicesResponse(devices=map(codec.device, rows), next_page_token=token)
 
     async def UpdateDevice(self, request: device_pb2.UpdateDeviceRequest, context: Context) -> device_pb2.Device:
-        name = request.name if request.HasField("name") else None
-        return codec.device(await self._registry.rename_device(request.device, name))
+        return codec.device(await self._registry.update_device(request.device, codec.device_changes(request)))
 
     async def DeleteDevice(
         self, request: device_pb2.DeleteDeviceRequest, context: Context

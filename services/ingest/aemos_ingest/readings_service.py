@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -15,7 +14,7 @@ from aemos.v1 import job_pb2
 from aemos_core import telemetry
 from aemos_core.batching import Batcher
 from aemos_core.database import Database
-from aemos_core.errors import AemosError, invalid, unauthenticated
+from aemos_core.errors import AemosError, Kind, invalid, unauthenticated, unavailable
 from aemos_core.identity import caller
 from aemos_core.jobs import EVALUATE_READINGS
 from aemos_core.names import READINGS_COMMITTED
@@ -23,8 +22,10 @@ from aemos_core.outbox import OutboxRows, Row
 from aemos_core.redis_link import RedisClient
 from redis.exceptions import RedisError
 
-from aemos_ingest import readings_store, registry_store
-from aemos_ingest.domain import Source, typed_value
+from aemos_ingest import readings_store, registry_store, repeats
+from aemos_ingest.domain import Source, UnknownVariable, type_of, typed_value
+from aemos_ingest.readings_store import Message
+from aemos_ingest.repeats import Accepted
 from aemos_ingest.sources import Sources
 
 log = logging.getLogger("aemos.ingest")
@@ -32,18 +33,12 @@ log = logging.getLogger("aemos.ingest")
 _MOST_IN_COMMIT = 2_000
 _MOST_WAITING = 50_000
 _MOST_LIVE = 100
+_COLLISIONS = 3
 _END_OF_TIME = 2**53
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A reading that its variable takes. `message` lacks only its id."""
-
-    message: job_pb2.CommittedReading
-    partition: int
-
-
-Outcome = Accepted | AemosError
+Outcome = Accepted | AemosError | None
+"""None: not stored, because of another reading of its group."""
 
 
 class Readings:
@@ -68,8 +63,8 @@ class Readings:
 
     async def write(self, readings: Sequence[pb.NewReading], carried: bytes) -> list[Outcome]:
         """Stores what can be stored, durable when it returns; says of each reading what became of it."""
-        await self._sources.load({reading.token_id for reading in readings})
-        outcomes = [self._accept(reading) for reading in readings]
+        outcomes = await self._accept_all(readings)
+        _refuse_groups(readings, outcomes)
         accepted = [outcome for outcome in outcomes if isinstance(outcome, Accepted)]
         if accepted:
             with telemetry.child(telemetry.SPAN_COMMIT, carried, {"batch.size": len(accepted)}):
@@ -95,6 +90,17 @@ class Readings:
         await self._commits.drain()
         await self._live.drain()
 
+    async def _accept_all(self, readings: Sequence[pb.NewReading]) -> list[Outcome]:
+        tokens = {reading.token_id for reading in readings}
+        await self._sources.load(tokens)
+        outcomes = [self._accept(reading) for reading in readings]
+        unknown = [outcome for outcome in outcomes if isinstance(outcome, UnknownVariable) and outcome.may_be_made]
+        if unknown:
+            await self._sources.create_variables(unknown)
+            await self._sources.load(tokens)
+            outcomes = [self._accept(reading) for reading in readings]
+        return outcomes
+
     def _accept(self, reading: pb.NewReading) -> Outcome:
         source = self._sources.get(reading.token_id)
         if source is None:
@@ -106,22 +112,43 @@ class Readings:
 
     async def _commit(self, batches: list[Sequence[Accepted]]) -> list[None]:
         accepted = list(chain.from_iterable(batches))
-        first_id = await self._ids.take(len(accepted))
+        for _ in range(_COLLISIONS):
+            try:
+                await self._store(accepted)
+                break
+            except AemosError as error:
+                if error.kind is not Kind.EXISTS:
+                    raise
+                for one in accepted:  # another process stored one of these messages: look again
+                    one.begin_again()
+        else:
+            raise unavailable("the same messages are being stored elsewhere")
+        for one in accepted:
+            one.settle()
+        return [None] * len(batches)
+
+    async def _store(self, accepted: Sequence[Accepted]) -> None:
+        await repeats.recognize(self._database, accepted)
+        fresh = [one for one in accepted if one.is_fresh]
+        if not fresh:
+            return
         partitions: dict[int, job_pb2.ReadingBatch] = {}
-        values = []
-        for reading_id, outcome in enumerate(accepted, first_id):
-            message = outcome.message
-            message.id = reading_id
-            partitions.setdefault(outcome.partition, job_pb2.ReadingBatch()).readings.append(message)
-            values.append(_values(message))
+        for reading_id, one in enumerate(fresh, await self._ids.take(len(fresh))):
+            one.message.id = reading_id
+            partitions.setdefault(one.partition, job_pb2.ReadingBatch()).readings.append(one.message)
         rows = [
             Row(EVALUATE_READINGS.name, partition, batch.SerializeToString(), len(batch.readings))
             for partition, batch in partitions.items()
         ]
-        self._outbox.committed(await readings_store.store(self._database, self._outbox, values, rows))
+        names = {
+            one.name: Message(one.digest, one.message.id, one.message.received_at_ms)
+            for one in fresh
+            if one.request.message_id
+        }
+        values = [_values(one) for one in fresh]
+        self._outbox.committed(await readings_store.store(self._database, self._outbox, values, names, rows))
         with suppress(AemosError):  # nobody is promised a live reading
             self._live.put(b"".join(row.payload for row in rows), lambda _: None)
-        return [None] * len(batches)
 
     async def _publish(self, batches: list[bytes]) -> list[None]:
         try:
@@ -135,7 +162,7 @@ def _accepted(reading: pb.NewReading, source: Source) -> Accepted:
     sensor = source.sensor(reading.sensor_uuid)
     variable = sensor.variables.get(reading.variable_name)
     if variable is None:
-        raise invalid("variableName", "the sensor has no such variable", "unknown_variable")
+        raise UnknownVariable(source, sensor, reading.variable_name, type_of(reading.value))
     text, number = typed_value(reading.value, variable.type)
     message = job_pb2.CommittedReading(
         organization_id=source.organization_id,
@@ -151,14 +178,29 @@ def _accepted(reading: pb.NewReading, source: Source) -> Accepted:
         received_at_ms=reading.received_at_ms,
         trace_context=reading.trace_context,
     )
-    return Accepted(message, source.partition)
+    return Accepted(reading, message, source.partition)
 
 
-def _values(message: job_pb2.CommittedReading) -> dict[str, Any]:
+def _refuse_groups(readings: Sequence[pb.NewReading], outcomes: list[Outcome]) -> None:
+    """Of a group with a mistake nothing is stored."""
+    wrong = {r.group for r, outcome in zip(readings, outcomes, strict=True) if r.group and not _is_accepted(outcome)}
+    if wrong:
+        for index, reading in enumerate(readings):
+            if reading.group in wrong and _is_accepted(outcomes[index]):
+                outcomes[index] = None
+
+
+def _is_accepted(outcome: Outcome) -> bool:
+    return isinstance(outcome, Accepted)
+
+
+def _values(one: Accepted) -> dict[str, Any]:
+    message = one.message
     return {
         "telemetry_data_id": message.telemetry_data_id,
         "received_at_ms": message.received_at_ms,
         "id": message.id,
         "value": message.text,
         "number": message.number if message.HasField("number") else None,
+        "origin_key": one.request.origin_key or None,
     }

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from aemos_core.database import Database
 from aemos_core.outbox import OutboxRows, Row
+from aemos_core.times import now_ms
 from sqlalchemy import Row as SqlRow
-from sqlalchemy import insert, select, tuple_, update
+from sqlalchemy import Select, delete, insert, select, tuple_, update
 
 from aemos_ingest import tables as t
 
 _BLOCK = 100_000
 _IDS = "data_stream"
 _INSERT_AT_ONCE = 1_000
+_ASK_AT_ONCE = 500
+_MOST_UNANSWERED = 1_000
+"""So many readings of a variable a device may have sent after the one it repeats."""
+_d = t.data_stream.c
 
 
 class ReadingIds:
@@ -44,14 +49,95 @@ class ReadingIds:
             return int(found.scalar_one()) - count
 
 
+class Message(NamedTuple):
+    """What a messageId stands for."""
+
+    digest: bytes
+    reading_id: int
+    received_at_ms: int
+
+
+Messages = Mapping[tuple[int, str], Message]
+"""By device id and messageId."""
+
+
 async def store(
-    database: Database, outbox: OutboxRows, readings: Sequence[dict[str, Any]], announcements: Sequence[Row]
+    database: Database,
+    outbox: OutboxRows,
+    readings: Sequence[dict[str, Any]],
+    names: Mapping[tuple[int, str], Message],
+    announcements: Sequence[Row],
 ) -> list[Row]:
-    """Writes readings and what announces them in one transaction; durable when it returns."""
+    """Writes readings, what devices call them, and what announces them in one transaction; durable when it returns.
+
+    Raises EXISTS when another process stores a reading of the same name meanwhile.
+    """
     async with database.write() as connection:
+        if names:
+            at = now_ms()
+            values = [
+                {"device_id": d, "message_id": m, **message._asdict(), "at_ms": at} for (d, m), message in names.items()
+            ]
+            await connection.execute(insert(t.reading_message), values)
         for start in range(0, len(readings), _INSERT_AT_ONCE):
             await connection.execute(insert(t.data_stream), readings[start : start + _INSERT_AT_ONCE])
         return await outbox.add(connection, announcements)
+
+
+async def messages(database: Database, names: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Message]:
+    """Those of these names that are taken."""
+    c = t.reading_message.c
+    found: dict[tuple[int, str], Message] = {}
+    ordered = sorted(names)
+    async with database.read() as connection:
+        for start in range(0, len(ordered), _ASK_AT_ONCE):
+            asked = ordered[start : start + _ASK_AT_ONCE]
+            query = select(t.reading_message).where(tuple_(c.device_id, c.message_id).in_(asked))
+            for row in (await connection.execute(query)).all():
+                message = Message(bytes(row.digest), row.reading_id, row.received_at_ms)
+                found[row.device_id, row.message_id] = message
+    return found
+
+
+async def origins(
+    database: Database, times: Mapping[int, Iterable[int]], since_ms: int
+) -> dict[tuple[int, int], tuple[int, int]]:
+    """(reading id, received_at_ms) by variable and origin key, of readings that devices may be sending again.
+
+    `times` has, for each variable, those that the device gave; 0 stands for the last readings since `since_ms`.
+    """
+    found: dict[tuple[int, int], tuple[int, int]] = {}
+    async with database.read() as connection:
+        for variable, wanted in times.items():
+            given = sorted(set(wanted) - {0})
+            queries = [_newest_since(variable, since_ms)] if 0 in wanted else []
+            if given:
+                queries.append(_origins(variable).where(_d.received_at_ms.in_(given)))
+            for query in queries:
+                for row in (await connection.execute(query)).all():
+                    found[variable, row.origin_key] = (row.id, row.received_at_ms)
+    return found
+
+
+def _origins(variable: int) -> Select[Any]:
+    query = select(_d.id, _d.received_at_ms, _d.origin_key)
+    return query.where(_d.telemetry_data_id == variable, _d.origin_key.is_not(None))
+
+
+def _newest_since(variable: int, since_ms: int) -> Select[Any]:
+    query = _origins(variable).where(_d.received_at_ms >= since_ms)
+    return query.order_by(_d.received_at_ms.desc(), _d.id.desc()).limit(_MOST_UNANSWERED)
+
+
+async def forget_messages(database: Database, before_ms: int) -> int:
+    """Deletes some of the names from before; how many there were."""
+    c = t.reading_message.c
+    query = select(c.device_id, c.message_id).where(c.at_ms < before_ms).limit(_INSERT_AT_ONCE)
+    async with database.write() as connection:
+        old = [tuple(row) for row in (await connection.execute(query)).all()]
+        if old:
+            await connection.execute(delete(t.reading_message).where(tuple_(c.device_id, c.message_id).in_(old)))
+    return len(old)
 
 
 async def page(

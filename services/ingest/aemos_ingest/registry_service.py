@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -30,10 +30,10 @@ class Registry:
         self._database = database
         self._announce = announce
 
-    async def create_device(self, name: str, uuid: str) -> AnyRow:
+    async def create_device(self, name: str, uuid: str, creates_variables: bool) -> AnyRow:
         """A new device; EXISTS when the uuid is taken."""
         uuid = check_uuid("uuid", uuid or str(uuid4()))
-        values = _new(uuid=uuid, name=check_name("name", name))
+        values = _new(uuid=uuid, name=check_name("name", name), creates_variables=creates_variables)
         async with self._database.write() as connection:
             await store.add(connection, t.device, None, values)
             return await store.get_device(connection, caller().organization_id, uuid)
@@ -48,12 +48,17 @@ class Registry:
         async with self._database.read() as connection:
             return page.cut(await store.list_devices(connection, caller().organization_id, page.after, page.limit))
 
-    async def rename_device(self, reference: str, name: str | None) -> AnyRow:
-        """Changes a device's name when one is given."""
+    async def update_device(self, reference: str, changes: Mapping[str, Any]) -> AnyRow:
+        """Changes columns of a device."""
+        if "name" in changes:
+            check_name("name", changes["name"])
         async with self._database.write() as connection:
             found = await store.get_device(connection, caller().organization_id, reference)
-            await _rename(connection, t.device, found.id, found.id, name)
-            return await store.get_device(connection, caller().organization_id, found.uuid)
+            if changes:
+                await store.change(connection, t.device, found.id, found.id, dict(changes))
+            row = await store.get_device(connection, caller().organization_id, found.uuid)
+        await self._announce()
+        return row
 
     async def delete_device(self, reference: str) -> None:
         """Removes a device with its sensors, variables and tokens."""

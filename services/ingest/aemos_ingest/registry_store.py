@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Select, Table, delete, insert, select, upd
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import tables as t
+from aemos_ingest.domain import UnknownVariable
 
 AnyRow = Any
 """A row of a query, whose columns the query names."""
@@ -118,6 +119,25 @@ async def add(connection: AsyncConnection, table: Table, device_id: int | None, 
     return new_id
 
 
+async def make_variable(connection: AsyncConnection, unknown: UnknownVariable) -> None:
+    """A variable that a reading made. Nobody's copy of the registry lacks anything by it but this one variable, which
+    each finds missing for itself, so the change is not announced."""
+    values = {
+        "organization_id": unknown.source.organization_id,
+        "sensor_id": unknown.sensor.id,
+        "variable_name": unknown.name,
+        "type": unknown.type,
+        "unit": "",
+    }
+    v = t.telemetry_data.c
+    known = select(v.id).where(v.sensor_id == unknown.sensor.id, v.variable_name == unknown.name)
+    if (await connection.execute(known)).first() is None:
+        inserted = await connection.execute(insert(t.telemetry_data).values(**values))
+        new_id = inserted.inserted_primary_key[0]  # type: ignore[index]
+        target = f"telemetry data {new_id}"
+        await audit.record(connection, t.audit, "telemetry_data.create", target, unknown.source.organization_id)
+
+
 async def change(
     connection: AsyncConnection, table: Table, device_id: int, row_id: int, values: dict[str, Any]
 ) -> None:
@@ -166,6 +186,7 @@ async def tokens_of(connection: AsyncConnection, token_ids: Iterable[int]) -> Se
             token.organization_id,
             token.device_id,
             t.device.c.uuid.label("device_uuid"),
+            t.device.c.creates_variables,
             t.sensor.c.uuid.label("sensor_uuid"),
         )
         .join(t.device, t.device.c.id == token.device_id)

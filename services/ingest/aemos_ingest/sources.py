@@ -8,18 +8,19 @@ import zlib
 from collections.abc import Iterable
 
 from aemos_core.database import Database
-from aemos_core.errors import AemosError
+from aemos_core.errors import AemosError, Kind
 from aemos_core.redis_link import wait
 from aemos_core.times import now_ms
 
 from aemos_ingest import registry_store as store
-from aemos_ingest.domain import Sensor, Source, Variable
+from aemos_ingest.domain import Sensor, Source, UnknownVariable, Variable
 from aemos_ingest.registry_store import AnyRow
 
 log = logging.getLogger("aemos.ingest")
 
 _POLL_SECONDS = 5.0
 _MOST = 200_000
+_COLLISIONS = 3
 
 
 class Sources:
@@ -55,7 +56,22 @@ class Sources:
                 zlib.crc32(token.device_uuid.encode()) % self._partitions,
                 sensors.get(token.device_id, {}),
                 token.sensor_uuid or "",
+                token.creates_variables,
             )
+
+    async def create_variables(self, unknown: Iterable[UnknownVariable]) -> None:
+        """Makes what readings name and sensors lack, unless another process makes it meanwhile."""
+        wanted = {(one.sensor.id, one.name): one for one in unknown}
+        for _ in range(_COLLISIONS):
+            try:
+                async with self._database.write() as connection:
+                    for one in wanted.values():
+                        await store.make_variable(connection, one)
+                break
+            except AemosError as error:
+                if error.kind is not Kind.EXISTS:
+                    raise
+        self._drop({one.source.device_id for one in wanted.values()})
 
     def look_again(self, _: bytes = b"") -> None:
         """The registry changed, or we may have missed that it did."""
@@ -68,9 +84,12 @@ class Sources:
             changed = set(await store.changes_since(connection, self._since_ms))
         self._since_ms = asked_at
         if changed:
-            stale = [token_id for token_id, source in self._sources.items() if source.device_id in changed]
-            for token_id in stale:
-                del self._sources[token_id]
+            self._drop(changed)
+
+    def _drop(self, device_ids: set[int]) -> None:
+        stale = [token_id for token_id, source in self._sources.items() if source.device_id in device_ids]
+        for token_id in stale:
+            del self._sources[token_id]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Drops what changed."""

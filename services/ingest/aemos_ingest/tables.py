@@ -7,6 +7,7 @@ from aemos_core.database import TABLE_ARGS, Id
 from aemos_core.outbox import OutboxTables
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Double,
     ForeignKey,
@@ -60,6 +61,7 @@ device = Table(
     Column("uuid", String(64), nullable=False, unique=True),
     Column("name", String(200), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    Column("creates_variables", Boolean, nullable=False),
     Index("device_by_organization", "organization_id", "id"),
     **TABLE_ARGS,
 )
@@ -110,7 +112,20 @@ data_stream = Table(
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("value", Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
     Column("number", Double),
+    Column("origin_key", BigInteger),
     sqlite_with_rowid=False,
+    **TABLE_ARGS,
+)
+# What devices named by a messageId: which reading it became, for a day.
+reading_message = Table(
+    "reading_message",
+    metadata,
+    Column("device_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("message_id", String(128), primary_key=True),
+    Column("digest", LargeBinary(16).with_variant(BINARY(16), "mysql", "mariadb"), nullable=False),
+    Column("reading_id", BigInteger, nullable=False),
+    Column("received_at_ms", BigInteger, nullable=False),
+    Column("at_ms", BigInteger, nullable=False, index=True),
     **TABLE_ARGS,
 )
 id_block = Table(

@@ -29,6 +29,7 @@ from aemos_ingest.grpc_api import (
 from aemos_ingest.identity_service import Identity
 from aemos_ingest.readings_service import Readings
 from aemos_ingest.registry_service import Registry
+from aemos_ingest.repeats import MessageSweep
 from aemos_ingest.settings import IngestSettings
 from aemos_ingest.sources import Sources
 
@@ -81,4 +82,4 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
             )
         )
         subscriber = Subscriber(redis, {REGISTRY_CHANGED: sources.look_again}, sources.look_again)
-        yield [server, readings, outbox, receipts, sources, subscriber]
+        yield [server, readings, outbox, receipts, sources, subscriber, MessageSweep(database)]

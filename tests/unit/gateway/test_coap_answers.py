@@ -4,7 +4,9 @@ import msgspec
 import pytest
 from aemos_core.errors import AemosError, Kind, invalid
 from aemos_gateway.coap_answers import MOST_PAYLOAD, CoapError, refused, stored
-from aemos_gateway.readings import MAX_READING_BYTES, Reading, Stored
+from aemos_gateway.readings import MAX_READING_BYTES, Reading
+
+from tests.support.fake_coap import receipt
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -33,7 +35,7 @@ def test_codes_of_coap_itself() -> None:
 
 def test_large_values_are_not_echoed() -> None:
     """An answer fits one datagram: a value that would not let it is left out."""
-    small, large = (Stored(9, 5, "s", Reading("v", b'"%b"' % (b"x" * n), 0, "")) for n in (10, 60_000))
+    small, large = (receipt(9, "s", Reading("v", b'"%b"' % (b"x" * n), 0)) for n in (10, 60_000))
     assert msgspec.json.decode(stored(small).payload)["data"]["value"] == "x" * 10
     data = msgspec.json.decode(stored(large).payload)["data"]
     assert data.keys() == {"id", "variableName", "telemetryDataId", "sensorUuid", "recievedAt"}

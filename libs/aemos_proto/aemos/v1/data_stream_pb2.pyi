@@ -53,6 +53,11 @@ class NewReading(_message.Message):
     RECEIVED_AT_MS_FIELD_NUMBER: _builtins.int
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
     SENSOR_UUID_FIELD_NUMBER: _builtins.int
+    AT_ARRIVAL_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    ORIGIN_KEY_FIELD_NUMBER: _builtins.int
+    MAYBE_REPEATED_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
     token_id: _builtins.int
     variable_name: _builtins.str
     value: _builtins.bytes
@@ -63,6 +68,16 @@ class NewReading(_message.Message):
     """Trace id (16 bytes) and span id (8 bytes) of a sampled reading; empty otherwise."""
     sensor_uuid: _builtins.str
     """Empty: the token's sensor, or the device's first."""
+    at_arrival: _builtins.bool
+    """The device gave no time: `received_at_ms` is when the gateway got it."""
+    message_id: _builtins.str
+    """The device's own name for it, for 24 hours; empty when it gave none. At most 128 characters."""
+    origin_key: _builtins.int
+    """What the protocol can repeat has a number, the same when it is sent again; 0 otherwise."""
+    maybe_repeated: _builtins.bool
+    """It may have been sent before: look for its `origin_key`."""
+    group: _builtins.int
+    """Readings with the same number above 0 are stored all or not at all; they stand next to each other."""
     def __init__(
         self,
         *,
@@ -72,10 +87,15 @@ class NewReading(_message.Message):
         received_at_ms: _builtins.int = ...,
         trace_context: _builtins.bytes = ...,
         sensor_uuid: _builtins.str = ...,
+        at_arrival: _builtins.bool = ...,
+        message_id: _builtins.str = ...,
+        origin_key: _builtins.int = ...,
+        maybe_repeated: _builtins.bool = ...,
+        group: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["received_at_ms", b"received_at_ms", "sensor_uuid", b"sensor_uuid", "token_id", b"token_id", "trace_context", b"trace_context", "value", b"value", "variable_name", b"variable_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_arrival", b"at_arrival", "group", b"group", "maybe_repeated", b"maybe_repeated", "message_id", b"message_id", "origin_key", b"origin_key", "received_at_ms", b"received_at_ms", "sensor_uuid", b"sensor_uuid", "token_id", b"token_id", "trace_context", b"trace_context", "value", b"value", "variable_name", b"variable_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -113,10 +133,13 @@ class WriteResult(_message.Message):
     TELEMETRY_DATA_ID_FIELD_NUMBER: _builtins.int
     SENSOR_UUID_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    REPEATS_AT_MS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The stored reading's id; 0 when refused."""
     telemetry_data_id: _builtins.int
     sensor_uuid: _builtins.str
+    repeats_at_ms: _builtins.int
+    """When the one was measured that it repeats, in milliseconds since 1970 UTC; 0 when it repeats none."""
     @_builtins.property
     def refusal(self) -> Global___Refusal: ...
     def __init__(
@@ -126,10 +149,11 @@ class WriteResult(_message.Message):
         telemetry_data_id: _builtins.int = ...,
         sensor_uuid: _builtins.str = ...,
         refusal: Global___Refusal | None = ...,
+        repeats_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "refusal", b"refusal", "sensor_uuid", b"sensor_uuid", "telemetry_data_id", b"telemetry_data_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "refusal", b"refusal", "repeats_at_ms", b"repeats_at_ms", "sensor_uuid", b"sensor_uuid", "telemetry_data_id", b"telemetry_data_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

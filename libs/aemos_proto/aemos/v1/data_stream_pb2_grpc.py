@@ -53,7 +53,8 @@ class DataStreamServiceServicer:
 
     def WriteReadings(self, request, context):
         """Stores readings, each by itself: the answer, in the order of the request, says of each whether it is stored and
-        durable, or why it was refused. Not idempotent: a caller that does not know the outcome must not repeat the call.
+        durable, or why it was refused. A reading that was stored before under its `message_id` or `origin_key` is answered
+        as it was then. Without those, a caller that does not know the outcome must not repeat the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

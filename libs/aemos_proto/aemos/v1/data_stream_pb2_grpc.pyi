@@ -35,7 +35,8 @@ class DataStreamServiceStub:
     def __new__(cls, channel: _aio.Channel) -> DataStreamServiceAsyncStub: ...
     WriteReadings: _grpc.UnaryUnaryMultiCallable[_data_stream_pb2.WriteReadingsRequest, _data_stream_pb2.WriteReadingsResponse]
     """Stores readings, each by itself: the answer, in the order of the request, says of each whether it is stored and
-    durable, or why it was refused. Not idempotent: a caller that does not know the outcome must not repeat the call.
+    durable, or why it was refused. A reading that was stored before under its `message_id` or `origin_key` is answered
+    as it was then. Without those, a caller that does not know the outcome must not repeat the call.
     """
     QueryReadings: _grpc.UnaryUnaryMultiCallable[_data_stream_pb2.QueryReadingsRequest, _data_stream_pb2.QueryReadingsResponse]
     """Readings of one variable of one sensor, oldest first. At most 1000 a page."""
@@ -47,7 +48,8 @@ class DataStreamServiceAsyncStub(DataStreamServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     WriteReadings: _aio.UnaryUnaryMultiCallable[_data_stream_pb2.WriteReadingsRequest, _data_stream_pb2.WriteReadingsResponse]  # type: ignore[assignment]
     """Stores readings, each by itself: the answer, in the order of the request, says of each whether it is stored and
-    durable, or why it was refused. Not idempotent: a caller that does not know the outcome must not repeat the call.
+    durable, or why it was refused. A reading that was stored before under its `message_id` or `origin_key` is answered
+    as it was then. Without those, a caller that does not know the outcome must not repeat the call.
     """
     QueryReadings: _aio.UnaryUnaryMultiCallable[_data_stream_pb2.QueryReadingsRequest, _data_stream_pb2.QueryReadingsResponse]  # type: ignore[assignment]
     """Readings of one variable of one sensor, oldest first. At most 1000 a page."""
@@ -62,7 +64,8 @@ class DataStreamServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_data_stream_pb2.WriteReadingsResponse, _abc.Awaitable[_data_stream_pb2.WriteReadingsResponse]]:
         """Stores readings, each by itself: the answer, in the order of the request, says of each whether it is stored and
-        durable, or why it was refused. Not idempotent: a caller that does not know the outcome must not repeat the call.
+        durable, or why it was refused. A reading that was stored before under its `message_id` or `origin_key` is answered
+        as it was then. Without those, a caller that does not know the outcome must not repeat the call.
         """
 
     @_abc_1.abstractmethod

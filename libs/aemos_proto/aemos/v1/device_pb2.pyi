@@ -29,9 +29,12 @@ class Device(_message.Message):
     UUID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    CREATES_VARIABLES_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     uuid: _builtins.str
     name: _builtins.str
+    creates_variables: _builtins.bool
+    """A reading of an unknown variable makes the variable; otherwise it is refused."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -41,10 +44,11 @@ class Device(_message.Message):
         uuid: _builtins.str = ...,
         name: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        creates_variables: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "name", b"name", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "creates_variables", b"creates_variables", "id", b"id", "name", b"name", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -58,21 +62,27 @@ class CreateDeviceRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     UUID_FIELD_NUMBER: _builtins.int
+    CREATES_VARIABLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 200 characters."""
     uuid: _builtins.str
     """Made up when absent; 1 to 64 of [A-Za-z0-9_.-], unique on the installation."""
+    creates_variables: _builtins.bool
+    """True when absent."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         uuid: _builtins.str = ...,
+        creates_variables: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_creates_variables", b"_creates_variables", "creates_variables", b"creates_variables"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_creates_variables", b"_creates_variables", "creates_variables", b"creates_variables", "name", b"name", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__creates_variables: _TypeAlias = _typing.Literal["creates_variables"]  # noqa: Y015
+    _WhichOneofArgType__creates_variables: _TypeAlias = _typing.Literal["_creates_variables", b"_creates_variables"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__creates_variables) -> _WhichOneofReturnType__creates_variables | None: ...
 
 Global___CreateDeviceRequest: _TypeAlias = CreateDeviceRequest  # noqa: Y015
 
@@ -157,21 +167,29 @@ class UpdateDeviceRequest(_message.Message):
 
     DEVICE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    CREATES_VARIABLES_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     """Its id or its uuid."""
     name: _builtins.str
+    creates_variables: _builtins.bool
     def __init__(
         self,
         *,
         device: _builtins.str = ...,
         name: _builtins.str | None = ...,
+        creates_variables: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "name", b"name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_creates_variables", b"_creates_variables", "_name", b"_name", "creates_variables", b"creates_variables", "name", b"name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "device", b"device", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_creates_variables", b"_creates_variables", "_name", b"_name", "creates_variables", b"creates_variables", "device", b"device", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__creates_variables: _TypeAlias = _typing.Literal["creates_variables"]  # noqa: Y015
+    _WhichOneofArgType__creates_variables: _TypeAlias = _typing.Literal["_creates_variables", b"_creates_variables"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__creates_variables) -> _WhichOneofReturnType__creates_variables | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
 
 Global___UpdateDeviceRequest: _TypeAlias = UpdateDeviceRequest  # noqa: Y015

@@ -473,6 +473,11 @@ class CreateDeviceRequest(betterproto2.Message):
     Made up when absent; 1 to 64 of [A-Za-z0-9_.-], unique on the installation.
     """
 
+    creates_variables: "bool | None" = betterproto2.field(3, betterproto2.TYPE_BOOL, optional=True)
+    """
+    True when absent.
+    """
+
 
 default_message_pool.register_message("aemos.v1", "CreateDeviceRequest", CreateDeviceRequest)
 
@@ -815,6 +820,11 @@ class Device(betterproto2.Message):
     created_at: "datetime.datetime | None" = betterproto2.field(
         4, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
     )
+
+    creates_variables: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
+    """
+    A reading of an unknown variable makes the variable; otherwise it is refused.
+    """
 
 
 default_message_pool.register_message("aemos.v1", "Device", Device)
@@ -1856,6 +1866,31 @@ class NewReading(betterproto2.Message):
     Empty: the token's sensor, or the device's first.
     """
 
+    at_arrival: "bool" = betterproto2.field(7, betterproto2.TYPE_BOOL)
+    """
+    The device gave no time: `received_at_ms` is when the gateway got it.
+    """
+
+    message_id: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
+    """
+    The device's own name for it, for 24 hours; empty when it gave none. At most 128 characters.
+    """
+
+    origin_key: "int" = betterproto2.field(9, betterproto2.TYPE_INT64)
+    """
+    What the protocol can repeat has a number, the same when it is sent again; 0 otherwise.
+    """
+
+    maybe_repeated: "bool" = betterproto2.field(10, betterproto2.TYPE_BOOL)
+    """
+    It may have been sent before: look for its `origin_key`.
+    """
+
+    group: "int" = betterproto2.field(11, betterproto2.TYPE_INT32)
+    """
+    Readings with the same number above 0 are stored all or not at all; they stand next to each other.
+    """
+
 
 default_message_pool.register_message("aemos.v1", "NewReading", NewReading)
 
@@ -2622,6 +2657,8 @@ class UpdateDeviceRequest(betterproto2.Message):
 
     name: "str | None" = betterproto2.field(2, betterproto2.TYPE_STRING, optional=True)
 
+    creates_variables: "bool | None" = betterproto2.field(3, betterproto2.TYPE_BOOL, optional=True)
+
 
 default_message_pool.register_message("aemos.v1", "UpdateDeviceRequest", UpdateDeviceRequest)
 
@@ -2729,6 +2766,11 @@ class WriteResult(betterproto2.Message):
     sensor_uuid: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
 
     refusal: "Refusal | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
+
+    repeats_at_ms: "int" = betterproto2.field(5, betterproto2.TYPE_INT64)
+    """
+    When the one was measured that it repeats, in milliseconds since 1970 UTC; 0 when it repeats none.
+    """
 
 
 default_message_pool.register_message("aemos.v1", "WriteResult", WriteResult)
@@ -2860,7 +2902,8 @@ class DataStreamServiceStub(betterproto2_grpclib.ServiceStub):
     ) -> "WriteReadingsResponse":
         """
         Stores readings, each by itself: the answer, in the order of the request, says of each whether it is stored and
-        durable, or why it was refused. Not idempotent: a caller that does not know the outcome must not repeat the call.
+        durable, or why it was refused. A reading that was stored before under its `message_id` or `origin_key` is answered
+        as it was then. Without those, a caller that does not know the outcome must not repeat the call.
         """
 
         return await self._unary_unary(

@@ -1,0 +1,104 @@
+"""Which device a token proves."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from dataclasses import dataclass
+
+from aemos.v1 import identity_pb2, identity_pb2_grpc
+from aemos_core.errors import AemosError, Kind, unauthenticated
+
+log = logging.getLogger("aemos.gateway")
+
+_POLL_SECONDS = 5.0
+_KNOWN_SECONDS = 300.0
+_UNKNOWN_SECONDS = 5.0
+_MOST_TOKENS = 200_000
+_LONGEST_TOKEN = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The device that a token proved."""
+
+    token_id: int
+    organization_id: int
+    device_id: int
+    device_uuid: str
+
+
+class DeviceAuth:
+    """A component: finds the device behind a token, from memory when it was asked before.
+
+    `registry:changed` and a poll every 5 s drop what changed, so a revoked token works no longer than that.
+    """
+
+    def __init__(self, identity: identity_pb2_grpc.IdentityServiceAsyncStub) -> None:
+        self._identity = identity
+        self._known: dict[bytes, tuple[Device | None, float]] = {}
+        self._poll_now = asyncio.Event()
+
+    def known(self, token: bytes) -> Device | None:
+        """The device, only if it is in memory: for hot paths, without a hash or a wait."""
+        entry = self._known.get(token)
+        return entry[0] if entry is not None and entry[1] > time.monotonic() else None
+
+    async def resolve(self, token: bytes) -> Device:
+        """The device; UNAUTHENTICATED when the token proves none."""
+        entry = self._known.get(token)
+        if entry is None or entry[1] <= time.monotonic():
+            entry = await self._ask(token)
+        if entry[0] is None:
+            raise unauthenticated()
+        return entry[0]
+
+    def look_again(self, _: bytes = b"") -> None:
+        """The registry changed, or we may have missed that it did."""
+        self._poll_now.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Drops what changed."""
+        since = 0
+        while not stop.is_set():
+            self._poll_now.clear()
+            try:
+                request = identity_pb2.ListRegistryChangesRequest(since_ms=since)
+                answer = await self._identity.ListRegistryChanges(request, wait_for_ready=True)
+                self._forget(set(answer.device_ids))
+                since = answer.now_ms
+            except AemosError as error:
+                log.warning("registry changes: %s", error.detail)
+            await self._next_poll(stop)
+
+    async def _next_poll(self, stop: asyncio.Event) -> None:
+        waits = [asyncio.ensure_future(event.wait()) for event in (stop, self._poll_now)]
+        await asyncio.wait(waits, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for pending in waits:
+            pending.cancel()
+
+    async def _ask(self, token: bytes) -> tuple[Device | None, float]:
+        if not 0 < len(token) <= _LONGEST_TOKEN:
+            raise unauthenticated()
+        request = identity_pb2.ResolveDeviceTokenRequest(token_sha256=hashlib.sha256(token).digest())
+        device, seconds = None, _UNKNOWN_SECONDS
+        try:
+            found = await self._identity.ResolveDeviceToken(request)
+            device = Device(found.token_id, found.organization_id, found.device_id, found.device_uuid)
+            seconds = _KNOWN_SECONDS
+        except AemosError as error:
+            if error.kind is not Kind.UNAUTHENTICATED:
+                raise
+        if len(self._known) >= _MOST_TOKENS:
+            self._known.clear()
+        self._known[token] = entry = (device, time.monotonic() + seconds)
+        return entry
+
+    def _forget(self, device_ids: set[int]) -> None:
+        if not device_ids:
+            return
+        stale = [token for token, (device, _) in self._known.items() if device and device.device_id in device_ids]
+        for token in stale:
+            del self._known[token]

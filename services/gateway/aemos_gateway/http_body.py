@@ -1,0 +1,71 @@
+"""Bodies of requests: read within a time and a size, and inflated within the same size."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from aemos_core.errors import AemosError, Kind, malformed
+
+BODY_SECONDS = 10.0
+STATUS = {"request_timeout": 408, "unsupported_encoding": 415}
+"""HTTP statuses that the error table has no row for, by reason."""
+_GZIP = 31
+"""zlib's window bits for a gzip header and the largest window (RFC 1952)."""
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+def too_large(most: int) -> AemosError:
+    """More bytes than a body may have."""
+    return AemosError(Kind.TOO_LARGE, f"a body has at most {most} bytes")
+
+
+async def read(receive: Receive, most: int) -> bytes:
+    """The whole body; TOO_LARGE as soon as it is over `most` bytes, 408 when it does not end in time."""
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await _more(body, receive, most)
+        except TimeoutError:
+            raise AemosError(Kind.MALFORMED, "the body did not arrive in time", reason="request_timeout") from None
+    if len(body) > most:
+        raise too_large(most)
+    return body
+
+
+async def _more(begun: bytes, receive: Receive, most: int) -> bytes:
+    body, more = bytearray(begun), True
+    while more and len(body) <= most:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise malformed("the body ended early")
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return bytes(body)
+
+
+def is_gzip(encoding: bytes) -> bool:
+    """Whether a Content-Encoding is gzip, and not identity; 415 for any other."""
+    named = encoding.strip().lower()
+    if named not in (b"gzip", b"x-gzip", b"identity", b""):
+        raise AemosError(Kind.INVALID, "only gzip is understood", reason="unsupported_encoding")
+    return named.endswith(b"gzip")
+
+
+def inflate(body: bytes, most: int) -> bytes:
+    """The bytes in a gzip body; TOO_LARGE before more than `most` of them exist, MALFORMED when it is none."""
+    inflater = zlib.decompressobj(_GZIP)
+    try:
+        plain = inflater.decompress(body, most + 1)
+    except zlib.error:
+        raise malformed("the body is not gzip") from None
+    if len(plain) > most:
+        raise too_large(most)
+    if not inflater.eof or inflater.unused_data:
+        raise malformed("the body is not one whole gzip member")
+    return plain

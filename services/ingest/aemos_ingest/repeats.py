@@ -1,0 +1,148 @@
+"""Readings that come twice: told apart by the device's messageId, or by the key that the edge gives what a protocol
+repeats. The same again is answered as the first time, and stored once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from aemos.v1 import data_stream_pb2 as pb
+from aemos.v1 import job_pb2
+from aemos_core.database import Database
+from aemos_core.errors import AemosError, FieldError, Kind, unavailable
+from aemos_core.redis_link import wait
+from aemos_core.times import now_ms
+
+from aemos_ingest import readings_store as store
+
+log = logging.getLogger("aemos.ingest")
+
+KEPT_MS = 24 * 60 * 60 * 1000
+_REPEATED_WITHIN_MS = 10 * 60 * 1000
+_SWEEP_SECONDS = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class Accepted:
+    """A reading that its variable takes; `message.id` is 0 until it is known.
+
+    Afterwards it is stored, or has an `error`, or is dropped with a group of which another one has the error.
+    """
+
+    request: pb.NewReading
+    message: job_pb2.CommittedReading
+    partition: int
+    error: AemosError | None = None
+    is_dropped: bool = False
+    same_as: Accepted | None = None
+    repeats_at_ms: int = 0
+
+    @property
+    def is_fresh(self) -> bool:
+        """It is to be stored."""
+        return not (self.message.id or self.error or self.is_dropped or self.same_as)
+
+    def begin_again(self) -> None:
+        """Forgets what a transaction that failed made of it."""
+        self.message.id = self.repeats_at_ms = 0
+        self.error = self.same_as = None
+        self.is_dropped = False
+
+    def settle(self) -> None:
+        """Takes over what became of the one it repeats, after the commit."""
+        if self.same_as is None:
+            return
+        if self.same_as.message.id:
+            self.found(self.same_as.message.id, self.same_as.message.received_at_ms)
+        else:
+            self.error = unavailable("the reading that it repeats was not stored")
+
+    def found(self, reading_id: int, received_at_ms: int) -> None:
+        """It is stored already."""
+        self.message.id, self.repeats_at_ms = reading_id, received_at_ms
+
+    def conflicts(self) -> None:
+        """Its messageId names another reading."""
+        mistake = FieldError("messageId", "was used for another reading")
+        self.error = AemosError(Kind.EXISTS, mistake.message, reason="message_id_used", errors=[mistake])
+
+    @property
+    def name(self) -> tuple[int, str]:
+        """What the device calls it; the text is empty when it has no name for it."""
+        return self.message.device_id, self.request.message_id
+
+    @property
+    def digest(self) -> bytes:
+        """16 bytes that are the same when the same is sent again."""
+        at = 0 if self.request.at_arrival else self.request.received_at_ms
+        parts = (self.message.sensor_uuid.encode(), self.request.variable_name.encode(), self.request.value, b"%d" % at)
+        return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
+
+
+async def recognize(database: Database, accepted: Sequence[Accepted]) -> None:
+    """Marks what is stored already, and what stands twice among `accepted`. Costs nothing where nothing can repeat."""
+    named = [a for a in accepted if a.request.message_id]
+    doubtful = [a for a in accepted if a.request.maybe_repeated]
+    if named:
+        _compare_names(named, await store.messages(database, {a.name for a in named}))
+    if doubtful:
+        await _look_for_origins(database, accepted, doubtful)
+    if named:
+        _drop_groups(accepted)
+
+
+def _compare_names(named: Iterable[Accepted], stored: store.Messages) -> None:
+    first: dict[tuple[int, str], Accepted] = {}
+    for one in named:
+        known, earlier = stored.get(one.name), first.setdefault(one.name, one)
+        if known is not None and known.digest == one.digest:
+            one.found(known.reading_id, known.received_at_ms)
+        elif known is not None or earlier.digest != one.digest:
+            one.conflicts()
+        elif earlier is not one:
+            one.same_as = earlier
+
+
+async def _look_for_origins(database: Database, accepted: Iterable[Accepted], doubtful: Iterable[Accepted]) -> None:
+    first: dict[tuple[int, int], Accepted] = {}
+    for one in accepted:
+        if one.request.origin_key:
+            first.setdefault((one.message.telemetry_data_id, one.request.origin_key), one)
+    times: dict[int, set[int]] = {}
+    for one in doubtful:
+        given = times.setdefault(one.message.telemetry_data_id, set())
+        given.add(0 if one.request.at_arrival else one.request.received_at_ms)
+    stored = await store.origins(database, times, now_ms() - _REPEATED_WITHIN_MS)
+    for one in doubtful:
+        key = (one.message.telemetry_data_id, one.request.origin_key)
+        if (known := stored.get(key)) is not None:
+            one.found(*known)
+        elif first[key] is not one:
+            one.same_as = first[key]
+
+
+def _drop_groups(accepted: Iterable[Accepted]) -> None:
+    refused = {a.request.group for a in accepted if a.error and a.request.group}
+    if refused:
+        for one in accepted:
+            if one.request.group in refused and not one.error:
+                one.is_dropped, one.message.id, one.same_as = True, 0, None
+
+
+class MessageSweep:
+    """A component: forgets names after a day, a thousand at a time."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Sweeps each minute."""
+        while not await wait(stop, _SWEEP_SECONDS):
+            try:
+                while await store.forget_messages(self._database, now_ms() - KEPT_MS) and not stop.is_set():
+                    pass
+            except AemosError as error:
+                log.warning("old message ids stay for now: %s", error.detail)
