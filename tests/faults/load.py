@@ -130,7 +130,7 @@ class Coap:
             self._context = None
 
 
-LINKS: tuple[Callable[[Stack, dict[str, Any]], Link], ...] = (Http, Mqtt)
+LINKS: tuple[Callable[[Stack, dict[str, Any]], Link], ...] = (Http, Mqtt, Coap)
 
 
 async def _device(history: History, link: Link, values: Callable[[int], float]) -> None:
@@ -157,7 +157,7 @@ def alternating(count: int) -> float:
 
 @asynccontextmanager
 async def load(stack: Stack, devices: Sequence[int]) -> AsyncIterator[list[History]]:
-    """These demo devices, which sent nothing before, over HTTP and MQTT in turn, until the end of the block."""
+    """These demo devices, which sent nothing before, over HTTP, MQTT and CoAP in turn, until the end of the block."""
     histories = [History(stack.demo["devices"][number]) for number in devices]
     tasks = [
         asyncio.create_task(_device(history, LINKS[index % len(LINKS)](stack, history.device), alternating))

@@ -1,0 +1,52 @@
+"""Databases for store tests: each runs on SQLite and on MariaDB."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from itertools import count
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+import pytest
+from aemos_core.database import Database, migrate, open_database
+
+from tests.support.mariadb import mariadb_server
+
+_numbers = count()
+
+
+@pytest.fixture(scope="session")
+def mariadb_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A MariaDB for the whole session; {service} stands for the database."""
+    with mariadb_server(tmp_path_factory.mktemp("mariadb")) as url:
+        yield url
+
+
+class Open(Protocol):
+    """Opens an owner's migrated, empty database."""
+
+    async def __call__(self, package: ModuleType) -> Database:
+        """For the owner's package, such as aemos_ingest."""
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new database's URL."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/test.db"
+    url: str = request.getfixturevalue("mariadb_url")
+    return url.replace("{service}", f"test_{next(_numbers)}")
+
+
+@pytest.fixture
+async def open_owned(database_url: str) -> AsyncIterator[Open]:
+    """Opens the database of a service, at its newest revision."""
+    async with AsyncExitStack() as stack:
+
+        async def open_(package: ModuleType) -> Database:
+            await migrate(database_url, Path(str(package.__file__)).parents[1] / "migrations")
+            return await stack.enter_async_context(open_database(database_url))
+
+        yield open_

@@ -1,0 +1,145 @@
+"""Readings in ingest, on both databases: stored once, typed, all of a group or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aemos_ingest
+import pytest
+from aemos_core.database import Database
+from aemos_core.paging import Page
+from aemos_core.times import now_ms
+from aemos_ingest import readings_store
+from aemos_ingest.repeats import KEPT_MS
+
+from tests.integration.conftest import Open
+from tests.support.ingest import ingest, refusal
+
+DAY_MS = 24 * 60 * 60 * 1000
+
+
+@pytest.fixture
+async def database(open_owned: Open) -> Database:
+    return await open_owned(aemos_ingest)
+
+
+async def test_a_message_that_comes_again_is_stored_once(database: Database) -> None:
+    """The same messageId with the same body has the same answer, also in one commit, in another one, and for another
+    process; with another body it is refused."""
+    async with ingest(database) as one, ingest(database, like=one) as other:
+        first, again = await one.write(one.reading(message_id="m1"), one.reading(message_id="m1"))
+        later, *_ = await one.write(one.reading(message_id="m1", received_at_ms=now_ms() + 50))
+        elsewhere, conflict = await other.write(one.reading(message_id="m1"), one.reading(b"22", message_id="m1"))
+        assert first.id > 0
+        assert [r.id for r in (again, later, elsewhere)] == [first.id] * 3
+        assert first.repeats_at_ms == 0
+        assert again.repeats_at_ms == later.repeats_at_ms == elsewhere.repeats_at_ms > 0
+        assert (conflict.id, refusal(conflict)) == (0, "message_id_used")
+        assert await one.count() == 1
+
+
+async def test_two_processes_store_a_message_once(database: Database) -> None:
+    """Whoever comes second finds what the first one stored, though both had looked before."""
+    async with ingest(database) as one, ingest(database, like=one) as other:
+        await one.write(one.reading())  # so that both have their ids
+        await other.write(one.reading())
+        names = [f"m{number}" for number in range(20)]
+        results = await asyncio.gather(
+            *(process.write(one.reading(message_id=name)) for name in names for process in (one, other))
+        )
+        ids = [result[0].id for result in results]
+        assert ids[::2] == ids[1::2]
+        assert 0 not in ids
+        assert await one.count() == 2 + len(names)
+
+
+async def test_names_are_forgotten_after_a_day(database: Database) -> None:
+    """Then the same messageId is a new reading's."""
+    async with ingest(database) as one:
+        (first,) = await one.write(one.reading(message_id="m1"))
+        assert await readings_store.forget_messages(database, now_ms() - KEPT_MS) == 0
+        assert await readings_store.forget_messages(database, now_ms() + 1) == 1
+        (second,) = await one.write(one.reading(message_id="m1"))
+        assert second.id > first.id
+        assert KEPT_MS == DAY_MS
+
+
+async def test_what_a_protocol_repeats_is_found_by_its_origin(database: Database) -> None:
+    """Sent again after the first one was stored, or while it is being stored; not when it cannot be a repetition."""
+    async with ingest(database) as one:
+        (first,) = await one.write(one.reading(origin_key=7))
+        (again,) = await one.write(one.reading(origin_key=7, maybe_repeated=True))
+        (used_again,) = await one.write(one.reading(origin_key=7))
+        (new,) = await one.write(one.reading(origin_key=8, maybe_repeated=True))
+        pair = await one.write(one.reading(origin_key=9), one.reading(origin_key=9, maybe_repeated=True))
+        assert again.id == first.id
+        assert pair[0].id == pair[1].id
+        assert len({first.id, used_again.id, new.id, pair[0].id}) == 4
+        assert await one.count() == 4
+
+
+async def test_a_repeated_reading_of_last_year_is_found_too(database: Database) -> None:
+    """Where the device gave the time, that is where to look."""
+    async with ingest(database) as one:
+        at = now_ms() - 365 * DAY_MS
+        old = {"received_at_ms": at, "at_arrival": False, "origin_key": 7}
+        (first,) = await one.write(one.reading(**old))
+        (again,) = await one.write(one.reading(**old, maybe_repeated=True))
+        assert (again.id, again.repeats_at_ms) == (first.id, at)
+
+
+async def test_a_group_is_stored_whole_or_not_at_all(database: Database) -> None:
+    """One wrong value, or one messageId of another reading, refuses the group and nobody else."""
+    async with ingest(database) as one:
+        await one.write(one.reading(b"1", message_id="taken"))
+        results = await one.write(
+            one.reading(b"2", group=1),
+            one.reading(b'"warm"', group=1),
+            one.reading(b"3", group=2),
+            one.reading(b"4", group=2, message_id="taken"),
+            one.reading(b"5", group=3),
+            one.reading(b"6"),
+        )
+        assert [bool(r.id) for r in results] == [False, False, False, False, True, True]
+        assert [refusal(r) for r in results] == ["", "wrong_type", "", "message_id_used", "", ""]
+        assert await one.count() == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "made"),
+    [(b"21.5", "number"), (b'"21.5"', "number"), (b'"warm"', "text"), (b"true", "boolean"), (b'{"a":1}', "json")],
+)
+async def test_readings_make_variables(database: Database, value: bytes, made: str) -> None:
+    """Of the type that the first value has, in two processes at once, when the device allows it."""
+    async with ingest(database) as one, ingest(database, like=one) as other:
+        results = await asyncio.gather(*(process.write(one.reading(value, "new")) for process in (one, other)))
+        assert len({r.telemetry_data_id for (r,) in results}) == 1
+        variables, _ = await one.registry.variables("sensor-1", Page(100, 0))
+        assert [(v.variable_name, v.type) for v in variables] == [("temperature", "number"), ("new", made)]
+
+
+async def test_a_device_may_forbid_new_variables(database: Database) -> None:
+    """Then an unknown one is a mistake."""
+    async with ingest(database) as one:
+        await one.registry.update_device("freezer-1", {"creates_variables": False})
+        (result,) = await one.write(one.reading(name="new"))
+        assert (refusal(result), result.refusal.loc) == ("unknown_variable", "variableName")
+
+
+async def test_a_sensor_is_named_or_the_first(database: Database) -> None:
+    """sensorUuid chooses; without it the device's first sensor gets the reading."""
+    async with ingest(database) as one:
+        await one.registry.create_sensor("freezer-1", "Door", "sensor-2")
+        named, first, foreign = await one.write(
+            one.reading(name="x", sensor_uuid="sensor-2"), one.reading(), one.reading(sensor_uuid="sensor-3")
+        )
+        assert (named.sensor_uuid, first.sensor_uuid, refusal(foreign)) == ("sensor-2", "sensor-1", "unknown_sensor")
+
+
+async def test_order_of_one_device_is_kept(database: Database) -> None:
+    """Ids grow in the order of the calls, whatever is committed together."""
+    async with ingest(database) as one:
+        await one.write(one.reading())
+        results = await asyncio.gather(*(one.write(one.reading(b"%d" % n)) for n in range(50)))
+        ids = [r.id for (r,) in results]
+        assert ids == sorted(ids)

@@ -1,0 +1,130 @@
+"""One decoder for every shape of readings."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from aemos_core.errors import AemosError, Kind
+from aemos_core.times import parse_rfc3339
+from aemos_gateway.quota import Quota
+from aemos_gateway.readings import MAX_BATCH_BYTES, MOST_READINGS, decode
+from hypothesis import given
+from hypothesis import strategies as st
+
+T = "2026-01-20T10:30:00Z"
+AT = parse_rfc3339(T)
+
+
+def shape(payload: Any) -> list[tuple[str, bytes, int, str]]:
+    """Name, value, given time (0: none) and sensor of each reading."""
+    sent = decode(json.dumps(payload, separators=(",", ":")).encode())
+    return [(r.variable_name, r.value, 0 if r.at_arrival else r.received_at_ms, r.sensor_uuid) for r in sent.readings]
+
+
+def test_shapes() -> None:
+    """A single one, several variables in two spellings, and arrays of any of them."""
+    single = {"value": "25.5", "variableName": "t", "recievedAt": T, "sensorUuid": "s"}
+    assert shape(single) == [("t", b'"25.5"', AT, "s")]
+    assert shape({"t": 21.5, "open": True}) == [("t", b"21.5", 0, ""), ("open", b"true", 0, "")]
+    several = {"ts": AT, "values": {"t": 1, "x": {"a": 1}}, "sensorUuid": "s"}
+    assert shape(several) == [("t", b"1", AT, "s"), ("x", b'{"a":1}', AT, "s")]
+    assert shape([single, several, {"t": 2}]) == shape(single) + shape(several) + [("t", b"2", 0, "")]
+
+
+def test_a_list_is_answered_as_a_list() -> None:
+    """An object of one reading is not."""
+    assert [decode(p).is_list for p in (b'{"value":1,"variableName":"t"}', b'{"t":1}', b'[{"t":1}]')] == [
+        False,
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind", "locs"),
+    [
+        ([], Kind.INVALID, []),
+        ([{"t": 1}] * (MOST_READINGS + 1), Kind.TOO_LARGE, []),
+        (
+            [{"value": 1}, {"t": 2}, {"value": 1, "variableName": ""}],
+            Kind.INVALID,
+            ["0.variableName", "2.variableName"],
+        ),
+        ([{"t": 1}, 7], Kind.INVALID, ["1.body"]),
+        ({"ts": 1768905000, "values": {"t": 1}}, Kind.INVALID, ["ts"]),
+        ({"ts": "now", "values": {"t": 1}}, Kind.INVALID, ["ts"]),
+        ({"values": {}}, Kind.INVALID, ["values"]),
+        ({"value": 1, "variableName": "t", "messageId": "m" * 129}, Kind.INVALID, ["messageId"]),
+        ({"value": 1, "variableName": "t", "more": 1}, Kind.INVALID, ["more"]),
+    ],
+)
+def test_mistakes_are_located(payload: Any, kind: Kind, locs: list[str]) -> None:
+    """Each by its index and field."""
+    with pytest.raises(AemosError) as refused:
+        decode(json.dumps(payload).encode())
+    assert (refused.value.kind, [e.loc for e in refused.value.errors]) == (kind, locs)
+
+
+def test_a_partial_batch_keeps_what_is_right() -> None:
+    """And says where the mistakes are; when nothing is right it is refused."""
+    payload = json.dumps([{"value": 1}, {"t": 2}]).encode()
+    sent = decode(payload, partial=True)
+    assert ([r.variable_name for r in sent.readings], [e.loc for e in sent.refused]) == (["t"], ["0.variableName"])
+    assert sent.places == ["1.t"]
+    with pytest.raises(AemosError):
+        decode(b'[{"value": 1}]', partial=True)
+
+
+def test_sizes() -> None:
+    """64 KiB for an object, 1 MiB for an array."""
+    large = {"value": "x" * 66_000, "variableName": "t"}
+    for payload in (json.dumps(large).encode(), json.dumps([{"t": "x" * 60_000}] * 20).encode()):
+        assert len(payload) < MAX_BATCH_BYTES * 2
+        with pytest.raises(AemosError) as refused:
+            decode(payload)
+        assert refused.value.kind is Kind.TOO_LARGE
+    assert len(decode(json.dumps([{"t": "x" * 60_000}] * 10).encode()).readings) == 10
+
+
+@given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
+def test_whatever_comes_is_readings_or_a_refusal(payload: bytes) -> None:
+    """Nothing else is ever raised."""
+    try:
+        assert decode(payload).readings
+    except AemosError as error:
+        assert error.kind in (Kind.MALFORMED, Kind.INVALID)
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**40), 2**40)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["value", "variableName", "recievedAt", "ts", "values", "x"]), json_values))
+def test_whatever_json_comes_is_readings_or_a_refusal(payload: dict[str, Any]) -> None:
+    """Nothing else is ever raised."""
+    try:
+        assert decode(json.dumps(payload).encode()).readings
+    except AemosError as error:
+        assert error.kind in (Kind.MALFORMED, Kind.INVALID)
+
+
+def test_a_second_has_its_allowance() -> None:
+    """Whose limit it is stands in the reason; the next second begins anew; a large batch gets a second of its own."""
+    quota = Quota(per_device=3, per_organization=5)
+    quota.take(1, 1, 3, now=10.0)
+    for device, readings, reason in ((1, 1, "device_rate_limit"), (2, 3, "organization_rate_limit")):
+        with pytest.raises(AemosError) as refused:
+            quota.take(device, 1, readings, now=10.9)
+        assert (refused.value.kind, refused.value.reason, refused.value.retry_after) == (Kind.BUSY, reason, 1)
+    quota.take(2, 1, 2, now=10.9)
+    quota.take(1, 1, 3, now=11.0)
+    quota.take(3, 2, 1000, now=11.0)
