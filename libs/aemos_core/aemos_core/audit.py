@@ -25,9 +25,7 @@ def audit_table(metadata: MetaData) -> Table:
     )
 
 
-async def record(
-    connection: AsyncConnection, table: Table, action: str, target: str, organization_id: int = 0
-) -> None:
+async def record(connection: AsyncConnection, table: Table, action: str, target: str, organization_id: int = 0) -> None:
     """Writes that the caller did `action`, such as "device.create", to `target`, such as "device 5".
 
     `organization_id` is whose it is when a service does it by itself.
