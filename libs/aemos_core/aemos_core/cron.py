@@ -31,7 +31,7 @@ _NAMED = {
 _NOT_FIXED = re.compile(r"(^|[\s,])[hr]", re.IGNORECASE)
 """croniter's own `H` (hashed) and `R` (random): two processes would not agree on when that is."""
 _EPOCH = datetime(1970, 1, 1)
-_KNOWN = 16_384
+_KNOWN = 8_192
 
 
 @lru_cache(_KNOWN)

@@ -15,7 +15,7 @@ from aemos_scheduler.words import in_words
 
 _LONGEST = {"outcome": 10, "run_id": 64, "trace_id": 32, "error": 200}
 # Many schedules say the same, and a hundred thousand of them are in memory.
-_timing = lru_cache(65_536)(Timing)
+_timing = lru_cache(8_192)(Timing)
 
 
 def schedule_from_pb(schedule: rule_chain_pb2.Schedule) -> Schedule:
