@@ -1,9 +1,10 @@
-"""Databases for store tests: each runs on SQLite and on MariaDB."""
+"""Databases for store tests: each runs on SQLite and on MariaDB. Ask for `database`."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from types import ModuleType
@@ -50,3 +51,15 @@ async def open_owned(database_url: str) -> AsyncIterator[Open]:
             return await stack.enter_async_context(open_database(database_url))
 
         yield open_
+
+
+@pytest.fixture
+def service(request: pytest.FixtureRequest) -> str:
+    """Whose tables `database` has: the test's folder; a test elsewhere overrides this."""
+    return request.path.parent.name
+
+
+@pytest.fixture
+async def database(open_owned: Open, service: str) -> Database:
+    """The service's database, empty, at its newest revision."""
+    return await open_owned(import_module(f"aemos_{service}"))

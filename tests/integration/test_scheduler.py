@@ -1,20 +1,18 @@
 """The scheduler as real processes on one database, and its store on both kinds of database."""
 
 import asyncio
-import os
 import signal
-import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
+import aemos_scheduler
 import grpc
 import pytest
 import sqlalchemy
 from aemos.v1 import job_pb2, schedule_pb2_grpc
 from aemos.v1 import schedule_pb2 as pb
-from aemos_core.database import Database, migrate, open_database
+from aemos_core.database import Database
 from aemos_core.names import RULE_CHAINS_CHANGED
 from aemos_core.outbox import Row
 from aemos_core.paging import Page
@@ -25,9 +23,9 @@ from aemos_scheduler.codec import end_without_run
 from aemos_scheduler.domain import Instant, Schedule, partition_of
 from aemos_scheduler.store import FiringStore
 from aemos_scheduler.tables import OUTBOX, firing, firing_end, firing_open
-from aemos_scheduler.wiring import MIGRATIONS
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tests.integration.conftest import Open
 from tests.support.redis_server import free_port, redis_server, until
 from tests.support.scheduler import PARTITIONS, SECRET, START_S, World
 
@@ -190,44 +188,15 @@ class FakeOutbox:
         self.sent += rows
 
 
-@contextmanager
-def mariadb(folder: Path) -> Iterator[str]:
-    """A private MariaDB server; gives the URL of a database in it."""
-    data, port = folder / "mariadb", free_port()
-    options = ["--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal"]
-    subprocess.run(["mariadb-install-db", *options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    as_root = ["--user=root"] if os.getuid() == 0 else []
-    arguments = [f"--datadir={data}", f"--port={port}", f"--socket={data}/s", "--bind-address=127.0.0.1"]
-    process = subprocess.Popen(
-        ["mariadbd", "--no-defaults", *arguments, "--skip-grant-tables", *as_root], stderr=subprocess.DEVNULL
-    )
-    try:
-        yield f"mysql+asyncmy://root@127.0.0.1:{port}/aemos_scheduler"
-    finally:
-        process.kill()
-        process.wait()
+@pytest.fixture
+def service() -> str:
+    return "scheduler"
 
 
-@pytest.fixture(params=["sqlite", "mariadb"])
-async def databases(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[list[Database]]:
+@pytest.fixture
+async def databases(database: Database, open_owned: Open) -> list[Database]:
     """Two engines over one migrated database, as two processes have."""
-    async with AsyncExitStack() as stack:
-        url = f"sqlite+aiosqlite:///{tmp_path}/scheduler.db"
-        if request.param == "mariadb":
-            url = stack.enter_context(mariadb(tmp_path))
-            await _migrate_when_it_answers(url)
-        else:
-            await migrate(url, MIGRATIONS)
-        yield [await stack.enter_async_context(open_database(url)) for _ in range(2)]
-
-
-async def _migrate_when_it_answers(url: str) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                return await migrate(url, MIGRATIONS)
-            except sqlalchemy.exc.OperationalError:
-                await asyncio.sleep(0.05)
+    return [database, await open_owned(aemos_scheduler)]
 
 
 def instants_of(chains: Iterable[int], *planned: int, overlap: str = "allow") -> list[Instant]:

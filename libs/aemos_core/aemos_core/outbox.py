@@ -204,8 +204,9 @@ class Outbox:
 
     async def _say_alive(self, connection: AsyncConnection) -> None:
         relays, alive = self._tables.relays, now_ms()
-        mine = update(relays).where(relays.c.owner == self.relay_id).values(alive_at_ms=alive)
-        if (await connection.execute(mine)).rowcount == 0:
+        # Its own one too when another process, taking it for dead, has adopted it: only rows of the dead need adoption.
+        mine = update(relays).where((relays.c.owner == self.relay_id) | (relays.c.id == self.relay_id))
+        if (await connection.execute(mine.values(owner=self.relay_id, alive_at_ms=alive))).rowcount == 0:
             await connection.execute(insert(relays).values(id=self.relay_id, owner=self.relay_id, alive_at_ms=alive))
 
     async def _adopt(self, connection: AsyncConnection) -> list[str]:
@@ -215,7 +216,7 @@ class Outbox:
         for relay, owner in (await connection.execute(dead)).all():
             claim = update(relays).where(relays.c.id == relay, relays.c.owner == owner)
             claimed = await connection.execute(claim.values(owner=self.relay_id, alive_at_ms=now_ms()))
-            if claimed.rowcount == 1 and relay not in self._relays:
+            if claimed.rowcount == 1:
                 adopted.append(relay)
         return adopted
 

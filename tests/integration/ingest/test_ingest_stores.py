@@ -1,0 +1,214 @@
+"""ingest's stores on both databases: the registry inside one organization, and readings as they were sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from aemos_core.database import Database
+from aemos_core.errors import AemosError, Kind
+from aemos_core.outbox import Row
+from aemos_core.times import now_ms
+from aemos_ingest import readings_store, registry_store
+from aemos_ingest import tables as t
+from aemos_ingest.readings_store import Message, ReadingIds
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+OWN, OTHER = 1, 2
+EVER = (0, 2**53)
+
+
+async def add_device(connection: AsyncConnection, uuid: str, organization: int = OWN) -> int:
+    values = {"organization_id": organization, "uuid": uuid, "name": "n", "created_at_ms": 1}
+    return await registry_store.add(connection, t.device, None, values)
+
+
+async def add_sensor(connection: AsyncConnection, device_id: int, uuid: str, organization: int = OWN) -> int:
+    values = {"organization_id": organization, "device_id": device_id, "uuid": uuid, "name": "s", "created_at_ms": 1}
+    return await registry_store.add(connection, t.sensor, device_id, values)
+
+
+async def add_variable(connection: AsyncConnection, device_id: int, sensor_id: int, name: str) -> int:
+    values = {"organization_id": OWN, "sensor_id": sensor_id, "variable_name": name, "type": "number", "unit": ""}
+    return await registry_store.add(connection, t.telemetry_data, device_id, values)
+
+
+async def add_token(connection: AsyncConnection, device_id: int, digest: bytes, sensor_id: int | None) -> int:
+    values = {"organization_id": OWN, "device_id": device_id, "sensor_id": sensor_id, "name": "", "created_at_ms": 1}
+    return await registry_store.add(connection, t.device_token, device_id, {**values, "token_sha256": digest})
+
+
+async def test_names_are_found_by_id_and_by_uuid(database: Database) -> None:
+    """Letter case counts, and a uuid may look like a number."""
+    async with database.write() as connection:
+        plain = await add_device(connection, "Pump-ÄÖ-🌡️")
+        number = await add_device(connection, "123456")
+        for reference, found in ((str(plain), plain), ("Pump-ÄÖ-🌡️", plain), ("123456", number)):
+            assert (await registry_store.get_device(connection, OWN, reference)).id == found
+        for reference in ("pump-äö-🌡️", "", "0", "²", "9" * 30):
+            with pytest.raises(AemosError) as refused:
+                await registry_store.get_device(connection, OWN, reference)
+            assert refused.value.kind is Kind.NOT_FOUND
+
+
+async def test_nothing_is_found_from_another_organization(database: Database) -> None:
+    """Neither by id nor by uuid nor in a list."""
+    async with database.write() as connection:
+        device = await add_device(connection, "d")
+        sensor = await add_sensor(connection, device, "s")
+        variable = await add_variable(connection, device, sensor, "v")
+        for looked_up in (
+            registry_store.get_device(connection, OTHER, "d"),
+            registry_store.get_device(connection, OTHER, str(device)),
+            registry_store.get_sensor(connection, OTHER, "s"),
+            registry_store.get_variable(connection, OTHER, variable),
+            registry_store.list_sensors(connection, OTHER, "d", 0, 10),
+            registry_store.list_variables(connection, OTHER, "s", 0, 10),
+        ):
+            with pytest.raises(AemosError) as refused:
+                await looked_up
+            assert refused.value.kind is Kind.NOT_FOUND
+        assert not await registry_store.list_devices(connection, OTHER, 0, 10)
+        assert not await registry_store.describe_sensors(connection, OTHER, ["s"])
+        assert len(await registry_store.describe_sensors(connection, OWN, ["s"])) == 1
+
+
+@pytest.mark.parametrize("organization", [OWN, OTHER])
+async def test_a_uuid_is_taken_once(database: Database, organization: int) -> None:
+    """Also by another organization; the transaction that tried leaves nothing."""
+    async with database.write() as connection:
+        await add_device(connection, "d")
+
+    async def take_it_again() -> None:
+        async with database.write() as connection:
+            await add_device(connection, "e", organization)
+            await add_device(connection, "d", organization)
+
+    with pytest.raises(AemosError) as refused:
+        await take_it_again()
+    assert refused.value.kind is Kind.EXISTS
+    async with database.read() as connection:
+        assert (await connection.execute(select(func.count()).select_from(t.device))).scalar() == 1
+
+
+async def test_lists_go_on_behind_an_id(database: Database) -> None:
+    """One more than asked says that there are more."""
+    async with database.write() as connection:
+        ids = [await add_device(connection, f"d{n}") for n in range(5)]
+        first = await registry_store.list_devices(connection, OWN, 0, 2)
+        rest = await registry_store.list_devices(connection, OWN, ids[1], 10)
+    assert [row.id for row in (*first[:2], *rest)] == ids
+    assert len(first) == 3
+
+
+async def test_a_device_goes_with_all_that_hangs_on_it(database: Database) -> None:
+    """Sensors, variables and tokens; and who follows the changes learns of it."""
+    async with database.write() as connection:
+        device = await add_device(connection, "d")
+        sensor = await add_sensor(connection, device, "s")
+        await add_variable(connection, device, sensor, "v")
+        await add_token(connection, device, b"\xff" * 32, sensor)
+        kept = await add_device(connection, "kept")
+        await registry_store.remove(connection, t.device, device, device)
+    async with database.read() as connection:
+        for table, left in ((t.device, 1), (t.sensor, 0), (t.telemetry_data, 0), (t.device_token, 0)):
+            assert (await connection.execute(select(func.count()).select_from(table))).scalar() == left
+        assert set(await registry_store.changes_since(connection, now_ms())) == {device, kept}
+        assert await registry_store.changes_since(connection, now_ms() + 60_000) == []
+        actions = list((await connection.execute(select(t.audit.c.action))).scalars())
+    assert (actions[0], actions[-1]) == ("device.create", "device.delete")
+
+
+async def test_revoked_tokens_are_found_no_more(database: Database) -> None:
+    """Digests are bytes: any byte may be in them, and one that is longer by a zero is another."""
+    digests = [b"\0" * 32, b"\0" * 31 + b"\x01", bytes(range(200, 232))]
+    async with database.write() as connection:
+        device = await add_device(connection, "d")
+        sensor = await add_sensor(connection, device, "s")
+        bound = [sensor, None, None]
+        ids = [await add_token(connection, device, d, s) for d, s in zip(digests, bound, strict=True)]
+        await registry_store.change(connection, t.device_token, device, ids[2], {"revoked_at_ms": 5})
+        found = [await registry_store.find_token(connection, digest) for digest in digests]
+        assert [row and row.id for row in found] == [ids[0], ids[1], None]
+        rows = await registry_store.tokens_of(connection, ids)
+        assert {(row.id, row.device_uuid, row.sensor_uuid) for row in rows} == {(ids[0], "d", "s"), (ids[1], "d", None)}
+
+
+async def test_a_sensor_without_variables_is_there(database: Database) -> None:
+    """One row at least for each sensor, one for each variable."""
+    async with database.write() as connection:
+        device = await add_device(connection, "d")
+        full, bare = [await add_sensor(connection, device, uuid) for uuid in ("full", "bare")]
+        for name in ("a", "A"):
+            await add_variable(connection, device, full, name)
+        rows = await registry_store.sensors_of(connection, [device])
+    assert sorted((row.id, row.variable_name or "") for row in rows) == [(full, "A"), (full, "a"), (bare, "")]
+
+
+class FakeOutbox:
+    """Fails or notes what is announced."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails = fails
+
+    async def add(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
+        if self.fails:
+            raise OSError
+        return list(rows)
+
+    def committed(self, rows: Sequence[Row]) -> None:
+        """Nothing."""
+
+
+def row(reading_id: int, at_ms: int = 1, value: str = "1", number: float | None = None) -> dict[str, Any]:
+    return {"telemetry_data_id": 5, "received_at_ms": at_ms, "id": reading_id, "value": value, "number": number}
+
+
+async def test_ids_are_never_given_twice(database: Database) -> None:
+    """Not by processes that reserve at the same time, nor after more than a block."""
+    first, second = ReadingIds(database), ReadingIds(database)
+    start = await first.take(1)
+    taken = await asyncio.gather(*(ids.take(60_000) for ids in (second, first, second, first)))
+    ranges = sorted([(start, 1), *((at, 60_000) for at in taken)])
+    assert all(at + count <= after for (at, count), (after, _) in pairwise(ranges))
+    assert await second.take(250_000) > start
+
+
+async def test_readings_come_back_as_they_were_sent(database: Database) -> None:
+    """Every text and number, up to 64 KiB and to the ends of what a double holds."""
+    texts = ["25.5", "", "🌡️ مرحبا", "a\r\nb'\"\\%", "x" * 65_536, " trailing "]
+    numbers = [25.5, 0.1, -0.0, 5e-324, 1.7976931348623157e308, None]
+    sent = [row(n, n, text, number) for n, (text, number) in enumerate(zip(texts, numbers, strict=True), 1)]
+    await readings_store.store(database, FakeOutbox(), sent, {}, [])
+    found = await readings_store.page(database, 5, EVER, (0, 0), 10)
+    assert [(one.value, one.number) for one in found] == list(zip(texts, numbers, strict=True))
+
+
+async def test_pages_of_readings_are_whole_and_in_order(database: Database) -> None:
+    """By time, then id; the range takes its beginning and not its end; more than one insert holds is stored."""
+    sent = [row(n, 10 + n // 500) for n in range(1, 2_501)]
+    await readings_store.store(database, FakeOutbox(), sent, {}, [])
+    found: list[int] = []
+    after = (0, 0)
+    while page := (await readings_store.page(database, 5, (11, 14), after, 700))[:700]:
+        found += [one.id for one in page]
+        after = (page[-1].received_at_ms, page[-1].id)
+    assert found == list(range(500, 2_000))
+    assert not await readings_store.page(database, 6, EVER, (0, 0), 10)
+
+
+@pytest.mark.parametrize("broken", ["reading", "message", "outbox"])
+async def test_a_batch_is_stored_whole_or_not(database: Database, broken: str) -> None:
+    """Readings, what devices call them, and what announces them are one transaction."""
+    named = {(7, "m"): Message(b"d" * 32, 1, 1)}
+    if broken == "message":
+        await readings_store.store(database, FakeOutbox(), [], named, [])
+    sent = [row(1), row(2), row(1 if broken == "reading" else 3)]
+    with pytest.raises(AemosError):
+        await readings_store.store(database, FakeOutbox(fails=broken == "outbox"), sent, named, [])
+    assert not await readings_store.page(database, 5, EVER, (0, 0), 10)
+    assert len(await readings_store.messages(database, named)) == (broken == "message")

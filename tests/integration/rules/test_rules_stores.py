@@ -1,0 +1,157 @@
+"""rules' stores on both databases: chains with the sensors that they name, and states with their history."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from aemos_core.database import Database, open_database
+from aemos_core.errors import AemosError, Kind
+from aemos_core.times import now_ms
+from aemos_rules import chain_store, state_store
+from aemos_rules import tables as t
+from aemos_rules.domain import Node, RuleChain, StateRow
+from aemos_rules.state_store import Instance
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+OWN, OTHER = 1, 2
+NODES = (
+    Node("filter", "hot", {"sensorUUID": "s1", "condition": "value > 25"}),
+    Node("transform", "ÄÖ 🌡️", {"action": "convertToFahrenheit", "deep": {"a": [1, 2.5, None, True]}}),
+)
+CHAIN = RuleChain(0, OWN, "High 🌡️", True, 1, NODES, False, "", "UTC")
+SCHEDULED = replace(CHAIN, schedule_enabled=True, cron_expression="0 * * * * *")
+
+
+async def count(connection: AsyncConnection, table: Any) -> int:
+    return int((await connection.execute(select(func.count()).select_from(table))).scalar_one())
+
+
+async def test_a_chain_comes_back_as_it_was_saved(database: Database) -> None:
+    """Nodes with all that their configuration holds, and every field of the schedule."""
+    saved = replace(
+        SCHEDULED, timezone="Europe/Vienna", interval_seconds=7, interval_anchor_ms=2**50, run_at_ms=5,
+        misfire_policy="skip", overlap_policy="queue", schedule_paused=True, schedule_since_ms=6,
+    )  # fmt: skip
+    async with database.write() as connection:
+        chain_id = await chain_store.save(connection, saved, ["s1"])
+    async with database.read() as connection:
+        assert await chain_store.load(connection, [chain_id, 999]) == [replace(saved, id=chain_id)]
+        with pytest.raises(AemosError) as refused:
+            await chain_store.get(connection, OTHER, chain_id)
+        assert refused.value.kind is Kind.NOT_FOUND
+        assert not await chain_store.page(connection, OTHER, 0, 10)
+
+
+async def test_a_sensor_is_judged_by_the_chains_that_name_it(database: Database) -> None:
+    """In the order of their ids; those that are disabled or name it no more are left out, and so is a deleted one."""
+    async with database.write() as connection:
+        ids = [await chain_store.save(connection, CHAIN, sensors) for sensors in (["s1"], ["s1", "s2"], ["s2", "S1"])]
+        assert await chain_store.chains_of(connection, ["s1", "s2", "s3"]) == {"s1": ids[:2], "s2": ids[1:]}
+        await chain_store.save(connection, replace(CHAIN, id=ids[0], enabled=False), ["s1"])
+        await chain_store.save(connection, replace(CHAIN, id=ids[1]), ["s3"])
+        assert await chain_store.chains_of(connection, ["s1", "s2", "s3"]) == {"s2": ids[2:], "s3": [ids[1]]}
+        assert await chain_store.sensors_of(connection, ids[2]) == ["S1", "s2"]
+        await chain_store.remove(connection, ids[2])
+        assert await chain_store.chains_of(connection, ["s2"]) == {}
+        assert await count(connection, t.rule_chain_sensor) == 2
+
+
+async def test_chains_are_listed_behind_an_id(database: Database) -> None:
+    """One more than asked says that there are more."""
+    async with database.write() as connection:
+        ids = [await chain_store.save(connection, CHAIN, []) for _ in range(4)]
+        found = await chain_store.page(connection, OWN, ids[0], 2)
+    assert [row.id for row in found] == ids[1:]
+
+
+async def test_schedules_are_those_of_enabled_chains(database: Database) -> None:
+    """Whoever follows the changes hears of each, also of one that ended; who asks too late is told to list."""
+    async with database.write() as connection:
+        kept = await chain_store.save(connection, SCHEDULED, [])
+        gone = await chain_store.save(connection, SCHEDULED, [])
+        await chain_store.save(connection, replace(SCHEDULED, enabled=False), [])
+        assert [row.id for row in await chain_store.schedules(connection, 0, 10)] == [kept, gone]
+        await chain_store.remove(connection, gone)
+        await chain_store.pause(connection, kept, True)
+        now = now_ms()
+        changes = await chain_store.schedule_changes(connection, now, now)
+        assert changes is not None
+        assert [(row.id, row.schedule_paused) for row in changes[0]] == [(kept, True)]
+        assert gone in changes[1]
+        assert await chain_store.schedule_changes(connection, now - 3_600_000, now) is None
+
+
+async def add_state(connection: AsyncConnection, device_id: int = 7, name: str = "alert") -> int:
+    names = {"device_id": device_id, "device_uuid": f"d{device_id}", "name": name, "default_value": "normal"}
+    return await state_store.create(connection, {"organization_id": OWN, **names})
+
+
+async def test_a_state_has_one_name_on_its_device(database: Database) -> None:
+    """Letter case counts; another device may use it; another organization finds none of them."""
+    async with database.write() as connection:
+        ids = [await add_state(connection, 7), await add_state(connection, 8), await add_state(connection, 7, "Alert")]
+        found = await state_store.page(connection, OWN, "d7", 0, 10)
+        assert [row.id for row in found] == [ids[0], ids[2]]
+        assert not await state_store.page(connection, OTHER, "d7", 0, 10)
+        with pytest.raises(AemosError) as hidden:
+            await state_store.get(connection, OTHER, ids[0])
+        assert hidden.value.kind is Kind.NOT_FOUND
+    with pytest.raises(AemosError) as refused:
+        async with database.write() as connection:
+            await add_state(connection, 7)
+    assert refused.value.kind is Kind.EXISTS
+
+
+async def test_several_states_change_in_one_statement(database: Database) -> None:
+    """Each gets its own value, watermark and instance; the others stay as they were."""
+    async with database.write() as connection:
+        ids = [await add_state(connection, device) for device in (1, 2, 3)]
+        rows = [StateRow(ids[0], "warning", (2**50, 9, 4)), StateRow(ids[1], "🌡️", (11, 10, 5))]
+        changes = [
+            Instance(ids[0], "normal", "mild", 2**50 - 1, rule_chain_id=4, data_stream_id=8),
+            Instance(ids[0], "mild", "warning", 2**50, rule_chain_id=4, data_stream_id=9),
+            Instance(ids[1], "normal", "🌡️", 11, user_id=3),
+        ]
+        await state_store.change(connection, rows, changes)
+    async with database.read() as connection:
+        found = await state_store.load(connection, ids)
+        assert [state_store.state_row(row) for row in found] == [*rows, StateRow(ids[2], "normal")]
+        assert [row.changed_at_ms for row in found] == [2**50, 11, None]
+        history = await state_store.instances(connection, ids[0], 0, 10)
+        assert [(row.old_value, row.value) for row in history] == [("mild", "warning"), ("normal", "mild")]
+        before = await state_store.instances(connection, ids[0], history[0].id, 10)
+        assert [row.id for row in before] == [history[1].id]
+
+
+async def test_a_state_goes_with_its_history(database: Database) -> None:
+    """Instances hang on it."""
+    async with database.write() as connection:
+        state = await add_state(connection)
+        await state_store.change(connection, [StateRow(state, "x", (1, 1, 1))], [Instance(state, "normal", "x", 1)])
+        await state_store.remove(connection, state)
+        assert await count(connection, t.device_state_instance) == 0
+
+
+async def test_two_judges_of_one_state_take_turns(database: Database, database_url: str) -> None:
+    """Who loads it to change it waits for the other, and sees what that one made of it."""
+    async with database.write() as connection:
+        state = await add_state(connection)
+
+    async def judge(own: Database, reading: int) -> None:
+        async with own.write() as connection:
+            (row,) = await state_store.load(connection, [state], lock=True)
+            await asyncio.sleep(0)
+            became = StateRow(state, row.value + "+", (reading, reading, 1))
+            await state_store.change(connection, [became], [Instance(state, row.value, became.value, reading)])
+
+    async with open_database(database_url) as another:
+        await asyncio.gather(*(judge(own, n) for n, own in enumerate([database, another] * 4, 1)))
+    async with database.read() as connection:
+        (row,) = await state_store.load(connection, [state])
+        assert row.value == "normal" + "+" * 8
+        history = await state_store.instances(connection, state, 0, 10)
+        assert sorted(one.value for one in history) == ["normal" + "+" * n for n in range(1, 9)]
