@@ -42,13 +42,14 @@ def to_json(message: Message) -> Any:
 
 def _value_to_json(field: Field, value: Any) -> Any:
     if field.is_repeated:
-        if _is_map(field):
+        if is_map(field):
             return dict(value)
         return [to_json(item) if field.message_type else item for item in value]
     return to_json(value) if field.message_type else value
 
 
-def _is_map(field: Field) -> bool:
+def is_map(field: Field) -> bool:
+    """Whether the field is a map, which is a repeated message on the wire."""
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
@@ -69,7 +70,8 @@ def from_json(message: Message, values: Any, loc: str = "") -> list[FieldError]:
 
 def _fill(message: Message, field: Field, value: Any, loc: str) -> list[FieldError]:
     if field.is_repeated:
-        return _fill_list(getattr(message, field.name), field, value, loc)
+        fill = _fill_map if is_map(field) else _fill_list
+        return fill(getattr(message, field.name), field, value, loc)
     if field.message_type:
         child = getattr(message, field.name)
         child.SetInParent()
@@ -95,6 +97,20 @@ def _fill_list(items: Any, field: Field, values: Any, loc: str) -> list[FieldErr
     return errors
 
 
+def _fill_map(items: Any, field: Field, values: Any, loc: str) -> list[FieldError]:
+    """A map from text to scalars, which is all that the contract has."""
+    if not isinstance(values, dict):
+        return [FieldError(loc, "must be an object")]
+    of_value = field.message_type.fields_by_name["value"]
+    errors = []
+    for key, value in values.items():
+        if mistake := _text(key) or _mistake(of_value, value):
+            errors.append(FieldError(f"{loc}.{key}", mistake))
+        else:
+            items[key] = value
+    return errors
+
+
 def _fill_message(message: Message, value: Any, loc: str) -> list[FieldError]:
     if isinstance(message, Timestamp):
         try:
@@ -103,11 +119,18 @@ def _fill_message(message: Message, value: Any, loc: str) -> list[FieldError]:
             return [FieldError(loc, "must be an RFC 3339 time with its offset")]
         return []
     if isinstance(message, Struct):
-        if not isinstance(value, dict):
-            return [FieldError(loc, "must be an object")]
-        message.update(value)
-        return []
+        return _fill_struct(message, value, loc)
     return from_json(message, value, loc)
+
+
+def _fill_struct(message: Struct, value: Any, loc: str) -> list[FieldError]:
+    if not isinstance(value, dict):
+        return [FieldError(loc, "must be an object")]
+    try:
+        message.update(value)
+    except OverflowError:
+        return [FieldError(loc, "a number in it is too large")]
+    return []
 
 
 def _mistake(field: Field, value: Any) -> str:

@@ -10,7 +10,7 @@ from aemos_core.contract import Access, Method, methods
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
-from aemos_gateway.json_codec import Field, Shape
+from aemos_gateway.json_codec import Field, Shape, is_map
 from aemos_gateway.rest import route_parameters
 
 _F = FieldDescriptor
@@ -126,6 +126,9 @@ def _schema(descriptor: Shape, schemas: dict[str, Any], leave_out: set[str] = fr
 
 
 def _field_schema(field: Field, schemas: dict[str, Any]) -> dict[str, Any]:
+    if is_map(field):
+        value = field.message_type.fields_by_name["value"]
+        return {"type": "object", "additionalProperties": _field_schema(value, schemas)}
     one = _reference(field.message_type, schemas) if field.message_type else _TYPES[field.cpp_type]
     return {"type": "array", "items": one} if field.is_repeated else one
 

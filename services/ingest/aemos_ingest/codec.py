@@ -10,27 +10,47 @@ from aemos.v1 import data_stream_pb2, device_pb2, identity_pb2, sensor_pb2, tele
 from aemos_core.errors import AemosError, invalid
 from aemos_core.paging import page_of
 from aemos_core.times import to_timestamp
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from aemos_ingest.identity_service import Login
+from aemos_ingest.labels import attributes_of, labels_of, stored_attributes
 from aemos_ingest.readings_service import Outcome
 from aemos_ingest.registry_store import AnyRow
 
 
 def device(row: AnyRow) -> device_pb2.Device:
     """A device."""
+    attributes = Struct()
+    attributes.update(attributes_of(row.attributes))
     return device_pb2.Device(
         id=row.id,
         uuid=row.uuid,
         name=row.name,
         created_at=to_timestamp(row.created_at_ms),
         creates_variables=row.creates_variables,
+        labels=labels_of(row.labels),
+        attributes=attributes,
     )
 
 
 def device_changes(request: device_pb2.UpdateDeviceRequest) -> dict[str, Any]:
-    """The columns that an update gives."""
-    return {field: getattr(request, field) for field in ("name", "creates_variables") if request.HasField(field)}
+    """The columns that an update gives; labels are for themselves, since it gives only what changes of them."""
+    given: dict[str, Any] = {
+        field: getattr(request, field) for field in ("name", "creates_variables") if request.HasField(field)
+    }
+    if request.HasField("attributes"):
+        given["attributes"] = attributes(request.attributes)
+    return given
+
+
+def attributes(given: Struct) -> str:
+    """Attributes of a request as they are stored; INVALID when there are too many or JSON does not have them."""
+    try:
+        return stored_attributes(json_format.MessageToDict(given))
+    except ValueError:  # NaN or infinity, which only gRPC can bring
+        raise invalid("attributes", "must be values that JSON has") from None
 
 
 def token(row: AnyRow, secret: str, sensor_uuid: str) -> device_pb2.DeviceToken:

@@ -80,7 +80,10 @@ class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
 
     async def CreateDevice(self, request: device_pb2.CreateDeviceRequest, context: Context) -> device_pb2.Device:
         creates = request.creates_variables if request.HasField("creates_variables") else True
-        return codec.device(await self._registry.create_device(request.name, request.uuid, creates))
+        attributes = codec.attributes(request.attributes)
+        return codec.device(
+            await self._registry.create_device(request.name, request.uuid, creates, request.labels, attributes)
+        )
 
     async def GetDevice(self, request: device_pb2.GetDeviceRequest, context: Context) -> device_pb2.Device:
         return codec.device(await self._registry.device(request.device))
@@ -88,11 +91,12 @@ class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
     async def ListDevices(
         self, request: device_pb2.ListDevicesRequest, context: Context
     ) -> device_pb2.ListDevicesResponse:
-        rows, token = await self._registry.devices(page_of(request))
+        rows, token = await self._registry.devices(page_of(request), request.label)
         return device_pb2.ListDevicesResponse(devices=map(codec.device, rows), next_page_token=token)
 
     async def UpdateDevice(self, request: device_pb2.UpdateDeviceRequest, context: Context) -> device_pb2.Device:
-        return codec.device(await self._registry.update_device(request.device, codec.device_changes(request)))
+        changes = codec.device_changes(request)
+        return codec.device(await self._registry.update_device(request.device, changes, request.labels))
 
     async def DeleteDevice(
         self, request: device_pb2.DeleteDeviceRequest, context: Context

@@ -13,11 +13,11 @@ from aemos_core.errors import invalid, unauthenticated
 from aemos_core.identity import caller
 from aemos_core.paging import Page
 from aemos_core.times import now_ms
-from sqlalchemy import Table
 
 from aemos_ingest import registry_store as store
 from aemos_ingest import tables as t
 from aemos_ingest.domain import TYPES, check_name, check_uuid
+from aemos_ingest.labels import merged_labels
 from aemos_ingest.registry_store import AnyRow
 
 Listed = tuple[Sequence[AnyRow], str]
@@ -30,10 +30,23 @@ class Registry:
         self._database = database
         self._announce = announce
 
-    async def create_device(self, name: str, uuid: str, creates_variables: bool) -> AnyRow:
-        """A new device; EXISTS when the uuid is taken."""
+    async def create_device(
+        self,
+        name: str,
+        uuid: str,
+        creates_variables: bool,
+        labels: Mapping[str, str] | None = None,
+        attributes: str = "",
+    ) -> AnyRow:
+        """A new device, its attributes as they are stored; EXISTS when the uuid is taken."""
         uuid = check_uuid("uuid", uuid or str(uuid4()))
-        values = _new(uuid=uuid, name=check_name("name", name), creates_variables=creates_variables)
+        values = _new(
+            uuid=uuid,
+            name=check_name("name", name),
+            creates_variables=creates_variables,
+            labels=merged_labels(None, labels or {}),
+            attributes=attributes,
+        )
         async with self._database.write() as connection:
             await store.add(connection, t.device, None, values)
             return await store.get_device(connection, caller().organization_id, uuid)
@@ -43,19 +56,24 @@ class Registry:
         async with self._database.read() as connection:
             return await store.get_device(connection, caller().organization_id, reference)
 
-    async def devices(self, page: Page) -> Listed:
-        """A page of devices and the token of the next."""
+    async def devices(self, page: Page, label: str = "") -> Listed:
+        """A page of devices, only those with a label "key=value" when it is given, and the token of the next."""
         async with self._database.read() as connection:
-            return page.cut(await store.list_devices(connection, caller().organization_id, page.after, page.limit))
+            return page.cut(
+                await store.list_devices(connection, caller().organization_id, page.after, page.limit, label)
+            )
 
-    async def update_device(self, reference: str, changes: Mapping[str, Any]) -> AnyRow:
-        """Changes columns of a device."""
+    async def update_device(
+        self, reference: str, changes: Mapping[str, Any], labels: Mapping[str, str] | None = None
+    ) -> AnyRow:
+        """Changes columns of a device, and of its labels those that are given: an empty value removes one."""
         if "name" in changes:
             check_name("name", changes["name"])
         async with self._database.write() as connection:
-            found = await store.get_device(connection, caller().organization_id, reference)
-            if changes:
-                await store.change(connection, t.device, found.id, found.id, dict(changes))
+            found = await store.get_device(connection, caller().organization_id, reference, lock=True)
+            values = {**changes, "labels": merged_labels(found.labels, labels)} if labels else dict(changes)
+            if values:
+                await store.change(connection, t.device, found.id, found.id, values)
             row = await store.get_device(connection, caller().organization_id, found.uuid)
         await self._announce()
         return row
@@ -117,7 +135,8 @@ class Registry:
         """Changes a sensor's name when one is given."""
         async with self._database.write() as connection:
             found = await store.get_sensor(connection, caller().organization_id, reference)
-            await _rename(connection, t.sensor, found.device_id, found.id, name)
+            if name is not None:
+                await store.change(connection, t.sensor, found.device_id, found.id, {"name": check_name("name", name)})
             return await store.get_sensor(connection, caller().organization_id, found.uuid)
 
     async def delete_sensor(self, reference: str) -> None:
@@ -202,8 +221,3 @@ class Registry:
 
 def _new(**values: Any) -> dict[str, Any]:
     return {"organization_id": caller().organization_id, "created_at_ms": now_ms(), **values}
-
-
-async def _rename(connection: Any, table: Table, device_id: int, row_id: int, name: str | None) -> None:
-    if name is not None:
-        await store.change(connection, table, device_id, row_id, {"name": check_name("name", name)})

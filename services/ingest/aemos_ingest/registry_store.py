@@ -8,11 +8,12 @@ from typing import Any
 from aemos_core import audit
 from aemos_core.errors import not_found
 from aemos_core.times import now_ms
-from sqlalchemy import ColumnElement, Select, Table, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, Table, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import tables as t
 from aemos_ingest.domain import UnknownVariable
+from aemos_ingest.labels import part_of_labels
 
 AnyRow = Any
 """A row of a query, whose columns the query names."""
@@ -44,10 +45,12 @@ async def _one(connection: AsyncConnection, query: Select[Any], what: str) -> An
     return row
 
 
-async def get_device(connection: AsyncConnection, organization_id: int, reference: str) -> AnyRow:
-    """A device by id or uuid."""
+async def get_device(
+    connection: AsyncConnection, organization_id: int, reference: str, *, lock: bool = False
+) -> AnyRow:
+    """A device by id or uuid, locked until the transaction's end when asked."""
     query = select(t.device).where(t.device.c.organization_id == organization_id, _by_reference(t.device, reference))
-    return await _one(connection, query, "device")
+    return await _one(connection, query.with_for_update() if lock else query, "device")
 
 
 async def get_sensor(connection: AsyncConnection, organization_id: int, reference: str) -> AnyRow:
@@ -78,9 +81,14 @@ async def get_variable_by_name(connection: AsyncConnection, sensor_id: int, name
     return await _one(connection, query, "telemetry data")
 
 
-async def list_devices(connection: AsyncConnection, organization_id: int, after: int, limit: int) -> Sequence[AnyRow]:
-    """At most limit + 1 devices behind an id."""
-    return await _list(connection, select(t.device), t.device, organization_id, after, limit)
+async def list_devices(
+    connection: AsyncConnection, organization_id: int, after: int, limit: int, label: str = ""
+) -> Sequence[AnyRow]:
+    """At most limit + 1 devices behind an id, with a label "key=value" when it is given."""
+    query = select(t.device)
+    if label:
+        query = query.where(func.instr(t.device.c.labels, part_of_labels(label)) > 0)
+    return await _list(connection, query, t.device, organization_id, after, limit)
 
 
 async def list_sensors(

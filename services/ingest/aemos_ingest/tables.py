@@ -62,6 +62,8 @@ device = Table(
     Column("name", String(200), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("creates_variables", Boolean, nullable=False),
+    Column("labels", Text),
+    Column("attributes", Text),
     Index("device_by_organization", "organization_id", "id"),
     **TABLE_ARGS,
 )

@@ -24,16 +24,23 @@ _sym_db = _symbol_database.Default()
 
 from aemos.v1 import options_pb2 as aemos_dot_v1_dot_options__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61\x65mos/v1/device.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"{\n\x06\x44\x65vice\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63reates_variables\x18\x05 \x01(\x08\"g\n\x13\x43reateDeviceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x1e\n\x11\x63reates_variables\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x14\n\x12_creates_variables\"\"\n\x10GetDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\";\n\x12ListDevicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x13ListDevicesResponse\x12!\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x10.aemos.v1.Device\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x13UpdateDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1e\n\x11\x63reates_variables\x18\x03 \x01(\x08H\x01\x88\x01\x01\x42\x07\n\x05_nameB\x14\n\x12_creates_variables\"%\n\x13\x44\x65leteDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteDeviceResponse\"{\n\x0b\x44\x65viceToken\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12\x13\n\x0bsensor_uuid\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"M\n\x18\x43reateDeviceTokenRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bsensor_uuid\x18\x03 \x01(\t\"6\n\x18RevokeDeviceTokenRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x03\"\x1b\n\x19RevokeDeviceTokenResponse2\xaa\x06\n\rDeviceService\x12_\n\x0c\x43reateDevice\x12\x1d.aemos.v1.CreateDeviceRequest\x1a\x10.aemos.v1.Device\"\x1e\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x14\"\x0f/api/v1/devices:\x01*\x12_\n\tGetDevice\x12\x1a.aemos.v1.GetDeviceRequest\x1a\x10.aemos.v1.Device\"$\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/devices/{device}\x12g\n\x0bListDevices\x12\x1c.aemos.v1.ListDevicesRequest\x1a\x1d.aemos.v1.ListDevicesResponse\"\x1b\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/devices\x12h\n\x0cUpdateDevice\x12\x1d.aemos.v1.UpdateDeviceRequest\x1a\x10.aemos.v1.Device\"\'\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x1d\x32\x18/api/v1/devices/{device}:\x01*\x12s\n\x0c\x44\x65leteDevice\x12\x1d.aemos.v1.DeleteDeviceRequest\x1a\x1e.aemos.v1.DeleteDeviceResponse\"$\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x1a*\x18/api/v1/devices/{device}\x12~\n\x11\x43reateDeviceToken\x12\".aemos.v1.CreateDeviceTokenRequest\x1a\x15.aemos.v1.DeviceToken\".\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02$\"\x1f/api/v1/devices/{device}/tokens:\x01*\x12\x8e\x01\n\x11RevokeDeviceToken\x12\".aemos.v1.RevokeDeviceTokenRequest\x1a#.aemos.v1.RevokeDeviceTokenResponse\"0\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02&*$/api/v1/devices/{device}/tokens/{id}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61\x65mos/v1/device.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x02\n\x06\x44\x65vice\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63reates_variables\x18\x05 \x01(\x08\x12,\n\x06labels\x18\x06 \x03(\x0b\x32\x1c.aemos.v1.Device.LabelsEntry\x12+\n\nattributes\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xfe\x01\n\x13\x43reateDeviceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x1e\n\x11\x63reates_variables\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x39\n\x06labels\x18\x04 \x03(\x0b\x32).aemos.v1.CreateDeviceRequest.LabelsEntry\x12+\n\nattributes\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x14\n\x12_creates_variables\"\"\n\x10GetDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\"J\n\x12ListDevicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\"Q\n\x13ListDevicesResponse\x12!\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x10.aemos.v1.Device\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8e\x02\n\x13UpdateDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1e\n\x11\x63reates_variables\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x39\n\x06labels\x18\x04 \x03(\x0b\x32).aemos.v1.UpdateDeviceRequest.LabelsEntry\x12+\n\nattributes\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_nameB\x14\n\x12_creates_variables\"%\n\x13\x44\x65leteDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteDeviceResponse\"{\n\x0b\x44\x65viceToken\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12\x13\n\x0bsensor_uuid\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"M\n\x18\x43reateDeviceTokenRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bsensor_uuid\x18\x03 \x01(\t\"6\n\x18RevokeDeviceTokenRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x03\"\x1b\n\x19RevokeDeviceTokenResponse2\xaa\x06\n\rDeviceService\x12_\n\x0c\x43reateDevice\x12\x1d.aemos.v1.CreateDeviceRequest\x1a\x10.aemos.v1.Device\"\x1e\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x14\"\x0f/api/v1/devices:\x01*\x12_\n\tGetDevice\x12\x1a.aemos.v1.GetDeviceRequest\x1a\x10.aemos.v1.Device\"$\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/devices/{device}\x12g\n\x0bListDevices\x12\x1c.aemos.v1.ListDevicesRequest\x1a\x1d.aemos.v1.ListDevicesResponse\"\x1b\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/devices\x12h\n\x0cUpdateDevice\x12\x1d.aemos.v1.UpdateDeviceRequest\x1a\x10.aemos.v1.Device\"\'\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x1d\x32\x18/api/v1/devices/{device}:\x01*\x12s\n\x0c\x44\x65leteDevice\x12\x1d.aemos.v1.DeleteDeviceRequest\x1a\x1e.aemos.v1.DeleteDeviceResponse\"$\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x1a*\x18/api/v1/devices/{device}\x12~\n\x11\x43reateDeviceToken\x12\".aemos.v1.CreateDeviceTokenRequest\x1a\x15.aemos.v1.DeviceToken\".\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02$\"\x1f/api/v1/devices/{device}/tokens:\x01*\x12\x8e\x01\n\x11RevokeDeviceToken\x12\".aemos.v1.RevokeDeviceTokenRequest\x1a#.aemos.v1.RevokeDeviceTokenResponse\"0\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02&*$/api/v1/devices/{device}/tokens/{id}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aemos.v1.device_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_DEVICE_LABELSENTRY']._loaded_options = None
+  _globals['_DEVICE_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_CREATEDEVICEREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_CREATEDEVICEREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_UPDATEDEVICEREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_UPDATEDEVICEREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_DEVICESERVICE'].methods_by_name['CreateDevice']._loaded_options = None
   _globals['_DEVICESERVICE'].methods_by_name['CreateDevice']._serialized_options = b'\210\265\030\004\202\323\344\223\002\024\"\017/api/v1/devices:\001*'
   _globals['_DEVICESERVICE'].methods_by_name['GetDevice']._loaded_options = None
@@ -48,30 +55,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEVICESERVICE'].methods_by_name['CreateDeviceToken']._serialized_options = b'\210\265\030\004\202\323\344\223\002$\"\037/api/v1/devices/{device}/tokens:\001*'
   _globals['_DEVICESERVICE'].methods_by_name['RevokeDeviceToken']._loaded_options = None
   _globals['_DEVICESERVICE'].methods_by_name['RevokeDeviceToken']._serialized_options = b'\210\265\030\004\202\323\344\223\002&*$/api/v1/devices/{device}/tokens/{id}'
-  _globals['_DEVICE']._serialized_start=122
-  _globals['_DEVICE']._serialized_end=245
-  _globals['_CREATEDEVICEREQUEST']._serialized_start=247
-  _globals['_CREATEDEVICEREQUEST']._serialized_end=350
-  _globals['_GETDEVICEREQUEST']._serialized_start=352
-  _globals['_GETDEVICEREQUEST']._serialized_end=386
-  _globals['_LISTDEVICESREQUEST']._serialized_start=388
-  _globals['_LISTDEVICESREQUEST']._serialized_end=447
-  _globals['_LISTDEVICESRESPONSE']._serialized_start=449
-  _globals['_LISTDEVICESRESPONSE']._serialized_end=530
-  _globals['_UPDATEDEVICEREQUEST']._serialized_start=532
-  _globals['_UPDATEDEVICEREQUEST']._serialized_end=651
-  _globals['_DELETEDEVICEREQUEST']._serialized_start=653
-  _globals['_DELETEDEVICEREQUEST']._serialized_end=690
-  _globals['_DELETEDEVICERESPONSE']._serialized_start=692
-  _globals['_DELETEDEVICERESPONSE']._serialized_end=714
-  _globals['_DEVICETOKEN']._serialized_start=716
-  _globals['_DEVICETOKEN']._serialized_end=839
-  _globals['_CREATEDEVICETOKENREQUEST']._serialized_start=841
-  _globals['_CREATEDEVICETOKENREQUEST']._serialized_end=918
-  _globals['_REVOKEDEVICETOKENREQUEST']._serialized_start=920
-  _globals['_REVOKEDEVICETOKENREQUEST']._serialized_end=974
-  _globals['_REVOKEDEVICETOKENRESPONSE']._serialized_start=976
-  _globals['_REVOKEDEVICETOKENRESPONSE']._serialized_end=1003
-  _globals['_DEVICESERVICE']._serialized_start=1006
-  _globals['_DEVICESERVICE']._serialized_end=1816
+  _globals['_DEVICE']._serialized_start=153
+  _globals['_DEVICE']._serialized_end=414
+  _globals['_DEVICE_LABELSENTRY']._serialized_start=369
+  _globals['_DEVICE_LABELSENTRY']._serialized_end=414
+  _globals['_CREATEDEVICEREQUEST']._serialized_start=417
+  _globals['_CREATEDEVICEREQUEST']._serialized_end=671
+  _globals['_CREATEDEVICEREQUEST_LABELSENTRY']._serialized_start=369
+  _globals['_CREATEDEVICEREQUEST_LABELSENTRY']._serialized_end=414
+  _globals['_GETDEVICEREQUEST']._serialized_start=673
+  _globals['_GETDEVICEREQUEST']._serialized_end=707
+  _globals['_LISTDEVICESREQUEST']._serialized_start=709
+  _globals['_LISTDEVICESREQUEST']._serialized_end=783
+  _globals['_LISTDEVICESRESPONSE']._serialized_start=785
+  _globals['_LISTDEVICESRESPONSE']._serialized_end=866
+  _globals['_UPDATEDEVICEREQUEST']._serialized_start=869
+  _globals['_UPDATEDEVICEREQUEST']._serialized_end=1139
+  _globals['_UPDATEDEVICEREQUEST_LABELSENTRY']._serialized_start=369
+  _globals['_UPDATEDEVICEREQUEST_LABELSENTRY']._serialized_end=414
+  _globals['_DELETEDEVICEREQUEST']._serialized_start=1141
+  _globals['_DELETEDEVICEREQUEST']._serialized_end=1178
+  _globals['_DELETEDEVICERESPONSE']._serialized_start=1180
+  _globals['_DELETEDEVICERESPONSE']._serialized_end=1202
+  _globals['_DEVICETOKEN']._serialized_start=1204
+  _globals['_DEVICETOKEN']._serialized_end=1327
+  _globals['_CREATEDEVICETOKENREQUEST']._serialized_start=1329
+  _globals['_CREATEDEVICETOKENREQUEST']._serialized_end=1406
+  _globals['_REVOKEDEVICETOKENREQUEST']._serialized_start=1408
+  _globals['_REVOKEDEVICETOKENREQUEST']._serialized_end=1462
+  _globals['_REVOKEDEVICETOKENRESPONSE']._serialized_start=1464
+  _globals['_REVOKEDEVICETOKENRESPONSE']._serialized_end=1491
+  _globals['_DEVICESERVICE']._serialized_start=1494
+  _globals['_DEVICESERVICE']._serialized_end=2304
 # @@protoc_insertion_point(module_scope)

@@ -478,6 +478,12 @@ class CreateDeviceRequest(betterproto2.Message):
     True when absent.
     """
 
+    labels: "dict[str, str]" = betterproto2.field(
+        4, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
+    )
+
+    attributes: "__google__protobuf__.Struct | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
+
 
 default_message_pool.register_message("aemos.v1", "CreateDeviceRequest", CreateDeviceRequest)
 
@@ -824,6 +830,18 @@ class Device(betterproto2.Message):
     creates_variables: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
     """
     A reading of an unknown variable makes the variable; otherwise it is refused.
+    """
+
+    labels: "dict[str, str]" = betterproto2.field(
+        6, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
+    )
+    """
+    What devices are grouped by, at most 32: keys are 1 to 63 of [A-Za-z0-9_.-], values 1 to 200 characters.
+    """
+
+    attributes: "__google__protobuf__.Struct | None" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    What rules and people know of it besides: at most 16 KiB as JSON. Numbers are doubles.
     """
 
 
@@ -1362,6 +1380,11 @@ class ListDevicesRequest(betterproto2.Message):
     """
 
     page_token: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    label: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Only those with this label, as "key=value".
+    """
 
 
 default_message_pool.register_message("aemos.v1", "ListDevicesRequest", ListDevicesRequest)
@@ -2658,6 +2681,18 @@ class UpdateDeviceRequest(betterproto2.Message):
     name: "str | None" = betterproto2.field(2, betterproto2.TYPE_STRING, optional=True)
 
     creates_variables: "bool | None" = betterproto2.field(3, betterproto2.TYPE_BOOL, optional=True)
+
+    labels: "dict[str, str]" = betterproto2.field(
+        4, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
+    )
+    """
+    Sets these labels and keeps the others; an empty value removes one.
+    """
+
+    attributes: "__google__protobuf__.Struct | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Replaces all attributes.
+    """
 
 
 default_message_pool.register_message("aemos.v1", "UpdateDeviceRequest", UpdateDeviceRequest)

@@ -1,0 +1,40 @@
+"""The REST JSON: maps and free objects, in bodies and in the OpenAPI page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aemos.v1 import device_pb2
+from aemos_core.errors import FieldError
+from aemos_gateway.json_codec import from_json, to_json
+from aemos_gateway.openapi import document
+
+
+def test_a_map_and_an_object_come_back_as_they_went_in() -> None:
+    """Labels and attributes of a device."""
+    body = {"name": "n", "labels": {"site": "north"}, "attributes": {"limits": [1, 2.5], "on": True, "x": None}}
+    message = device_pb2.CreateDeviceRequest()
+    assert from_json(message, body) == []
+    assert {name: to_json(message)[name] for name in body} == body
+
+
+@pytest.mark.parametrize(
+    ("body", "mistake"),
+    [
+        ({"labels": ["a"]}, FieldError("labels", "must be an object")),
+        ({"labels": {"a": 1}}, FieldError("labels.a", "must be text")),
+        ({"labels": {"a": None}}, FieldError("labels.a", "must be text")),
+        ({"attributes": "x"}, FieldError("attributes", "must be an object")),
+        ({"attributes": {"x": 10**400}}, FieldError("attributes", "a number in it is too large")),
+    ],
+)
+def test_a_mistake_in_a_map_has_its_place(body: dict[str, Any], mistake: FieldError) -> None:
+    """As in every other field."""
+    assert from_json(device_pb2.CreateDeviceRequest(), body) == [mistake]
+
+
+def test_the_openapi_page_says_what_a_map_holds() -> None:
+    """An object with values of one type."""
+    device = document()["components"]["schemas"]["Device"]["properties"]
+    assert device["labels"] == {"type": "object", "additionalProperties": {"type": "string"}}
