@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -57,12 +58,21 @@ async def _main(name: str, settings: ServiceSettings, wire: Wire) -> None:
         loop.add_signal_handler(signum, stop.set)
     with telemetry.exporting(name, settings):
         async with wire() as components, asyncio.TaskGroup() as group:
+            _spare_the_collector()
             tasks = [group.create_task(_run(c, stop), name=type(c).__name__) for c in components]
             _notify_ready()
             log.info("ready")
             await stop.wait()
             await _drain(tasks, settings.drain_seconds)
     log.info("stopped")
+
+
+def _spare_the_collector() -> None:
+    """What was made at the start stays for good, and hot paths make thousands of objects a batch, hardly any in cycles:
+    looking at all of them every 700 costs a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
 
 
 async def _run(component: Component, stop: asyncio.Event) -> None:

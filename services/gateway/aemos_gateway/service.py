@@ -21,9 +21,10 @@ from aemos_gateway.quota import Quota
 from aemos_gateway.readings import Receipt, Sent, Stored, decode, in_batch
 
 WRITE_SECONDS = 10.0
-MOST_WAITING = 20_000
-"""Readings that may wait for ingest in one gateway process; more are refused as unavailable."""
-MOST_PER_CALL = 1_000
+MOST_WAITING = 50_000
+"""What may wait for ingest in one gateway process, by `_weight`; more is refused as unavailable."""
+MOST_PER_CALL = 2_000
+"""By `_weight`: about 2.5 MB, well under what gRPC takes."""
 _KEY_BITS = 48
 
 Done = Callable[[Receipt | BaseException], None]
@@ -49,7 +50,7 @@ class Uplink:
         self._quota = quota
         self._groups = 0
         self._batcher: Batcher[list[data_stream_pb2.NewReading], Results] = Batcher(
-            self._write, max_batch=MOST_PER_CALL, max_waiting=MOST_WAITING, weight=len
+            self._write, max_batch=MOST_PER_CALL, max_waiting=MOST_WAITING, weight=_weight
         )
 
     def put(
@@ -120,6 +121,11 @@ class Uplink:
             cut.append(results[at : at + len(payload)])
             at += len(payload)
         return cut
+
+
+def _weight(messages: Sequence[data_stream_pb2.NewReading]) -> int:
+    """Readings, and KiB of their values: neither many nor large ones make a call too large."""
+    return sum(1 + len(message.value) // 1024 for message in messages)
 
 
 def _finish(sent: Sent, span: Span | None, done: Done, is_partial: bool, results: Results | BaseException) -> None:

@@ -45,6 +45,7 @@ class Source:
     sensors: dict[str, Sensor]
     bound: str
     creates_variables: bool = True
+    first: Sensor | None = None
 
     def sensor(self, uuid: str) -> Sensor:
         """The sensor a reading is for: the named one, the token's own, or the device's first."""
@@ -52,7 +53,7 @@ class Source:
             if uuid and uuid != self.bound:
                 raise invalid("sensorUuid", "is not the sensor of this token", "unknown_sensor")
             uuid = self.bound
-        found = self.sensors.get(uuid) if uuid else next(iter(self.sensors.values()), None)
+        found = self.sensors.get(uuid) if uuid else self.first
         if found is None:
             raise invalid("sensorUuid", "is no sensor of this device", "unknown_sensor")
         return found

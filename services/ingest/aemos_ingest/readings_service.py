@@ -136,10 +136,7 @@ class Readings:
         for reading_id, one in enumerate(fresh, await self._ids.take(len(fresh))):
             one.message.id = reading_id
             partitions.setdefault(one.partition, job_pb2.ReadingBatch()).readings.append(one.message)
-        rows = [
-            Row(EVALUATE_READINGS.name, partition, batch.SerializeToString(), len(batch.readings))
-            for partition, batch in partitions.items()
-        ]
+        rows = [_row(partition, batch) for partition, batch in partitions.items()]
         names = {
             one.name: Message(one.digest, one.message.id, one.message.received_at_ms)
             for one in fresh
@@ -194,13 +191,14 @@ def _is_accepted(outcome: Outcome) -> bool:
     return isinstance(outcome, Accepted)
 
 
-def _values(one: Accepted) -> dict[str, Any]:
+def _row(partition: int, batch: job_pb2.ReadingBatch) -> Row:
+    """What a job takes is bounded by its readings and by their KiB."""
+    payload = batch.SerializeToString()
+    return Row(EVALUATE_READINGS.name, partition, payload, max(len(batch.readings), len(payload) // 1024))
+
+
+def _values(one: Accepted) -> readings_store.Values:
     message = one.message
-    return {
-        "telemetry_data_id": message.telemetry_data_id,
-        "received_at_ms": message.received_at_ms,
-        "id": message.id,
-        "value": message.text,
-        "number": message.number if message.HasField("number") else None,
-        "origin_key": one.request.origin_key or None,
-    }
+    number = message.number if message.HasField("number") else None
+    origin = one.request.origin_key or None
+    return message.telemetry_data_id, message.received_at_ms, message.id, message.text, number, origin

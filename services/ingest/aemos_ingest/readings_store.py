@@ -49,6 +49,12 @@ class ReadingIds:
             return int(found.scalar_one()) - count
 
 
+_COLUMNS = ("telemetry_data_id", "received_at_ms", "id", "value", "number", "origin_key")
+_INSERT = f"INSERT INTO {t.data_stream.name} ({', '.join(_COLUMNS)}) VALUES ({{}})"
+Values = tuple[int, int, int, str, float | None, int | None]
+"""A row, in the order of these columns."""
+
+
 class Message(NamedTuple):
     """What a messageId stands for."""
 
@@ -64,7 +70,7 @@ Messages = Mapping[tuple[int, str], Message]
 async def store(
     database: Database,
     outbox: OutboxRows,
-    readings: Sequence[dict[str, Any]],
+    readings: Sequence[Values],
     names: Mapping[tuple[int, str], Message],
     announcements: Sequence[Row],
 ) -> list[Row]:
@@ -72,6 +78,8 @@ async def store(
 
     Raises EXISTS when another process stores a reading of the same name meanwhile.
     """
+    # The driver's own statement: SQLAlchemy would make a dictionary of each row, a tenth of what a reading costs here.
+    insertion = _INSERT.format(", ".join(["?" if database.is_sqlite else "%s"] * len(_COLUMNS)))
     async with database.write() as connection:
         if names:
             at = now_ms()
@@ -80,7 +88,7 @@ async def store(
             ]
             await connection.execute(insert(t.reading_message), values)
         for start in range(0, len(readings), _INSERT_AT_ONCE):
-            await connection.execute(insert(t.data_stream), readings[start : start + _INSERT_AT_ONCE])
+            await connection.exec_driver_sql(insertion, list(readings[start : start + _INSERT_AT_ONCE]))
         return await outbox.add(connection, announcements)
 
 

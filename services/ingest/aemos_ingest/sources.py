@@ -49,14 +49,16 @@ class Sources:
             rows = await store.sensors_of(connection, {token.device_id for token in tokens})
         sensors = _sensors_by_device(rows)
         for token in tokens:
+            of_device = sensors.get(token.device_id, {})
             self._sources[token.id] = Source(
                 token.organization_id,
                 token.device_id,
                 token.device_uuid,
                 zlib.crc32(token.device_uuid.encode()) % self._partitions,
-                sensors.get(token.device_id, {}),
+                of_device,
                 token.sensor_uuid or "",
                 token.creates_variables,
+                next(iter(of_device.values()), None),
             )
 
     async def create_variables(self, unknown: Iterable[UnknownVariable]) -> None:
