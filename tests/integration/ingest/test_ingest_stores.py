@@ -204,7 +204,7 @@ async def test_pages_of_readings_are_whole_and_in_order(database: Database) -> N
 @pytest.mark.parametrize("broken", ["reading", "message", "outbox"])
 async def test_a_batch_is_stored_whole_or_not(database: Database, broken: str) -> None:
     """Readings, what devices call them, and what announces them are one transaction."""
-    named = {(7, "m"): Message(b"d" * 32, 1, 1)}
+    named = {(7, "m"): Message(b"d" * 16, 1, 1)}
     if broken == "message":
         await readings_store.store(database, FakeOutbox(), [], named, [])
     sent = [row(1), row(2), row(1 if broken == "reading" else 3)]
