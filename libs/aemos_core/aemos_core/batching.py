@@ -22,7 +22,7 @@ class Batcher(Generic[T, R]):
     """Hands items to `send` in batches, with at most `in_flight` batches under way; nobody waits for a timer.
 
     `send` gets the items in order and returns one result for each, or raises: then every item of the batch gets the
-    exception. `max_batch` and `max_waiting` count what `weight` says of an item. A full queue refuses with BUSY.
+    exception, and so it does when there are not as many results as items. `max_batch` and `max_waiting` count what `weight` says of an item. A full queue refuses with BUSY.
     """
 
     def __init__(
@@ -71,17 +71,20 @@ class Batcher(Generic[T, R]):
         return await future
 
     async def drain(self) -> None:
-        """Waits until nothing is left; callers bound it with a deadline."""
+        """Waits until nothing is left; callers bound it with a deadline, at which what is under way goes on."""
         while not self.idle:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._tasks:
+                await asyncio.wait(self._tasks)
             await asyncio.sleep(0)
 
     def cancel(self) -> None:
-        """Cuts what is under way and drops what waits."""
-        self._waiting.clear()
+        """Cuts what is under way and drops what waits: both get CancelledError."""
+        dropped, self._waiting = self._waiting, deque()
         self._waiting_weight = 0
         for task in self._tasks:
             task.cancel()
+        for _, done in dropped:
+            done(asyncio.CancelledError())
 
     def _start(self) -> None:
         self._start_scheduled = False
@@ -104,6 +107,8 @@ class Batcher(Generic[T, R]):
         results: Sequence[R | BaseException]
         try:
             results = await self._send([item for item, _ in batch])
+            if len(results) != len(batch):
+                raise ValueError(f"{len(results)} results of {len(batch)} items")
         except BaseException as error:
             results = [error] * len(batch)
             if not isinstance(error, Exception):
