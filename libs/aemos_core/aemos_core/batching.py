@@ -22,7 +22,8 @@ class Batcher(Generic[T, R]):
     """Hands items to `send` in batches, with at most `in_flight` batches under way; nobody waits for a timer.
 
     `send` gets the items in order and returns one result for each, or raises: then every item of the batch gets the
-    exception, and so it does when there are not as many results as items. `max_batch` and `max_waiting` count what `weight` says of an item. A full queue refuses with BUSY.
+    exception, as it does when the number of results is another. `max_batch` and `max_waiting` count what `weight` says
+    of an item. A full queue refuses with UNAVAILABLE.
     """
 
     def __init__(
