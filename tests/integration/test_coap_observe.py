@@ -11,7 +11,7 @@ from aiocoap.numbers.constants import TransportTuning
 from aiocoap.numbers.types import Type
 
 from tests.support.coap_client import ACK, NON, OBSERVE, RST, RawClient, notifications, raw_client
-from tests.support.fake_coap import OURS, TOKEN, Edge, running_edge
+from tests.support.fake_coap import OURS, THEIR_TOKEN, THEIRS, TOKEN, Edge, running_edge
 from tests.support.redis_server import until
 
 pytestmark = pytest.mark.asyncio
@@ -107,6 +107,17 @@ async def test_observer_whose_token_was_revoked(edge: Edge, client: RawClient) -
     told = await client.message()
     assert (told.code.dotted, told.opt.observe) == ("4.01", None)
     assert edge.downlink.all() == []
+
+
+async def test_quiet_observer_whose_token_was_revoked(edge: Edge, client: RawClient) -> None:
+    """It is told 4.01 though there is nothing to hear, and the others are told nothing."""
+    await observe(client)
+    async with raw_client(edge.port) as other:
+        await other.observe(THEIRS.device_uuid, device=THEIR_TOKEN)
+        edge.auth.revoke(TOKEN)
+        assert (await client.message()).code.dotted == "4.01"
+        assert [listener.device_uuid for listener in edge.downlink.all()] == [THEIRS.device_uuid]
+        assert other.received.empty()
 
 
 async def test_too_many_observers(edge: Edge, client: RawClient) -> None:

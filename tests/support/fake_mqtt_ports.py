@@ -128,12 +128,12 @@ class World:
 
 
 @asynccontextmanager
-async def world(limits: Limits | None = None) -> AsyncIterator[World]:
+async def world(limits: Limits | None = None, real_auth: DeviceAuth | None = None) -> AsyncIterator[World]:
     """A running edge on a free port; it must leave no task, no listener and no error in the log behind."""
     before, errors = asyncio.all_tasks(), Errors()
     logging.getLogger().addHandler(errors)
     auth, uplink, downlink = FakeAuth(), FakeUplink(), Downlink()
-    async with mqtt_edge("127.0.0.1", 0, auth, uplink, downlink, limits) as edge:
+    async with mqtt_edge("127.0.0.1", 0, real_auth or auth, uplink, downlink, limits) as edge:
         it = World(edge, auth, uplink, downlink)
         running = asyncio.create_task(edge.run(it.stop))
         try:

@@ -17,7 +17,9 @@ from aemos_core.times import now_ms
 from aemos_ingest import codec, tables
 from aemos_ingest.readings_service import Readings
 from aemos_ingest.registry_service import Registry
+from aemos_ingest.sightings import Sightings
 from aemos_ingest.sources import Sources
+from aemos_ingest.token_service import DeviceTokens
 from sqlalchemy import func, select
 
 ADMIN = Caller(1, 1, "admin", "token")
@@ -37,10 +39,6 @@ class KeptOutbox(Outbox):
         """Leaves them in the table."""
 
 
-async def _nobody_listens() -> None:
-    """Of the registry."""
-
-
 @dataclass
 class Ingest:
     """One ingest process on a database, and a device with a sensor."""
@@ -48,6 +46,9 @@ class Ingest:
     database: Database
     registry: Registry
     readings: Readings
+    tokens: DeviceTokens
+    sightings: Sightings
+    sources: Sources
     token_id: int = 0
     device_id: int = 0
 
@@ -71,13 +72,16 @@ async def ingest(database: Database, like: Ingest | None = None) -> AsyncIterato
     """A process; with a device of its own, or beside another process, for its device."""
     set_caller(ADMIN)
     sources = Sources(database, 2)
-    readings = Readings(database, KeptOutbox(database, tables.outbox), sources, Unreachable())  # type: ignore[arg-type]
-    one = Ingest(database, Registry(database, _nobody_listens), readings)
+    sightings = Sightings(database, sources)
+    outbox = KeptOutbox(database, tables.outbox)
+    readings = Readings(database, outbox, sources, sightings, Unreachable())  # type: ignore[arg-type]
+    tokens = DeviceTokens(database, sources.refresh, sightings)
+    one = Ingest(database, Registry(database, sources.refresh), readings, tokens, sightings, sources)
     if like is None:
         device = await one.registry.create_device("Freezer", "freezer-1", True)
         await one.registry.create_sensor("freezer-1", "Thermometer", "sensor-1")
         await one.registry.create_variable("sensor-1", "temperature", "number", "°C")
-        one.token_id, one.device_id = (await one.registry.create_token("freezer-1", "t", ""))[0].id, device.id
+        one.token_id, one.device_id = (await tokens.create("freezer-1", "t"))[0].id, device.id
     else:
         one.token_id, one.device_id = like.token_id, like.device_id
     stop = asyncio.Event()

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from aemos_core.redis_link import wait
 from aiocoap import Context
 
 from aemos_gateway.coap_observers import Observers
@@ -18,19 +19,22 @@ from aemos_gateway.downlink import Downlink
 from aemos_gateway.service import Uplink
 
 _LIBRARY_LOG = "aiocoap.edge"
+_CHECK_SECONDS = 1.0
 
 
 class CoapEdge:
     """A component: the open edge. `port` is the one it listens on."""
 
-    def __init__(self, uploads: Uploads, observers: Observers, port: int) -> None:
+    def __init__(self, auth: DeviceAuth, uploads: Uploads, observers: Observers, port: int) -> None:
+        self._auth = auth
         self._uploads = uploads
         self._observers = observers
         self.port = port
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serves; after `stop` refuses what is new, and ends when what was taken is answered."""
-        await stop.wait()
+        """Ends observations whose token was; after `stop` refuses what is new, until what was taken is answered."""
+        while not await wait(stop, _CHECK_SECONDS):
+            self._observers.check(self._auth.known)
         self._observers.close()
         await self._uploads.drain()
 
@@ -47,6 +51,6 @@ async def coap_edge(
     context = Context(asyncio.get_running_loop(), serversite=site, loggername=_LIBRARY_LOG)
     site.messages = open_port(context, host, port, uploads)
     try:
-        yield CoapEdge(uploads, observers, site.messages.address[1])
+        yield CoapEdge(auth, uploads, observers, site.messages.address[1])
     finally:
         await context.shutdown()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
+from itertools import count, islice
 
 import msgspec
 from aemos_core.errors import AemosError, Kind, unavailable
@@ -21,6 +21,10 @@ MOST_PER_DEVICE = 20
 MOST_WAITING = 16
 """Notifications that wait for a slow client; the oldest gives way."""
 MOST_REMEMBERED = 10_000
+CHECK = b""
+"""What an inbox gives when its observer may no longer be allowed to hear."""
+_MOST_CHECKED = 256
+"""Observers that look at the same time whether their tokens still hold."""
 REFRESH_SECONDS = 900
 """The newest notification is sent again after this long without one, so a client that is gone is found out."""
 _RETRY_SECONDS = 60
@@ -59,6 +63,11 @@ class Inbox:
             self._waiting.get_nowait()
         self._waiting.put_nowait(payload)
 
+    def check(self) -> None:
+        """Wakes the observer to look at its token; one that has something to be told does so anyway."""
+        if self._waiting.empty():
+            self._waiting.put_nowait(CHECK)
+
     async def next(self, seconds: float = REFRESH_SECONDS) -> bytes | None:
         """The next notification, None when none came in `seconds`; UNAVAILABLE when the observation is over."""
         try:
@@ -77,6 +86,7 @@ class Observers:
     def __init__(self, downlink: Downlink) -> None:
         self._downlink = downlink
         self._inboxes: dict[Inbox, Listener] = {}
+        self._tokens: dict[Inbox, bytes] = {}
         self._per_device: Counter[str] = Counter()
         self._newest: dict[str, bytes] = {}
         self._closed = False
@@ -95,7 +105,7 @@ class Observers:
         return next(self._numbers) % _SEQUENCE
 
     @contextmanager
-    def registered(self, device_uuid: str, peer: str) -> Iterator[Inbox]:
+    def registered(self, device_uuid: str, peer: str, token: bytes) -> Iterator[Inbox]:
         """An inbox that fills for as long as the block lasts; UNAVAILABLE when there are too many."""
         if self._closed:
             raise unavailable("this server is stopping")
@@ -107,17 +117,23 @@ class Observers:
         listener = Listener(
             device_uuid, "coap", peer, partial(self._heard, inbox, device_uuid), partial(inbox.put, None)
         )
-        self._inboxes[inbox] = listener
+        self._inboxes[inbox], self._tokens[inbox] = listener, token
         self._per_device[device_uuid] += 1
         self._downlink.add(listener)
         try:
             yield inbox
         finally:
             self._downlink.remove(listener)
-            del self._inboxes[inbox]
+            del self._inboxes[inbox], self._tokens[inbox]
             self._per_device[device_uuid] -= 1
             if not self._per_device[device_uuid]:
                 del self._per_device[device_uuid]
+
+    def check(self, is_known: Callable[[bytes], object]) -> None:
+        """Has those look again whose tokens are not known to hold: revoked, expired, or just not looked at for long."""
+        unsure = (inbox for inbox, token in self._tokens.items() if not is_known(token))
+        for inbox in islice(unsure, _MOST_CHECKED):
+            inbox.check()
 
     def close(self) -> None:
         """Ends every observation, with a word to its client, and begins no other."""

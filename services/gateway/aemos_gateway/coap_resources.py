@@ -17,7 +17,7 @@ from aiocoap.util.linkformat import Link, LinkFormat
 from aemos_gateway import coap_answers
 from aemos_gateway.coap_answers import JSON, LINK_FORMAT, MOST_PAYLOAD, CoapError
 from aemos_gateway.coap_blocks import Block, Blocks
-from aemos_gateway.coap_observers import REFRESH_SECONDS, Observers
+from aemos_gateway.coap_observers import CHECK, REFRESH_SECONDS, Observers
 from aemos_gateway.coap_transport import EdgeMessages, as_message
 from aemos_gateway.coap_uploads import Uploads
 from aemos_gateway.device_auth import DeviceAuth
@@ -98,13 +98,18 @@ class Site:
 
     async def _observe(self, pipe: Pipe, device_uuid: str) -> None:
         await self._owner(pipe.request)
-        with self._observers.registered(device_uuid, pipe.request.remote.hostinfo) as inbox:
+        remote = pipe.request.remote
+        with self._observers.registered(device_uuid, remote.hostinfo, _token(pipe.request)) as inbox:
             payload = self._observers.newest(device_uuid)
+            self._notify(pipe, payload)
             while True:
-                self._notify(pipe, payload)
-                payload = await inbox.next() or payload
-                await self.messages.ready(pipe.request.remote)
+                heard = await inbox.next()
+                if heard != CHECK:
+                    await self.messages.ready(remote)
                 await self._still_owner(pipe.request)
+                if heard != CHECK:
+                    payload = heard or payload
+                    self._notify(pipe, payload)
 
     def _notify(self, pipe: Pipe, payload: bytes) -> None:
         """Confirmable, even if the request was not: that is how a client that died is found out (RFC 7641, 4.5)."""

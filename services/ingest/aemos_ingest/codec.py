@@ -9,7 +9,7 @@ from typing import Any
 from aemos.v1 import data_stream_pb2, device_pb2, identity_pb2, sensor_pb2, telemetry_data_pb2
 from aemos_core.errors import AemosError, invalid
 from aemos_core.paging import page_of
-from aemos_core.times import to_timestamp
+from aemos_core.times import now_ms, to_timestamp
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -32,6 +32,7 @@ def device(row: AnyRow) -> device_pb2.Device:
         creates_variables=row.creates_variables,
         labels=labels_of(row.labels),
         attributes=attributes,
+        last_seen_at=_if_known(row.last_seen_at_ms),
     )
 
 
@@ -53,11 +54,33 @@ def attributes(given: Struct) -> str:
         raise invalid("attributes", "must be values that JSON has") from None
 
 
-def token(row: AnyRow, secret: str, sensor_uuid: str) -> device_pb2.DeviceToken:
-    """A token with its secret."""
+def token(row: AnyRow, secret: str = "") -> device_pb2.DeviceToken:
+    """A token, with its secret only when it was made just now."""
     return device_pb2.DeviceToken(
-        id=row.id, name=row.name, token=secret, sensor_uuid=sensor_uuid, created_at=to_timestamp(row.created_at_ms)
+        id=row.id,
+        name=row.name,
+        token=secret,
+        sensor_uuid=row.sensor_uuid or "",
+        created_at=to_timestamp(row.created_at_ms),
+        expires_at=_if_known(row.expires_at_ms),
+        last_used_at=_if_known(row.last_used_at_ms),
+        revoked_at=_if_known(row.revoked_at_ms),
     )
+
+
+def device_identity(row: AnyRow) -> identity_pb2.DeviceIdentity:
+    """The device behind a valid token."""
+    return identity_pb2.DeviceIdentity(
+        token_id=row.id,
+        organization_id=row.organization_id,
+        device_id=row.device_id,
+        device_uuid=row.device_uuid,
+        valid_for_ms=0 if row.expires_at_ms is None else max(row.expires_at_ms - now_ms(), 1),
+    )
+
+
+def _if_known(ms: int | None) -> Timestamp | None:
+    return None if ms is None else to_timestamp(ms)
 
 
 def sensor(row: AnyRow) -> sensor_pb2.Sensor:

@@ -21,14 +21,18 @@ from aemos_ingest import codec
 from aemos_ingest.identity_service import Identity
 from aemos_ingest.readings_service import Readings
 from aemos_ingest.registry_service import Registry
+from aemos_ingest.token_service import DeviceTokens
+
+_OVERLAP_SECONDS = 24 * 60 * 60
 
 
 class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     """Who is who."""
 
-    def __init__(self, identity: Identity, registry: Registry) -> None:
+    def __init__(self, identity: Identity, registry: Registry, tokens: DeviceTokens) -> None:
         self._identity = identity
         self._registry = registry
+        self._tokens = tokens
 
     async def CreateOrganization(
         self, request: identity_pb2.CreateOrganizationRequest, context: Context
@@ -57,13 +61,7 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     async def ResolveDeviceToken(
         self, request: identity_pb2.ResolveDeviceTokenRequest, context: Context
     ) -> identity_pb2.DeviceIdentity:
-        row = await self._registry.resolve_token(request.token_sha256)
-        return identity_pb2.DeviceIdentity(
-            token_id=row.id,
-            organization_id=row.organization_id,
-            device_id=row.device_id,
-            device_uuid=row.device_uuid,
-        )
+        return codec.device_identity(await self._tokens.resolve(request.token_sha256))
 
     async def ListRegistryChanges(
         self, request: identity_pb2.ListRegistryChangesRequest, context: Context
@@ -75,8 +73,9 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
 class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
     """Devices and their tokens."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, tokens: DeviceTokens) -> None:
         self._registry = registry
+        self._tokens = tokens
 
     async def CreateDevice(self, request: device_pb2.CreateDeviceRequest, context: Context) -> device_pb2.Device:
         creates = request.creates_variables if request.HasField("creates_variables") else True
@@ -107,12 +106,25 @@ class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
     async def CreateDeviceToken(
         self, request: device_pb2.CreateDeviceTokenRequest, context: Context
     ) -> device_pb2.DeviceToken:
-        return codec.token(*await self._registry.create_token(request.device, request.name, request.sensor_uuid))
+        expires_at_ms = codec.bound_ms(request, "expires_at") if request.HasField("expires_at") else None
+        return codec.token(*await self._tokens.create(request.device, request.name, request.sensor_uuid, expires_at_ms))
+
+    async def ListDeviceTokens(
+        self, request: device_pb2.ListDeviceTokensRequest, context: Context
+    ) -> device_pb2.ListDeviceTokensResponse:
+        rows, token = await self._tokens.page(request.device, page_of(request))
+        return device_pb2.ListDeviceTokensResponse(tokens=map(codec.token, rows), next_page_token=token)
+
+    async def RotateDeviceToken(
+        self, request: device_pb2.RotateDeviceTokenRequest, context: Context
+    ) -> device_pb2.DeviceToken:
+        overlap = request.overlap_seconds if request.HasField("overlap_seconds") else _OVERLAP_SECONDS
+        return codec.token(*await self._tokens.rotate(request.device, request.id, overlap))
 
     async def RevokeDeviceToken(
         self, request: device_pb2.RevokeDeviceTokenRequest, context: Context
     ) -> device_pb2.RevokeDeviceTokenResponse:
-        await self._registry.revoke_token(request.device, request.id)
+        await self._tokens.revoke(request.device, request.id)
         return device_pb2.RevokeDeviceTokenResponse()
 
 

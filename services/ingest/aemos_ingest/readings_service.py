@@ -26,6 +26,7 @@ from aemos_ingest import readings_store, registry_store, repeats
 from aemos_ingest.domain import Source, UnknownVariable, type_of, typed_value
 from aemos_ingest.readings_store import Message
 from aemos_ingest.repeats import Accepted
+from aemos_ingest.sightings import Sightings
 from aemos_ingest.sources import Sources
 
 log = logging.getLogger("aemos.ingest")
@@ -49,11 +50,13 @@ class Readings:
         database: Database,
         outbox: OutboxRows,
         sources: Sources,
+        sightings: Sightings,
         redis: RedisClient,
     ) -> None:
         self._database = database
         self._outbox = outbox
         self._sources = sources
+        self._sightings = sightings
         self._redis = redis
         self._ids = readings_store.ReadingIds(database)
         self._commits: Batcher[Sequence[Accepted], None] = Batcher(
@@ -63,12 +66,14 @@ class Readings:
 
     async def write(self, readings: Sequence[pb.NewReading], carried: bytes) -> list[Outcome]:
         """Stores what can be stored, durable when it returns; says of each reading what became of it."""
-        outcomes = await self._accept_all(readings)
+        tokens = {reading.token_id for reading in readings}
+        outcomes = await self._accept_all(readings, tokens)
         _refuse_groups(readings, outcomes)
         accepted = [outcome for outcome in outcomes if isinstance(outcome, Accepted)]
         if accepted:
             with telemetry.child(telemetry.SPAN_COMMIT, carried, {"batch.size": len(accepted)}):
                 await self._commits.submit(accepted)
+            self._sightings.saw(tokens)
         return outcomes
 
     async def query(
@@ -90,8 +95,7 @@ class Readings:
         await self._commits.drain()
         await self._live.drain()
 
-    async def _accept_all(self, readings: Sequence[pb.NewReading]) -> list[Outcome]:
-        tokens = {reading.token_id for reading in readings}
+    async def _accept_all(self, readings: Sequence[pb.NewReading], tokens: set[int]) -> list[Outcome]:
         await self._sources.load(tokens)
         outcomes = [self._accept(reading) for reading in readings]
         unknown = [outcome for outcome in outcomes if isinstance(outcome, UnknownVariable) and outcome.may_be_made]

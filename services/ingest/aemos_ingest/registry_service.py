@@ -1,15 +1,13 @@
-"""Use cases of the registry: devices, sensors, variables and tokens of the caller's organization."""
+"""Use cases of the registry: devices, sensors and variables of the caller's organization."""
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 from aemos_core.database import Database
-from aemos_core.errors import invalid, unauthenticated
+from aemos_core.errors import invalid
 from aemos_core.identity import caller
 from aemos_core.paging import Page
 from aemos_core.times import now_ms
@@ -40,7 +38,7 @@ class Registry:
     ) -> AnyRow:
         """A new device, its attributes as they are stored; EXISTS when the uuid is taken."""
         uuid = check_uuid("uuid", uuid or str(uuid4()))
-        values = _new(
+        values = new_row(
             uuid=uuid,
             name=check_name("name", name),
             creates_variables=creates_variables,
@@ -85,35 +83,12 @@ class Registry:
             await store.remove(connection, t.device, found.id, found.id)
         await self._announce()
 
-    async def create_token(self, device: str, name: str, sensor_uuid: str) -> tuple[AnyRow, str, str]:
-        """A new token: its row, the secret that is shown this once, and the uuid of the sensor it is bound to."""
-        secret = secrets.token_urlsafe(24)
-        async with self._database.write() as connection:
-            owner = await store.get_device(connection, caller().organization_id, device)
-            sensor = await self._sensor_of(connection, owner.id, sensor_uuid) if sensor_uuid else None
-            values = _new(
-                device_id=owner.id,
-                sensor_id=sensor.id if sensor else None,
-                name=check_name("name", name),
-                token_sha256=hashlib.sha256(secret.encode()).digest(),
-            )
-            token_id = await store.add(connection, t.device_token, owner.id, values)
-            return await store.get_token(connection, owner.id, token_id), secret, sensor_uuid
-
-    async def revoke_token(self, device: str, token_id: int) -> None:
-        """Ends a token; again is the same as once."""
-        async with self._database.write() as connection:
-            owner = await store.get_device(connection, caller().organization_id, device)
-            await store.get_token(connection, owner.id, token_id)
-            await store.change(connection, t.device_token, owner.id, token_id, {"revoked_at_ms": now_ms()})
-        await self._announce()
-
     async def create_sensor(self, device: str, name: str, uuid: str) -> AnyRow:
         """A new sensor of a device; EXISTS when the uuid is taken."""
         uuid = check_uuid("uuid", uuid or str(uuid4()))
         async with self._database.write() as connection:
             owner = await store.get_device(connection, caller().organization_id, device)
-            values = _new(device_id=owner.id, uuid=uuid, name=check_name("name", name))
+            values = new_row(device_id=owner.id, uuid=uuid, name=check_name("name", name))
             await store.add(connection, t.sensor, owner.id, values)
             row = await store.get_sensor(connection, caller().organization_id, uuid)
         await self._announce()
@@ -195,14 +170,6 @@ class Registry:
             await store.remove(connection, t.telemetry_data, found.device_id, found.id)
         await self._announce()
 
-    async def resolve_token(self, digest: bytes) -> AnyRow:
-        """The token with this SHA-256, with its device; UNAUTHENTICATED when there is no valid one."""
-        async with self._database.read() as connection:
-            found = await store.find_token(connection, digest)
-        if found is None:
-            raise unauthenticated()
-        return found
-
     async def changes(self, since_ms: int) -> tuple[list[int], int]:
         """The devices that changed since, and the time to ask from next."""
         now = now_ms()
@@ -211,13 +178,7 @@ class Registry:
         async with self._database.read() as connection:
             return await store.changes_since(connection, since_ms), now
 
-    @staticmethod
-    async def _sensor_of(connection: Any, device_id: int, uuid: str) -> AnyRow:
-        found = await store.get_sensor(connection, caller().organization_id, uuid)
-        if found.device_id != device_id:
-            raise invalid("sensorUuid", "is no sensor of this device")
-        return found
 
-
-def _new(**values: Any) -> dict[str, Any]:
+def new_row(**values: Any) -> dict[str, Any]:
+    """The columns of a new row of the caller's organization."""
     return {"organization_id": caller().organization_id, "created_at_ms": now_ms(), **values}

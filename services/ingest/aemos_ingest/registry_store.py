@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aemos_core import audit
 from aemos_core.errors import not_found
 from aemos_core.times import now_ms
-from sqlalchemy import ColumnElement, Select, Table, delete, func, insert, select, update
+from sqlalchemy import Column, ColumnElement, Select, Table, case, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import tables as t
@@ -66,12 +66,29 @@ async def get_variable(connection: AsyncConnection, organization_id: int, variab
     return await _one(connection, query, "telemetry data")
 
 
-async def get_token(connection: AsyncConnection, device_id: int, token_id: int) -> AnyRow:
-    """A token of a device."""
+def _tokens() -> Select[Any]:
+    query = select(*t.device_token.c, t.sensor.c.uuid.label("sensor_uuid"))
+    return query.outerjoin(t.sensor, t.sensor.c.id == t.device_token.c.sensor_id)
+
+
+def _is_valid() -> ColumnElement[bool]:
     token = t.device_token.c
-    return await _one(
-        connection, select(t.device_token).where(token.device_id == device_id, token.id == token_id), "token"
-    )
+    return token.revoked_at_ms.is_(None) & (token.expires_at_ms.is_(None) | (token.expires_at_ms > now_ms()))
+
+
+async def get_token(connection: AsyncConnection, device_id: int, token_id: int, *, lock: bool = False) -> AnyRow:
+    """A token of a device, with its own sensor's uuid; locked until the transaction's end when asked."""
+    token = t.device_token.c
+    query = _tokens().where(token.device_id == device_id, token.id == token_id)
+    return await _one(connection, query.with_for_update() if lock else query, "token")
+
+
+async def list_tokens(connection: AsyncConnection, device_id: int, after: int, limit: int) -> Sequence[AnyRow]:
+    """At most limit + 1 tokens of a device behind an id, as `get_token` gives them."""
+    token = t.device_token.c
+    query = _tokens().where(token.device_id == device_id, token.id > after)
+    rows: Sequence[AnyRow] = (await connection.execute(query.order_by(token.id).limit(limit + 1))).all()
+    return rows
 
 
 async def get_variable_by_name(connection: AsyncConnection, sensor_id: int, name: str) -> AnyRow:
@@ -147,11 +164,23 @@ async def make_variable(connection: AsyncConnection, unknown: UnknownVariable) -
 
 
 async def change(
-    connection: AsyncConnection, table: Table, device_id: int, row_id: int, values: dict[str, Any]
+    connection: AsyncConnection,
+    table: Table,
+    device_id: int,
+    row_id: int,
+    values: dict[str, Any],
+    verb: str = "update",
 ) -> None:
-    """Updates a row of the registry and records it."""
+    """Updates a row of the registry and records it, by the verb."""
     await connection.execute(update(table).where(table.c.id == row_id).values(**values))
-    await _changed(connection, table, "update", row_id, device_id)
+    await _changed(connection, table, verb, row_id, device_id)
+
+
+async def set_times(connection: AsyncConnection, column: Column[Any], times: Mapping[int, int]) -> None:
+    """A time for each of many rows by id, in one statement. Nothing is recorded: nobody keeps a copy of it."""
+    table = column.table
+    newest = case(times, value=table.c.id)
+    await connection.execute(update(table).where(table.c.id.in_(times)).values({column: newest}))
 
 
 async def remove(connection: AsyncConnection, table: Table, device_id: int, row_id: int) -> None:
@@ -178,9 +207,15 @@ async def find_token(connection: AsyncConnection, digest: bytes) -> AnyRow | Non
     """The valid token with this SHA-256, with its device's uuid."""
     token = t.device_token.c
     query = (
-        select(token.id, token.organization_id, token.device_id, t.device.c.uuid.label("device_uuid"))
+        select(
+            token.id,
+            token.organization_id,
+            token.device_id,
+            t.device.c.uuid.label("device_uuid"),
+            token.expires_at_ms,
+        )
         .join(t.device, t.device.c.id == token.device_id)
-        .where(token.token_sha256 == digest, token.revoked_at_ms.is_(None))
+        .where(token.token_sha256 == digest, _is_valid())
     )
     return (await connection.execute(query)).first()
 
@@ -196,10 +231,11 @@ async def tokens_of(connection: AsyncConnection, token_ids: Iterable[int]) -> Se
             t.device.c.uuid.label("device_uuid"),
             t.device.c.creates_variables,
             t.sensor.c.uuid.label("sensor_uuid"),
+            token.expires_at_ms,
         )
         .join(t.device, t.device.c.id == token.device_id)
         .outerjoin(t.sensor, t.sensor.c.id == token.sensor_id)
-        .where(token.id.in_(list(token_ids)), token.revoked_at_ms.is_(None))
+        .where(token.id.in_(list(token_ids)), _is_valid())
     )
     return (await connection.execute(query)).all()
 

@@ -64,6 +64,7 @@ device = Table(
     Column("creates_variables", Boolean, nullable=False),
     Column("labels", Text),
     Column("attributes", Text),
+    Column("last_seen_at_ms", BigInteger),
     Index("device_by_organization", "organization_id", "id"),
     **TABLE_ARGS,
 )
@@ -103,6 +104,8 @@ device_token = Table(
     Column("token_sha256", _Digest, nullable=False, unique=True),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("revoked_at_ms", BigInteger),
+    Column("expires_at_ms", BigInteger),
+    Column("last_used_at_ms", BigInteger),
     **TABLE_ARGS,
 )
 # Clustered by what is asked for: one variable, a range of time. An insert touches one page, a day is read in one sweep.

@@ -31,7 +31,9 @@ from aemos_ingest.readings_service import Readings
 from aemos_ingest.registry_service import Registry
 from aemos_ingest.repeats import MessageSweep
 from aemos_ingest.settings import IngestSettings
+from aemos_ingest.sightings import Sightings
 from aemos_ingest.sources import Sources
+from aemos_ingest.token_service import DeviceTokens
 
 MIGRATIONS = Path(aemos_ingest.__file__).parents[1] / "migrations"
 
@@ -65,7 +67,9 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
         identity = Identity(database)
         await identity.load_keys()
         registry = Registry(database, announce_change)
-        readings = Readings(database, outbox, sources, redis)
+        sightings = Sightings(database, sources)
+        tokens = DeviceTokens(database, announce_change, sightings)
+        readings = Readings(database, outbox, sources, sightings, redis)
         server = await enter(
             grpc_server(
                 f"{settings.bind}:{settings.ingest_grpc_port}",
@@ -73,8 +77,8 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
                 settings.service_secret,
                 identity.verifier,
                 [
-                    IdentityServicer(identity, registry),
-                    DeviceServicer(registry),
+                    IdentityServicer(identity, registry, tokens),
+                    DeviceServicer(registry, tokens),
                     SensorServicer(registry),
                     TelemetryDataServicer(registry),
                     DataStreamServicer(readings),
@@ -82,4 +86,4 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
             )
         )
         subscriber = Subscriber(redis, {REGISTRY_CHANGED: sources.look_again}, sources.look_again)
-        yield [server, readings, outbox, receipts, sources, subscriber, MessageSweep(database)]
+        yield [server, readings, outbox, receipts, sources, sightings, subscriber, MessageSweep(database)]

@@ -65,6 +65,16 @@ class DeviceServiceStub:
                 request_serializer=aemos_dot_v1_dot_device__pb2.CreateDeviceTokenRequest.SerializeToString,
                 response_deserializer=aemos_dot_v1_dot_device__pb2.DeviceToken.FromString,
                 _registered_method=True)
+        self.ListDeviceTokens = channel.unary_unary(
+                '/aemos.v1.DeviceService/ListDeviceTokens',
+                request_serializer=aemos_dot_v1_dot_device__pb2.ListDeviceTokensRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_device__pb2.ListDeviceTokensResponse.FromString,
+                _registered_method=True)
+        self.RotateDeviceToken = channel.unary_unary(
+                '/aemos.v1.DeviceService/RotateDeviceToken',
+                request_serializer=aemos_dot_v1_dot_device__pb2.RotateDeviceTokenRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_device__pb2.DeviceToken.FromString,
+                _registered_method=True)
         self.RevokeDeviceToken = channel.unary_unary(
                 '/aemos.v1.DeviceService/RevokeDeviceToken',
                 request_serializer=aemos_dot_v1_dot_device__pb2.RevokeDeviceTokenRequest.SerializeToString,
@@ -118,6 +128,21 @@ class DeviceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDeviceTokens(self, request, context):
+        """Tokens of a device by id, oldest first, those that are no longer valid too; without their secrets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateDeviceToken(self, request, context):
+        """Makes a token with the name, the sensor and the lifetime of a valid one, which lives on for the overlap only, so
+        that the device can be told the new one meanwhile. ABORTED when the old one is no longer valid.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeDeviceToken(self, request, context):
         """Revokes a token, effective within 5 s everywhere. Revoking twice is the same as once.
         """
@@ -156,6 +181,16 @@ def add_DeviceServiceServicer_to_server(servicer, server):
             'CreateDeviceToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateDeviceToken,
                     request_deserializer=aemos_dot_v1_dot_device__pb2.CreateDeviceTokenRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_device__pb2.DeviceToken.SerializeToString,
+            ),
+            'ListDeviceTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeviceTokens,
+                    request_deserializer=aemos_dot_v1_dot_device__pb2.ListDeviceTokensRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_device__pb2.ListDeviceTokensResponse.SerializeToString,
+            ),
+            'RotateDeviceToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateDeviceToken,
+                    request_deserializer=aemos_dot_v1_dot_device__pb2.RotateDeviceTokenRequest.FromString,
                     response_serializer=aemos_dot_v1_dot_device__pb2.DeviceToken.SerializeToString,
             ),
             'RevokeDeviceToken': grpc.unary_unary_rpc_method_handler(
@@ -326,6 +361,60 @@ class DeviceService:
             target,
             '/aemos.v1.DeviceService/CreateDeviceToken',
             aemos_dot_v1_dot_device__pb2.CreateDeviceTokenRequest.SerializeToString,
+            aemos_dot_v1_dot_device__pb2.DeviceToken.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeviceTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.DeviceService/ListDeviceTokens',
+            aemos_dot_v1_dot_device__pb2.ListDeviceTokensRequest.SerializeToString,
+            aemos_dot_v1_dot_device__pb2.ListDeviceTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateDeviceToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.DeviceService/RotateDeviceToken',
+            aemos_dot_v1_dot_device__pb2.RotateDeviceTokenRequest.SerializeToString,
             aemos_dot_v1_dot_device__pb2.DeviceToken.FromString,
             options,
             channel_credentials,

@@ -45,6 +45,12 @@ class DeviceServiceStub:
     """Removes a device with its sensors, variables and tokens. Its readings stay until retention takes them."""
     CreateDeviceToken: _grpc.UnaryUnaryMultiCallable[_device_pb2.CreateDeviceTokenRequest, _device_pb2.DeviceToken]
     """Makes a token; the answer is the only place where it is ever shown."""
+    ListDeviceTokens: _grpc.UnaryUnaryMultiCallable[_device_pb2.ListDeviceTokensRequest, _device_pb2.ListDeviceTokensResponse]
+    """Tokens of a device by id, oldest first, those that are no longer valid too; without their secrets."""
+    RotateDeviceToken: _grpc.UnaryUnaryMultiCallable[_device_pb2.RotateDeviceTokenRequest, _device_pb2.DeviceToken]
+    """Makes a token with the name, the sensor and the lifetime of a valid one, which lives on for the overlap only, so
+    that the device can be told the new one meanwhile. ABORTED when the old one is no longer valid.
+    """
     RevokeDeviceToken: _grpc.UnaryUnaryMultiCallable[_device_pb2.RevokeDeviceTokenRequest, _device_pb2.RevokeDeviceTokenResponse]
     """Revokes a token, effective within 5 s everywhere. Revoking twice is the same as once."""
 
@@ -65,6 +71,12 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     """Removes a device with its sensors, variables and tokens. Its readings stay until retention takes them."""
     CreateDeviceToken: _aio.UnaryUnaryMultiCallable[_device_pb2.CreateDeviceTokenRequest, _device_pb2.DeviceToken]  # type: ignore[assignment]
     """Makes a token; the answer is the only place where it is ever shown."""
+    ListDeviceTokens: _aio.UnaryUnaryMultiCallable[_device_pb2.ListDeviceTokensRequest, _device_pb2.ListDeviceTokensResponse]  # type: ignore[assignment]
+    """Tokens of a device by id, oldest first, those that are no longer valid too; without their secrets."""
+    RotateDeviceToken: _aio.UnaryUnaryMultiCallable[_device_pb2.RotateDeviceTokenRequest, _device_pb2.DeviceToken]  # type: ignore[assignment]
+    """Makes a token with the name, the sensor and the lifetime of a valid one, which lives on for the overlap only, so
+    that the device can be told the new one meanwhile. ABORTED when the old one is no longer valid.
+    """
     RevokeDeviceToken: _aio.UnaryUnaryMultiCallable[_device_pb2.RevokeDeviceTokenRequest, _device_pb2.RevokeDeviceTokenResponse]  # type: ignore[assignment]
     """Revokes a token, effective within 5 s everywhere. Revoking twice is the same as once."""
 
@@ -118,6 +130,24 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_device_pb2.DeviceToken, _abc.Awaitable[_device_pb2.DeviceToken]]:
         """Makes a token; the answer is the only place where it is ever shown."""
+
+    @_abc_1.abstractmethod
+    def ListDeviceTokens(
+        self,
+        request: _device_pb2.ListDeviceTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_device_pb2.ListDeviceTokensResponse, _abc.Awaitable[_device_pb2.ListDeviceTokensResponse]]:
+        """Tokens of a device by id, oldest first, those that are no longer valid too; without their secrets."""
+
+    @_abc_1.abstractmethod
+    def RotateDeviceToken(
+        self,
+        request: _device_pb2.RotateDeviceTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_device_pb2.DeviceToken, _abc.Awaitable[_device_pb2.DeviceToken]]:
+        """Makes a token with the name, the sensor and the lifetime of a valid one, which lives on for the overlap only, so
+        that the device can be told the new one meanwhile. ABORTED when the old one is no longer valid.
+        """
 
     @_abc_1.abstractmethod
     def RevokeDeviceToken(

@@ -241,10 +241,13 @@ class DeviceIdentity(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     DEVICE_UUID_FIELD_NUMBER: _builtins.int
+    VALID_FOR_MS_FIELD_NUMBER: _builtins.int
     token_id: _builtins.int
     organization_id: _builtins.int
     device_id: _builtins.int
     device_uuid: _builtins.str
+    valid_for_ms: _builtins.int
+    """For how long the token is still valid; 0 when it does not expire."""
     def __init__(
         self,
         *,
@@ -252,10 +255,11 @@ class DeviceIdentity(_message.Message):
         organization_id: _builtins.int = ...,
         device_id: _builtins.int = ...,
         device_uuid: _builtins.str = ...,
+        valid_for_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "device_uuid", b"device_uuid", "organization_id", b"organization_id", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "device_uuid", b"device_uuid", "organization_id", b"organization_id", "token_id", b"token_id", "valid_for_ms", b"valid_for_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -100,7 +100,8 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResolveDeviceToken(self, request, context):
-        """Finds the device behind a device token. UNAUTHENTICATED when there is none or it is revoked.
+        """Finds the device behind a device token. UNAUTHENTICATED when there is none, or it is revoked
+        or has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,9 @@ class IdentityServiceStub:
     GetSigningKeys: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetSigningKeysRequest, _identity_pb2.GetSigningKeysResponse]
     """The public keys that verify user tokens; keep them five minutes."""
     ResolveDeviceToken: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ResolveDeviceTokenRequest, _identity_pb2.DeviceIdentity]
-    """Finds the device behind a device token. UNAUTHENTICATED when there is none or it is revoked."""
+    """Finds the device behind a device token. UNAUTHENTICATED when there is none, or it is revoked
+    or has expired.
+    """
     ListRegistryChanges: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListRegistryChangesRequest, _identity_pb2.ListRegistryChangesResponse]
     """The devices whose registry entries (tokens, sensors, variables) changed lately, so that caches drop them."""
 
@@ -60,7 +62,9 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     GetSigningKeys: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetSigningKeysRequest, _identity_pb2.GetSigningKeysResponse]  # type: ignore[assignment]
     """The public keys that verify user tokens; keep them five minutes."""
     ResolveDeviceToken: _aio.UnaryUnaryMultiCallable[_identity_pb2.ResolveDeviceTokenRequest, _identity_pb2.DeviceIdentity]  # type: ignore[assignment]
-    """Finds the device behind a device token. UNAUTHENTICATED when there is none or it is revoked."""
+    """Finds the device behind a device token. UNAUTHENTICATED when there is none, or it is revoked
+    or has expired.
+    """
     ListRegistryChanges: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListRegistryChangesRequest, _identity_pb2.ListRegistryChangesResponse]  # type: ignore[assignment]
     """The devices whose registry entries (tokens, sensors, variables) changed lately, so that caches drop them."""
 
@@ -105,7 +109,9 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.ResolveDeviceTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.DeviceIdentity, _abc.Awaitable[_identity_pb2.DeviceIdentity]]:
-        """Finds the device behind a device token. UNAUTHENTICATED when there is none or it is revoked."""
+        """Finds the device behind a device token. UNAUTHENTICATED when there is none, or it is revoked
+        or has expired.
+        """
 
     @_abc_1.abstractmethod
     def ListRegistryChanges(

@@ -69,6 +69,8 @@ __all__ = (
     "ListDeviceStateInstancesResponse",
     "ListDeviceStatesRequest",
     "ListDeviceStatesResponse",
+    "ListDeviceTokensRequest",
+    "ListDeviceTokensResponse",
     "ListDevicesRequest",
     "ListDevicesResponse",
     "ListFiringsRequest",
@@ -110,6 +112,7 @@ __all__ = (
     "ResumeScheduleRequest",
     "RevokeDeviceTokenRequest",
     "RevokeDeviceTokenResponse",
+    "RotateDeviceTokenRequest",
     "RuleChain",
     "RuleChainServiceStub",
     "RunScheduleNowRequest",
@@ -531,6 +534,13 @@ class CreateDeviceTokenRequest(betterproto2.Message):
     Binds the token to this sensor of the device.
     """
 
+    expires_at: "datetime.datetime | None" = betterproto2.field(
+        4, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+    """
+    In the future; absent: it does not expire.
+    """
+
 
 default_message_pool.register_message("aemos.v1", "CreateDeviceTokenRequest", CreateDeviceTokenRequest)
 
@@ -844,6 +854,13 @@ class Device(betterproto2.Message):
     What rules and people know of it besides: at most 16 KiB as JSON. Numbers are doubles.
     """
 
+    last_seen_at: "datetime.datetime | None" = betterproto2.field(
+        8, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+    """
+    When it last sent or connected, up to 10 s late; absent when it never did.
+    """
+
 
 default_message_pool.register_message("aemos.v1", "Device", Device)
 
@@ -861,6 +878,11 @@ class DeviceIdentity(betterproto2.Message):
     device_id: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
 
     device_uuid: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+
+    valid_for_ms: "int" = betterproto2.field(5, betterproto2.TYPE_INT64)
+    """
+    For how long the token is still valid; 0 when it does not expire.
+    """
 
 
 default_message_pool.register_message("aemos.v1", "DeviceIdentity", DeviceIdentity)
@@ -957,6 +979,24 @@ class DeviceToken(betterproto2.Message):
 
     created_at: "datetime.datetime | None" = betterproto2.field(
         5, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+
+    expires_at: "datetime.datetime | None" = betterproto2.field(
+        6, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+    """
+    Absent when it does not expire.
+    """
+
+    last_used_at: "datetime.datetime | None" = betterproto2.field(
+        7, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
+    )
+    """
+    Up to a minute late; absent when it was never used.
+    """
+
+    revoked_at: "datetime.datetime | None" = betterproto2.field(
+        8, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
     )
 
 
@@ -1482,6 +1522,45 @@ class ListDeviceStatesResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("aemos.v1", "ListDeviceStatesResponse", ListDeviceStatesResponse)
+
+
+@dataclass(eq=False, repr=False)
+class ListDeviceTokensRequest(betterproto2.Message):
+    """
+    A page of a device's tokens.
+    """
+
+    device: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The device's id or uuid.
+    """
+
+    page_size: "int" = betterproto2.field(2, betterproto2.TYPE_INT32)
+    """
+    1 to 1000; 100 when absent.
+    """
+
+    page_token: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("aemos.v1", "ListDeviceTokensRequest", ListDeviceTokensRequest)
+
+
+@dataclass(eq=False, repr=False)
+class ListDeviceTokensResponse(betterproto2.Message):
+    """
+    A page of a device's tokens.
+    """
+
+    tokens: "list[DeviceToken]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+
+    next_page_token: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Empty on the last page.
+    """
+
+
+default_message_pool.register_message("aemos.v1", "ListDeviceTokensResponse", ListDeviceTokensResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -2256,6 +2335,28 @@ class RevokeDeviceTokenResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("aemos.v1", "RevokeDeviceTokenResponse", RevokeDeviceTokenResponse)
+
+
+@dataclass(eq=False, repr=False)
+class RotateDeviceTokenRequest(betterproto2.Message):
+    """
+    Which token to replace, and when the old one ends.
+    """
+
+    device: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The device's id or uuid.
+    """
+
+    id: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
+
+    overlap_seconds: "int | None" = betterproto2.field(3, betterproto2.TYPE_INT32, optional=True)
+    """
+    For how long the old token still works: 0 (it ends at once) to 2592000 (30 days); 86400 (a day) when absent.
+    """
+
+
+default_message_pool.register_message("aemos.v1", "RotateDeviceTokenRequest", RotateDeviceTokenRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -3103,6 +3204,49 @@ class DeviceServiceStub(betterproto2_grpclib.ServiceStub):
             metadata=metadata,
         )
 
+    async def list_device_tokens(
+        self,
+        message: "ListDeviceTokensRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "ListDeviceTokensResponse":
+        """
+        Tokens of a device by id, oldest first, those that are no longer valid too; without their secrets.
+        """
+
+        return await self._unary_unary(
+            "/aemos.v1.DeviceService/ListDeviceTokens",
+            message,
+            ListDeviceTokensResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def rotate_device_token(
+        self,
+        message: "RotateDeviceTokenRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "DeviceToken":
+        """
+        Makes a token with the name, the sensor and the lifetime of a valid one, which lives on for the overlap only, so
+        that the device can be told the new one meanwhile. ABORTED when the old one is no longer valid.
+        """
+
+        return await self._unary_unary(
+            "/aemos.v1.DeviceService/RotateDeviceToken",
+            message,
+            DeviceToken,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
     async def revoke_device_token(
         self,
         message: "RevokeDeviceTokenRequest",
@@ -3427,7 +3571,8 @@ class IdentityServiceStub(betterproto2_grpclib.ServiceStub):
         metadata: "MetadataLike | None" = None,
     ) -> "DeviceIdentity":
         """
-        Finds the device behind a device token. UNAUTHENTICATED when there is none or it is revoked.
+        Finds the device behind a device token. UNAUTHENTICATED when there is none, or it is revoked
+        or has expired.
         """
 
         return await self._unary_unary(
