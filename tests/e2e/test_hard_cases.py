@@ -9,19 +9,22 @@ import base64
 import json
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import grpc
 import httpx
 import jwt
 import paho.mqtt.client as paho
+import psutil
 import pytest
-from aemos.v1 import data_stream_pb2, data_stream_pb2_grpc, device_pb2, device_pb2_grpc
+from aemos.v1 import data_stream_pb2, data_stream_pb2_grpc, device_pb2, device_pb2_grpc, identity_pb2, identity_pb2_grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.support import coap_client
-from tests.support.coap_client import raw_client
+from tests.support.coap_client import block1, datagram, raw_client
+from tests.support.fake_mqtt_ports import Raw, connect, publish, string, suback, subscribe
 from tests.support.stack import Stack, running
 
 PATH = "/api/v1/datastreams/token"
@@ -32,7 +35,9 @@ DEEP_SECONDS = 0.5
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     var = tmp_path_factory.mktemp("var")
     with running(var, AEMOS_DEMO_DEVICES="3") as stack:
+        processes = psutil.Process(stack.process.pid).children(recursive=True)
         yield stack
+        assert all(process.is_running() for process in processes)
         log = (var / "log").read_text(encoding="utf-8", errors="replace")
         assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:3000]
 
@@ -140,13 +145,36 @@ async def test_coap_refuses(stack: Stack) -> None:
                 assert answer.code.dotted == case.coap, name
 
 
+CHAIN = b'{"name": "n", "nodes": [{"type": "filter", "name": "f", "config": {"x": %b}}]}'
+WRITTEN = [
+    ("devices", 413, b'{"name": "' + b"x" * 2**20 + b'"}'),
+    ("devices", 400, b"[" * 100_000),
+    ("devices", 400, b'{"name": "\xff"}'),
+    ("devices", 400, b'{"name": "a\\u0000b"}'),
+    ("devices", 400, b'{"name": NaN}'),
+    ("devices", 422, b'{"name": 1e400}'),
+    ("devices", 422, b"[]"),
+    ("rule-chains", 422, CHAIN % (b"9" * 400)),
+    ("rule-chains", 400, CHAIN % (b"[" * 500 + b"]" * 500)),
+    ("rule-chains", 400, CHAIN % (b"[" * 58 + b"]" * 58)),
+]
+
+
+@pytest.mark.parametrize(("path", "status", "body"), WRITTEN)
+def test_rest_refuses(stack: Stack, path: str, status: int, body: bytes) -> None:
+    """Rows 6, 8, 9, 10 and 12 where users write."""
+    began = time.monotonic()
+    assert stack.call("POST", f"/api/v1/{path}", body)[0] == status
+    assert time.monotonic() - began < DEEP_SECONDS
+
+
 def unsigned(claims: dict[str, Any]) -> str:
     """A token of algorithm none."""
     parts = (json.dumps(part).encode() for part in ({"alg": "none", "typ": "JWT"}, claims))
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts) + "."
 
 
-def forged_tokens(genuine: str) -> dict[str, str]:
+def forged_tokens(genuine: str, public_key: bytes) -> dict[str, str]:
     """Row 25: what must never be taken for a user's token."""
     header, claims = jwt.get_unverified_header(genuine), jwt.decode(genuine, options={"verify_signature": False})
     own, now = Ed25519PrivateKey.generate(), int(time.time())
@@ -161,9 +189,7 @@ def forged_tokens(genuine: str) -> dict[str, str]:
         "no token": "",
         "not a token": "abc",
         "alg none": unsigned(claims),
-        "HS256 with the public key's id": jwt.encode(
-            claims, header["kid"] * 4, algorithm="HS256", headers={"kid": header["kid"]}
-        ),
+        "HS256 with the public key": jwt.encode(claims, public_key, "HS256", {"kid": header["kid"]}),
         "another key": signed(),
         "kid traversal": signed(kid="../../../../dev/null"),
         "kid of no key": signed(kid="0" * 16),
@@ -181,9 +207,10 @@ def forged_tokens(genuine: str) -> dict[str, str]:
 
 def test_forged_user_tokens_are_refused(stack: Stack) -> None:
     """401 with WWW-Authenticate over HTTP, UNAUTHENTICATED over gRPC."""
-    tokens = forged_tokens(stack.token)
-    tokens["a device's token"] = stack.demo["devices"][0]["token"]
     with grpc.insecure_channel(stack.demo["grpc"]["ingest"]) as channel:
+        keys = identity_pb2_grpc.IdentityServiceStub(channel).GetSigningKeys(identity_pb2.GetSigningKeysRequest())
+        tokens = forged_tokens(stack.token, keys.keys[0].public_key)
+        tokens["a device's token"] = stack.demo["devices"][0]["token"]
         devices = device_pb2_grpc.DeviceServiceStub(channel)
         for name, token in tokens.items():
             headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -266,8 +293,6 @@ def test_what_is_anothers_does_not_exist(stack: Stack, stranger: str, method: st
 @pytest.fixture(scope="module")
 def stranger(stack: Stack) -> str:
     """The token of another organization's administrator."""
-    from aemos.v1 import identity_pb2, identity_pb2_grpc  # noqa: PLC0415  used here only
-
     secret = (stack.var / "service-secret").read_text(encoding="ascii")
     login = {"email": "stranger@aemos.example", "password": "a long enough one"}
     with grpc.insecure_channel(stack.demo["grpc"]["ingest"]) as channel:
@@ -294,6 +319,85 @@ def test_values_that_look_odd_are_kept_as_they_are(stack: Stack) -> None:
     assert twice.json()["data"]["value"] == "2"
     found = stack.call("GET", f"/api/v1/datastreams?sensorUuid={sensor}&variableName=note")[1]["readings"]
     assert [one["value"] for one in found] == [*texts, "2"]
+
+
+async def coap(stack: Stack, *datagrams: bytes) -> str:
+    """The code of the answer to the last of these."""
+    host, port = stack.demo["coapUrl"].removeprefix("coap://").split(":")
+    async with raw_client(int(port), host) as client:
+        return [await client.ask(datagram) for datagram in datagrams][-1].code.dotted
+
+
+@pytest.mark.usefixtures("nothing_stored")
+async def test_coap_refuses_who_and_where(stack: Stack) -> None:
+    """Rows 1, 3, 6 and 8: no or a wrong token, another's notifications, a block too many, a path that is no text."""
+    mine, other = stack.demo["devices"][:2]
+    token, large = mine["token"].encode(), [block1(0, True), (coap_client.SIZE1, coap_client.uint(2**20))]
+    bad_path = datagram(coap_client.POST, [(coap_client.PATH, b"\xff"), (coap_client.QUERY, b"token=" + token)], b"1")
+    for code, sent in (
+        ("4.01", coap_client.reading(reading("1"), device=b"")),
+        ("4.01", coap_client.reading(reading("1"), device=b"unknown")),
+        ("4.01", coap_client.reading(reading("1"), device=b"\xff\xfe")),
+        ("4.13", coap_client.reading(b"x" * 1024, device=token, extra=large)),
+        ("4.00", bad_path),
+        ("4.04", coap_client.notifications(other["uuid"], device=token)),
+        ("4.04", coap_client.notifications("nobodys", device=token)),
+    ):
+        assert await coap(stack, sent) == code, sent
+
+
+class Door:
+    """The stack's MQTT, as clients of bytes open it."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.edge = SimpleNamespace(port=stack.demo["mqtt"]["port"])
+        self.writers: list[Any] = []
+
+
+async def test_mqtt_refuses_without_touching_the_live_one(stack: Stack) -> None:
+    """Rows 1, 2, 3 and 5: CONNACK 5 though the client id is a live device's; only the device itself takes over."""
+    mine, other = stack.demo["devices"][:2]
+    entrance = connect(mine["token"], uuid=mine["uuid"], client="c")
+    live = await Raw.connected(Door(stack), connect_with=entrance)
+    for token in (None, "", "unknown", b"\xff\xfe", "x" * 5000, other["token"]):
+        refused = await Raw.open(Door(stack), connect(token, uuid=mine["uuid"], client="c"))
+        assert await refused.rest() == [(0x20, b"\0\5")], token
+        assert await live.alive()
+    stranger = await Raw.connected(Door(stack), connect_with=connect(other["token"], uuid=other["uuid"], client="c"))
+    assert await live.alive()
+    new = await Raw.connected(Door(stack), connect_with=entrance)
+    assert await live.rest() == []
+    assert await new.alive()
+    assert await stranger.alive()
+
+
+@pytest.mark.usefixtures("nothing_stored")
+async def test_mqtt_closes_on_what_breaks_the_protocol(stack: Stack) -> None:
+    """Rows 3, 6, 8, 20 and 21: no PUBACK and the will is published; of filters only those not its own are refused."""
+    mine, other = stack.demo["devices"][:2]
+    own, will = (f"aemos/devices/{mine['uuid']}/{name}" for name in ("telemetry", "notifications"))
+    entrance = connect(mine["token"], uuid=mine["uuid"], client="c", will=(will, b"{}"))
+    door = Door(stack)
+    hears = await Raw.connected(door, connect_with=connect(mine["token"], uuid=mine["uuid"], client="hears"))
+    foreign = f"aemos/devices/{other['uuid']}/notifications"
+    hears.send(subscribe((will, 0), (foreign, 0), ("#", 0), ("aemos/devices/+/notifications", 0), ("$SYS/#", 0)))
+    assert await hears.receive() == suback(0, *[0x80] * 4)
+    topics = [
+        foreign,
+        f"aemos/devices/{other['uuid']}/telemetry",
+        b"\xff",
+        "a\0b",
+        "aemos/devices/+/telemetry",
+        "#",
+        "$SYS",
+        "",
+    ]
+    broken = [publish(topic=topic) for topic in topics]
+    broken += [publish(topic=own, qos=3), publish(topic=own, number=0), entrance, b"\x32\x81\x80\x40", b"\xf0\0"]
+    for sent in broken:
+        client = await Raw.connected(door, sent, connect_with=entrance)
+        assert await client.rest() == [], sent
+        assert await hears.receive() == (0x30, string(will) + b"{}"), sent
 
 
 def eventually(found: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from tests.faults.checker import Rows
@@ -17,6 +18,10 @@ from tests.support.stack import Stack, running
 def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with mariadb_server(tmp_path_factory.mktemp("mariadb")) as url:
         yield url
+        for process in psutil.Process().children():  # of which one may have taken the place of the first
+            if process.name() == "mariadbd":
+                process.terminate()
+                process.wait(30)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -40,6 +41,30 @@ def frozen(rows: Rows) -> Iterator[None]:
 
 
 @contextmanager
+def stopped(rows: Rows) -> Iterator[None]:
+    """It is gone, and comes back with what it had."""
+    process = server()
+    command = process.cmdline()
+    process.kill()
+    process.wait(10)
+    try:
+        yield
+    finally:
+        psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + BACK_SECONDS
+        while not _answers(rows):
+            assert time.monotonic() < deadline, "mariadbd does not come back"
+            time.sleep(0.1)
+
+
+def _answers(rows: Rows) -> bool:
+    try:
+        return bool(rows("SELECT 1"))
+    except subprocess.CalledProcessError:
+        return False
+
+
+@contextmanager
 def read_only(rows: Rows) -> Iterator[None]:
     """It has become a replica."""
     rows("SET GLOBAL read_only = 1")
@@ -61,7 +86,7 @@ def closed(rows: Rows) -> Iterator[None]:
         rows("ALTER USER aemos@'127.0.0.1' ACCOUNT UNLOCK")
 
 
-@pytest.mark.parametrize("fault", [frozen, read_only, closed])
+@pytest.mark.parametrize("fault", [frozen, read_only, closed, stopped])
 async def test_nothing_is_acknowledged_while_it_is_away(stack: Stack, rows: Rows, fault: Fault) -> None:
     """503 with Retry-After, no PUBACK, 5.03 with Max-Age; all are well again within 20 s of its return."""
     http, mqtt, coap = stack.demo["devices"][-3:]

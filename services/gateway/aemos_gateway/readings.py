@@ -142,6 +142,16 @@ def check_text(payload: bytes) -> None:
         raise malformed("the character NUL is not text")
 
 
+def check_depth(value: Any) -> None:
+    """MALFORMED when JSON values are nested deeper than `MAX_DEPTH`."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise malformed(f"nested more than {MAX_DEPTH} levels deep")
+        level = [child for item in level for child in _children(item) if isinstance(child, (list, dict))]
+
+
 def _check_size(payload: bytes) -> None:
     if len(payload) <= MAX_READING_BYTES:
         return
@@ -250,8 +260,8 @@ def _value(raw: msgspec.Raw) -> bytes:
     value = bytes(raw)
     if len(value) > MAX_READING_BYTES:
         raise AemosError(Kind.TOO_LARGE, f"a reading has at most {MAX_READING_BYTES} bytes")
-    if value[:1] in (b"[", b"{") and _depth(msgspec.json.decode(value)) > MAX_DEPTH:
-        raise malformed(f"nested more than {MAX_DEPTH} levels deep")
+    if value[:1] in (b"[", b"{"):
+        check_depth(msgspec.json.decode(value))
     return value
 
 
@@ -277,16 +287,6 @@ def _refuse(message: str) -> NoReturn:
     if not loc and (field := _FIELD.search(match["message"])):
         loc = field[1]
     raise invalid(loc or "body", match["message"].replace("`", ""))
-
-
-def _depth(value: Any) -> int:
-    deepest, level = 0, [value]
-    while level:
-        deepest += 1
-        if deepest > MAX_DEPTH + 1:
-            break
-        level = [child for item in level for child in _children(item) if isinstance(child, (list, dict))]
-    return deepest
 
 
 def _children(item: Any) -> Iterable[Any]:

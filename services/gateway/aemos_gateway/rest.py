@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import msgspec
 from aemos_core.contract import Method, methods
-from aemos_core.errors import FieldError, malformed, unauthenticated
+from aemos_core.errors import FieldError, invalid, malformed, unauthenticated
 from aemos_core.identity import TokenVerifier, check_access, set_caller
 from fastapi import FastAPI
 from google.protobuf.message import Message
@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from aemos_gateway import http_body
 from aemos_gateway.json_codec import from_json, from_parameters, refuse, to_json
-from aemos_gateway.readings import check_text
+from aemos_gateway.readings import check_depth, check_text
 
 MAX_BODY_BYTES = 1024 * 1024
 _JSON = "application/json"
@@ -76,14 +76,19 @@ async def _message(request: Request, method: Method) -> Message:
 
 
 def decode_body(body: bytes) -> Any:
-    """JSON values of a body; MALFORMED when it is none."""
+    """JSON values of a body; MALFORMED when it is none, INVALID when a number is larger than any that can be kept."""
     try:
         check_text(body)
-        return msgspec.json.decode(body)
+        values = msgspec.json.decode(body)
     except UnicodeDecodeError:
         raise malformed("the body is not UTF-8") from None
+    except msgspec.ValidationError:
+        raise invalid("body", "has a number that is out of range") from None
     except (msgspec.DecodeError, RecursionError):
         raise malformed("the body is not JSON") from None
+    if isinstance(values, (dict, list)):
+        check_depth(values)
+    return values
 
 
 def _response(method: Method, answer: Message) -> Response:
