@@ -16,10 +16,12 @@ from aemos_core.database import migrate, open_database
 from aemos_core.errors import AemosError
 from aemos_core.identity import Caller, set_caller
 from aemos_core.names import DEVICE_STATE_CHANGE, NOTIFICATION_LOGS, notification_log
+from aemos_core.notification_log import LogId
 from aemos_core.paging import Page
 from aemos_core.redis_link import RedisClient, open_redis
+from aemos_core.times import now_ms
 from aemos_notify import service, wiring
-from aemos_notify.domain import Entry, LogId, Query
+from aemos_notify.domain import Entry, Query
 from aemos_notify.service import Ledger, LogCopier
 
 from tests.support.fake_registry import SECRET
@@ -153,12 +155,24 @@ async def test_copying_twice_stores_once(redis: RedisClient, tmp_path: Path, mon
 async def test_old_entries_are_not_stored_again(tmp_path: Path) -> None:
     """What lies at or before the cursor is left out, whatever a copier brings."""
     async with open_ledger(tmp_path) as ledger:
-        one, two, three = (Entry(LogId(5, seq), "t", "d", "{}") for seq in (1, 2, 3))
+        now = now_ms()
+        one, two, three = (Entry(LogId(now, seq), "t", "d", "{}") for seq in (1, 2, 3))
         for batch in ([one, two], [one], [one, two, three], []):
             await ledger.append(1, batch)
         assert await entries(ledger) == [one, two, three]
-        assert await ledger.reached(1) == LogId(5, 3)
+        assert await ledger.reached(1) == LogId(now, 3)
         assert await ledger.reached(2) == LogId()
+
+
+async def test_ledger_keeps_a_month(tmp_path: Path) -> None:
+    """What is older goes when something new comes."""
+    async with open_ledger(tmp_path) as ledger:
+        now = now_ms()
+        await ledger.append(1, [Entry(LogId(now - 29 * 24 * 3_600_000, 0), "t", "d", "{}")])
+        await ledger.append(2, [Entry(LogId(now - 31 * 24 * 3_600_000, 0), "t", "d", "{}")])
+        await ledger.append(1, [Entry(LogId(now, 0), "t", "d", "{}")])
+        assert len(await entries(ledger)) == 2
+        assert len((await ledger.list(2, Query(LogId(), ""), Page(1000, 0)))[0]) == 0
 
 
 async def test_strange_entries_do_not_stop_the_copy(redis: RedisClient, tmp_path: Path) -> None:

@@ -167,7 +167,9 @@ async def test_foreign_device_is_not_found_and_silent(redis_url: str, tmp_path: 
 
 BAD_ARGUMENTS: list[tuple[Any, ...]] = [(), (None,), (3,), ("abc-123",), ([],), ({},), ({"deviceUuid": 42},)]
 BAD_ARGUMENTS += [({"deviceUuid": "x" * 65},), ({"deviceUuid": "a\ud800"},), ({"deviceId": True},)]
-BAD_ARGUMENTS += [({"deviceId": -1},), ({"deviceId": 2**70},)]
+BAD_ARGUMENTS += [({"deviceId": -1},), ({"deviceId": 2**70},), ({"alarms": 1},), ({"alarms": True, "deviceId": 42},)]
+BAD_ARGUMENTS += [({"deviceId": 42, "after": a},) for a in ("", "x", 3, "1-", {})]
+BAD_ARGUMENTS += [({"deviceId": 42, "readings": r},) for r in ("", "none", 3, [])]
 
 
 async def test_malformed_arguments_are_answered(redis_url: str, tmp_path: Path) -> None:
@@ -243,7 +245,7 @@ async def test_live_readings_reach_the_room(redis_url: str, tmp_path: Path) -> N
         ]
     )
     async with running_notify(redis_url, tmp_path) as notify, browser(notify) as client:
-        await client.subscribe({"deviceUuid": "abc-123"})
+        await client.subscribe({"deviceUuid": "abc-123", "readings": "all"})
         await notify.redis.publish(READINGS_COMMITTED, batch.SerializeToString())
         heard = [payload for event, payload in await client.hears(4) if event == "data-stream"]
         assert [(p["dataStreamId"], p["value"]) for p in heard] == [(9876, 25.5), (2, "25.5"), (3, True), (5, 25.5)]
@@ -256,8 +258,88 @@ async def test_live_readings_reach_the_room(redis_url: str, tmp_path: Path) -> N
             "value": 25.5,
             "dataStreamId": 9876,
             "recievedAt": "2026-01-20T10:30:00.000Z",
+            "merged": 0,
             "traceId": (b"t" * 16).hex(),
         }
+
+
+async def test_bursts_are_coalesced(redis_url: str, tmp_path: Path) -> None:
+    """The first reading arrives at once; of what follows within a tenth of a second, the newest of each variable, with
+    the count of those it stands for; a late one does not hide a newer one; nothing is lost from the count."""
+
+    def batch(*readings: CommittedReading) -> bytes:
+        return ReadingBatch(readings=readings).SerializeToString()
+
+    burst = [reading(id=n, telemetry_data_id=1 + n % 2, received_at_ms=1_768_905_000_000 + n) for n in range(2, 12)]
+    late = reading(id=12, telemetry_data_id=1, received_at_ms=5)
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as client, browser(notify) as each:
+        await client.subscribe({"deviceUuid": "abc-123"})
+        await client.subscribe({"sensorUuid": "s-abc-123"})
+        await each.subscribe({"sensorUuid": "s-abc-123", "readings": "all"})
+        same = {"sensor_uuid": "s-abc-123"}
+        for one in (*burst, late):
+            one.sensor_uuid = "s-abc-123"
+        await notify.redis.publish(READINGS_COMMITTED, batch(reading(id=1, telemetry_data_id=1, **same)))
+        await client.hears(1)
+        for one in (*burst, late):
+            await notify.redis.publish(READINGS_COMMITTED, batch(one))
+        await each.hears(12)
+        await until(lambda: sum(p["merged"] + 1 for _, p in client.heard) == 12, WITHIN_S)
+        assert client.heard[0][1]["dataStreamId"] == 1
+        assert len(client.heard) < 12
+        assert {p["dataStreamId"] for _, p in client.heard[-2:]} == {10, 11}
+        assert [p["dataStreamId"] for _, p in each.heard] == list(range(1, 13))
+        # changed to all of them, and back
+        await client.subscribe({"deviceUuid": "abc-123", "readings": "all"})
+        before = len(client.heard)
+        await notify.redis.publish(READINGS_COMMITTED, batch(*burst))
+        await client.hears(before + 10)
+        assert all(p["merged"] == 0 for _, p in client.heard[before:])
+
+
+SUBJECTS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"deviceUuid": "abc-123"}, ROOMS),
+    ({"sensorUuid": "s-abc-123"}, ["sensor-uuid-s-abc-123"]),
+    ({"organizationId": 1}, ["organization-1"]),
+    ({"alarms": True}, ["alarms-1"]),
+    ({"ruleChainId": 42}, ["rule-chain-42"]),
+]
+FOREIGN: list[dict[str, Any]] = [{"sensorUuid": "s-foreign-7"}, {"organizationId": 2}, {"ruleChainId": 7}]
+
+
+async def test_every_subject_is_heard_while_it_is_subscribed(redis_url: str, tmp_path: Path) -> None:
+    """Each kind of subscription has its rooms, is heard once, and is silent when it is taken back."""
+    async with running_notify(redis_url, tmp_path) as notify:
+        for number, (subject, rooms) in enumerate(SUBJECTS):
+            async with browser(notify) as client:
+                for event in ("subscribe", "subscribe", "unsubscribe"):
+                    assert await client.subscribe(subject, event=event) == {"ok": True, "rooms": rooms}
+                    heard = len(client.heard)
+                    await Announcer(notify.redis).announce([announcement(f"s{number}-{time.time()}", rooms=rooms)])
+                    await Announcer(notify.redis).announce([announcement(f"e{number}-{time.time()}", rooms=[])])
+                    await client.hears(heard + (2 if event == "subscribe" else 1))
+                    await asyncio.sleep(0)
+                assert len(client.heard) == 5
+                assert (await client.subscribe(subject, event="unsubscribe"))["reason"] == "not_found"
+        async with browser(notify) as client:
+            for subject in FOREIGN:
+                assert (await client.subscribe(subject))["reason"] == "not_found"
+
+
+async def test_a_session_is_renewed(redis_url: str, tmp_path: Path) -> None:
+    """`refresh` with a new token of the same user keeps the session; another user's, or none, leaves it as it was."""
+    async with running_notify(redis_url, tmp_path) as notify:
+        soon, later = notify.registry.token(exp=time.time() + 2), notify.registry.token(exp=time.time() + 600)
+        async with browser(notify, soon) as kept, browser(notify, soon) as ended:
+            assert (await kept.subscribe({"token": later}, event="refresh"))["expiresAt"].endswith("Z")
+            for token in (notify.registry.token(2), notify.registry.token(sub="8")):
+                assert (await ended.subscribe({"token": token}, event="refresh"))["reason"] == "invalid"
+            for argument in ({"token": "x"}, {}, None):
+                assert (await ended.subscribe(argument, event="refresh"))["reason"] == "unauthenticated"
+            await until(lambda: ended.left, WITHIN_S)
+            assert ended.heard == [("session-expired", {"reason": "token_expired"})]
+            assert (await kept.subscribe({"deviceId": 42}))["ok"]
+            assert kept.heard == []
 
 
 async def test_nobody_there_costs_nothing(redis_url: str, tmp_path: Path) -> None:

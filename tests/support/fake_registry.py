@@ -1,4 +1,4 @@
-"""A fake ingest, as far as edges need it: signing keys, user tokens, and the devices of organizations."""
+"""A fake ingest and rules, as far as edges need them: signing keys, user tokens, and what organizations have."""
 
 import time
 from collections.abc import AsyncIterator
@@ -6,7 +6,16 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import jwt
-from aemos.v1 import device_pb2, device_pb2_grpc, identity_pb2, identity_pb2_grpc
+from aemos.v1 import (
+    device_pb2,
+    device_pb2_grpc,
+    identity_pb2,
+    identity_pb2_grpc,
+    rule_chain_pb2,
+    rule_chain_pb2_grpc,
+    sensor_pb2,
+    sensor_pb2_grpc,
+)
 from aemos_core.errors import not_found
 from aemos_core.identity import AUDIENCE, ISSUER, Keys, TokenVerifier, caller
 from aemos_core.rpc import Context, grpc_server
@@ -18,7 +27,10 @@ SECRET = "a secret of tests"
 
 
 class FakeRegistry(identity_pb2_grpc.IdentityServiceServicer):
-    """Hands out tokens and knows devices: `{uuid: (id, organization id)}`."""
+    """Hands out tokens and knows devices: `{uuid: (id, organization id)}`.
+
+    Each device has a sensor `s-{uuid}`, and there is a rule chain of the same id.
+    """
 
     def __init__(self, devices: dict[str, tuple[int, int]]) -> None:
         self.devices = devices
@@ -56,10 +68,33 @@ class _Devices(device_pb2_grpc.DeviceServiceServicer):
         raise not_found("device")
 
 
+class _Sensors(sensor_pb2_grpc.SensorServiceServicer):
+    def __init__(self, registry: FakeRegistry) -> None:
+        self._registry = registry
+
+    async def GetSensor(self, request: sensor_pb2.GetSensorRequest, context: Context) -> sensor_pb2.Sensor:
+        device = self._registry.devices.get(request.sensor.removeprefix("s-"))
+        if device is None or device[1] != caller().organization_id:
+            raise not_found("sensor")
+        return sensor_pb2.Sensor(uuid=request.sensor)
+
+
+class _RuleChains(rule_chain_pb2_grpc.RuleChainServiceServicer):
+    def __init__(self, registry: FakeRegistry) -> None:
+        self._registry = registry
+
+    async def GetRuleChain(
+        self, request: rule_chain_pb2.GetRuleChainRequest, context: Context
+    ) -> rule_chain_pb2.RuleChain:
+        if (request.id, caller().organization_id) not in self._registry.devices.values():
+            raise not_found("rule chain")
+        return rule_chain_pb2.RuleChain(id=request.id)
+
+
 @asynccontextmanager
 async def fake_registry(devices: dict[str, tuple[int, int]]) -> AsyncIterator[FakeRegistry]:
     """A registry that listens at its `target`."""
     registry = FakeRegistry(devices)  # type: ignore[abstract]
-    servicers = [registry, _Devices(registry)]  # type: ignore[abstract]
+    servicers = [registry, _Devices(registry), _Sensors(registry), _RuleChains(registry)]  # type: ignore[abstract]
     async with grpc_server(registry.target, "AEMOS_INGEST_GRPC_PORT", SECRET, TokenVerifier(registry.keys), servicers):
         yield registry

@@ -11,7 +11,10 @@ from typing import Any
 
 import socketio
 import websockets
+from aemos.v1 import notification_pb2, notification_pb2_grpc
 from aemos.v1.job_pb2 import Announcement
+from aemos_core import rpc
+from aemos_core.identity import Caller, set_caller
 from aemos_core.names import DEVICE_STATE_CHANGE
 from aemos_core.process import Component
 from aemos_core.redis_link import RedisClient, open_redis
@@ -69,6 +72,7 @@ async def running_notify(
             "redis_url": redis_url,
             "service_secret": SECRET,
             "ingest_target": registry.target,
+            "rules_target": registry.target,
             "socketio_port": free_port(),
             "notify_grpc_port": free_port(),
             "notify_worker_threads": 2,
@@ -93,6 +97,15 @@ async def until_listeners(redis: RedisClient, channel: str, count: int) -> None:
 async def listeners(redis: RedisClient, channel: str) -> int:
     """How many listen to a channel."""
     return int((await redis.pubsub_numsub(channel))[0][1])
+
+
+async def listed_ids(notify: Notify) -> list[str]:
+    """Ids of the ledger's notifications of organization 1."""
+    set_caller(Caller(1, 7, "viewer", notify.registry.token()))
+    async with rpc.open_channel(notify.target, SECRET) as channel:
+        stub = notification_pb2_grpc.NotifyServiceStub(channel)
+        answer = await stub.ListNotifications(notification_pb2.ListNotificationsRequest(page_size=1000))
+    return [found.id for found in answer.notifications]
 
 
 class Browser:

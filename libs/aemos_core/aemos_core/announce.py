@@ -14,17 +14,21 @@ from aemos_core.redis_link import RedisClient
 
 log = logging.getLogger("aemos.announce")
 
-LOG_FIELD = "n"
-"""Field of a log entry: the notification as JSON, without `id`, for the entry's own id is that."""
+BODY, EVENT, ROOMS = b"n", b"e", b"r"
+"""Fields of a log entry: the notification as JSON, without `id`, for the entry's own id is that; the event's name; the
+rooms, separated by spaces, or `EVERYBODY`."""
+EVERYBODY = "*"
+"""Instead of rooms: everybody of the organization."""
 _SEEN_SECONDS = 24 * 60 * 60
 _LONGEST_LOG = 1_000_000
 
-# KEYS: seen, log, set of logs. ARGV: organization, channel, beginning of the message, notification, seconds, length.
+# KEYS: seen, log, set of logs. ARGV: organization, channel, beginning of the message, notification, seconds, length,
+# event, rooms.
 # The id exists only once the entry does, so it is put into the published text here, not by the caller. The log's age is
 # measured by its own ids: they never run back, and a script that asks for the time cannot be replicated everywhere.
 _SCRIPT = """
 if not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[5]) then return false end
-local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[6], '*', 'n', ARGV[4])
+local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[6], '*', 'n', ARGV[4], 'e', ARGV[7], 'r', ARGV[8])
 local oldest = tonumber(string.match(id, '^%d+')) - ARGV[5] * 1000
 redis.call('XTRIM', KEYS[2], 'MINID', '~', string.format('%.0f', oldest))
 redis.call('SADD', KEYS[3], ARGV[1])
@@ -82,6 +86,8 @@ def _arguments(announcement: job_pb2.Announcement) -> list[str]:
         notification,
         str(_SEEN_SECONDS),
         str(_LONGEST_LOG),
+        announcement.event,
+        " ".join(announcement.rooms) or EVERYBODY,
     ]
 
 

@@ -49,3 +49,28 @@ def device_room(device_uuid: str) -> str:
 def device_id_room(device_id: int) -> str:
     """Socket.IO room of a device, by id."""
     return f"device-{device_id}"
+
+
+def sensor_room(sensor_uuid: str) -> str:
+    """Socket.IO room of a sensor, by uuid."""
+    return f"sensor-uuid-{sensor_uuid}"
+
+
+def alarms_room(organization_id: int) -> str:
+    """Socket.IO room of all alarms of an organization."""
+    return f"alarms-{organization_id}"
+
+
+def rule_chain_room(rule_chain_id: int) -> str:
+    """Socket.IO room of a rule chain's runs."""
+    return f"rule-chain-{rule_chain_id}"
+
+
+def organization_room(organization_id: int) -> str:
+    """Socket.IO room of everything in an organization; producers need not name it, it hears all of them."""
+    return f"organization-{organization_id}"
+
+
+def everybody_room(organization_id: int) -> str:
+    """Room of every client of an organization, for `broadcastAll`; nobody can ask for it."""
+    return f"everybody-{organization_id}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
@@ -34,15 +35,15 @@ async def open_redis(url: str) -> AsyncIterator[RedisClient]:
 class Subscriber:
     """A component that calls a handler for each message of its channels, on the loop.
 
-    What is published while the connection is down is missed: `on_gap` is called after every (re)connection, so that
-    whoever keeps a copy looks again.
+    What is published while the connection is down is missed: `on_gap` is called after every (re)connection, when Redis
+    has confirmed it, so that whoever keeps a copy looks again. What it gives to wait for comes before any message.
     """
 
     def __init__(
         self,
         redis: RedisClient,
         handlers: Mapping[str, Callable[[bytes], None]],
-        on_gap: Callable[[], None] = lambda: None,
+        on_gap: Callable[[], Awaitable[None] | None] = lambda: None,
     ) -> None:
         self._redis = redis
         self._handlers = {name.encode(): handler for name, handler in handlers.items()}
@@ -66,15 +67,20 @@ class Subscriber:
                 failures += 1
 
     async def _listen(self) -> None:
-        async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        async with self._redis.pubsub() as pubsub:
             await pubsub.subscribe(*self._handlers)
-            self._on_gap()
             while True:
                 message = await pubsub.get_message(timeout=_PING_SECONDS)
                 if message is None:
                     await pubsub.ping()
                 elif message["type"] == "message":
                     self._handle(message["channel"], message["data"])
+                elif message["type"] == "subscribe" and message["data"] == len(self._handlers):
+                    await self._confirmed()
+
+    async def _confirmed(self) -> None:
+        if inspect.isawaitable(caught_up := self._on_gap()):
+            await caught_up
 
     def _handle(self, channel: bytes, data: bytes) -> None:
         try:

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from aemos.v1 import notification_pb2 as pb
 from aemos.v1.job_pb2 import CommittedReading
 from aemos_core import telemetry
+from aemos_core.notification_log import logged, parse_log_id
 from aemos_core.times import parse_rfc3339, rfc3339
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aemos_notify.domain import Entry, Query, parse_log_id
+from aemos_notify.domain import Entry, Query
 
 log = logging.getLogger("aemos.notify")
 
 _LONGEST_TYPE, _LONGEST_UUID = 100, 64
-
-
-class Published(msgspec.Struct):
-    """A message on `notifications:device-state-change`; the notification stays the bytes that came."""
-
-    event: str
-    notification: msgspec.Raw
-    rooms: list[str] = []
-    broadcastAll: bool = False  # noqa: N815 - the channel's spelling
-    organizationId: int = 0  # noqa: N815
-    traceContext: str = ""  # noqa: N815
 
 
 class _Head(msgspec.Struct):
@@ -37,21 +27,21 @@ class _Head(msgspec.Struct):
     deviceUuid: str = ""  # noqa: N815
 
 
-published_decoder = msgspec.json.Decoder(Published)
 _head_decoder = msgspec.json.Decoder(_Head)
 _body_decoder = msgspec.json.Decoder(dict[str, Any])
 _encode = msgspec.json.Encoder().encode
 
 
-def entry_from_log(log_id: bytes, body: bytes) -> Entry:
+def entry_from_log(log_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
     """An entry of a Redis stream. One that is no notification is kept as an empty object: it must not stop the rest."""
-    place = parse_log_id(log_id.decode(), "id")
+    found = logged(log_id, fields)
     try:
-        head, text = _head_decoder.decode(body), body.decode()
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        log.warning("entry %s of a notification log is no notification", place)
-        return Entry(place, "", "", "{}")
-    return Entry(place, head.type[:_LONGEST_TYPE], head.deviceUuid[:_LONGEST_UUID], text)
+        head = _head_decoder.decode(found.body)
+    except msgspec.DecodeError:
+        log.warning("entry %s of a notification log is no notification", found.id)
+        return Entry(found.id, "", "", "{}")
+    event = found.event or head.type
+    return Entry(found.id, event[:_LONGEST_TYPE], head.deviceUuid[:_LONGEST_UUID], found.body, " ".join(found.rooms))
 
 
 def query_from_pb(request: pb.ListNotificationsRequest) -> Query:
@@ -93,8 +83,9 @@ def _moment(value: object, otherwise: int) -> int:
         return otherwise
 
 
-def reading_to_json(reading: CommittedReading, now: int) -> str:
-    """The payload of the event `data-stream`; `timestamp` is when it is sent, `recievedAt` when it was measured."""
+def reading_to_json(reading: CommittedReading, now: int, merged: int = 0) -> str:
+    """The payload of the event `data-stream`: `timestamp` is when it is sent, `recievedAt` when it was measured, and
+    `merged` how many readings of the same variable it stands for beside itself."""
     payload = {
         "deviceUuid": reading.device_uuid,
         "deviceId": reading.device_id,
@@ -103,6 +94,7 @@ def reading_to_json(reading: CommittedReading, now: int) -> str:
         "value": _value(reading),
         "dataStreamId": reading.id,
         "recievedAt": rfc3339(reading.received_at_ms),
+        "merged": merged,
         "timestamp": rfc3339(now),
         "traceId": telemetry.trace_id_of(reading.trace_context),
     }

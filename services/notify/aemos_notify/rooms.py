@@ -42,6 +42,9 @@ class Member(Protocol):
     def send(self, event: Event) -> None:
         """Hands the event over; never waits."""
 
+    def notify(self, event: Event) -> None:
+        """As `send`, for a notification: after those that the member missed before."""
+
 
 class Rooms:
     """Members by room. `on_occupied` hears when the first room gets a member and when the last one loses it."""
@@ -51,6 +54,11 @@ class Rooms:
     def __init__(self) -> None:
         self._members: dict[str, set[Member]] = {}
         self._rooms: dict[Member, set[str]] = {}
+
+    @property
+    def empty(self) -> bool:
+        """Nobody is in any room."""
+        return not self._members
 
     def of(self, member: Member) -> frozenset[str]:
         """The rooms a member is in."""

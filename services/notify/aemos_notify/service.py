@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
-from aemos_core.announce import LOG_FIELD
 from aemos_core.database import Database
+from aemos_core.errors import unavailable
 from aemos_core.names import notification_log
+from aemos_core.notification_log import Logged, LogId, logged
 from aemos_core.paging import Page
 from aemos_core.redis_link import RedisClient
+from aemos_core.times import now_ms
+from redis.exceptions import RedisError
 
 from aemos_notify import codec, store
-from aemos_notify.domain import Entry, LogId, Query
+from aemos_notify.domain import Entry, Query
 
+KEPT_MS = 30 * 24 * 60 * 60 * 1000
+"""The ledger keeps notifications so long."""
 _ENTRIES_AT_ONCE = 500
-_FIELD = LOG_FIELD.encode()
 
 
 class Ledger:
@@ -39,6 +43,44 @@ class Ledger:
         """Adds entries of the log, in its order, and remembers how far it is copied; adding twice is adding once."""
         async with self._database.write() as connection:
             await store.append(connection, organization_id, entries)
+            await store.forget(connection, organization_id, now_ms() - KEPT_MS)
+
+    async def backwards(self, organization_id: int, after: LogId, upto: LogId) -> AsyncIterator[Sequence[Logged]]:
+        """Pages of what lies behind `after`, up to `upto`, newest first."""
+        while True:
+            async with self._database.read() as connection:
+                page = await store.backwards(connection, organization_id, after, upto, _ENTRIES_AT_ONCE)
+            yield page
+            if len(page) < _ENTRIES_AT_ONCE:
+                return
+            upto = page[-1].id.before()
+
+
+class History:
+    """What was announced, newest first: from the log, and what it no longer has, from the ledger."""
+
+    def __init__(self, ledger: Ledger, redis: RedisClient) -> None:
+        self._ledger = ledger
+        self._redis = redis
+
+    async def backwards(self, organization_id: int, after: LogId, upto: LogId) -> AsyncIterator[Sequence[Logged]]:
+        """Pages of what lies behind `after`, up to `upto`, newest first. UNAVAILABLE when Redis does not answer."""
+        full = _ENTRIES_AT_ONCE
+        while full == _ENTRIES_AT_ONCE and upto > after:
+            page = await self._page(organization_id, f"({after}", str(upto), _ENTRIES_AT_ONCE)
+            yield page
+            full = len(page)
+            upto = page[-1].id.before() if page else upto
+        if upto > after and not await self._page(organization_id, "-", str(after), 1):
+            async for page in self._ledger.backwards(organization_id, after, upto):
+                yield page
+
+    async def _page(self, organization_id: int, low: str, high: str, count: int) -> Sequence[Logged]:
+        try:
+            found: Any = await self._redis.xrevrange(notification_log(organization_id), high, low, count)
+        except (RedisError, OSError) as error:
+            raise unavailable("the notification log did not answer") from error
+        return [logged(*entry) for entry in found]
 
 
 class LogCopier:
@@ -60,5 +102,5 @@ class LogCopier:
         log = notification_log(organization_id)
         found: Any = await self._redis.xrange(log, min=f"({after}", count=_ENTRIES_AT_ONCE)
         if found:
-            await self._ledger.append(organization_id, [codec.entry_from_log(i, f.get(_FIELD, b"")) for i, f in found])
+            await self._ledger.append(organization_id, [codec.entry_from_log(*entry) for entry in found])
         return len(found) == _ENTRIES_AT_ONCE

@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aemos_core.database import TABLE_ARGS
+from aemos_core.notification_log import Logged, LogId
 from aemos_core.times import now_ms
-from sqlalchemy import BigInteger, Column, ColumnElement, Index, MetaData, String, Table, Text, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Index,
+    MetaData,
+    String,
+    Table,
+    Text,
+    delete,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aemos_notify.domain import Entry, LogId, Query
+from aemos_notify.domain import Entry, Query
 
 metadata = MetaData()
 notification = Table(
@@ -23,6 +37,7 @@ notification = Table(
     Column("device_uuid", String(64), nullable=False),
     Column("body", Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
     Column("recorded_at_ms", BigInteger, nullable=False),
+    Column("rooms", Text),
     Index("notification_by_device", "organization_id", "device_uuid", "ms", "seq"),
     **TABLE_ARGS,
 )
@@ -71,6 +86,22 @@ async def entries(connection: AsyncConnection, organization_id: int, query: Quer
     return [Entry(LogId(row.ms, row.seq), row.type, row.device_uuid, row.body) for row in rows]
 
 
+async def backwards(
+    connection: AsyncConnection, organization_id: int, after: LogId, upto: LogId, limit: int
+) -> list[Logged]:
+    """At most `limit` entries of an organization behind `after`, up to `upto`, newest first."""
+    statement = select(_n.ms, _n.seq, _n.type, _n.rooms, _n.body)
+    not_behind = (_n.ms <= upto.ms, (_n.ms < upto.ms) | (_n.seq <= upto.seq))
+    statement = statement.where(_n.organization_id == organization_id, *_behind(after), *not_behind)
+    rows = await connection.execute(statement.order_by(_n.ms.desc(), _n.seq.desc()).limit(limit))
+    return [Logged(LogId(row.ms, row.seq), row.type, tuple((row.rooms or "").split()), row.body) for row in rows]
+
+
+async def forget(connection: AsyncConnection, organization_id: int, before_ms: int) -> None:
+    """Removes what is older."""
+    await connection.execute(delete(notification).where(_n.organization_id == organization_id, _n.ms < before_ms))
+
+
 async def _cursor(connection: AsyncConnection, organization_id: int, hold: bool = False) -> LogId | None:
     statement = select(_c.ms, _c.seq).where(_c.organization_id == organization_id)
     row = (await connection.execute(statement.with_for_update() if hold else statement)).first()
@@ -91,4 +122,5 @@ def _row(organization_id: int, entry: Entry, now: int) -> dict[str, object]:
         "device_uuid": entry.device_uuid,
         "body": entry.body,
         "recorded_at_ms": now,
+        "rooms": entry.rooms,
     }

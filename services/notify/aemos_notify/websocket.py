@@ -68,10 +68,15 @@ class DirectWebSocket(WebSocketsSansIOProtocol):
 
     def write_frame(self, frames: bytes) -> bool:
         """Writes complete frames at once; False when the client is slow or leaving: use the queue then."""
-        if self.close_sent or self.disconnected or not self.handshake_complete or not self.writable.is_set():
+        if self.leaving or not self.handshake_complete or not self.writable.is_set():
             return False
         self.transport.write(frames)
         return True
+
+    @property
+    def leaving(self) -> bool:
+        """The connection is ending or has ended."""
+        return bool(self.close_sent or self.disconnected)
 
     def session_began(self) -> None:
         """The client has proved who it is: the connection may stay."""
@@ -85,7 +90,7 @@ class DirectWebSocket(WebSocketsSansIOProtocol):
 
     def end(self, code: int, reason: str) -> None:
         """Closes with a code of RFC 6455, 7.4. What the client does not read is thrown away after 2 s."""
-        if self.close_sent or self.disconnected:
+        if self.leaving:
             return
         log.info("client closed: %s", reason)
         self.close_sent = True

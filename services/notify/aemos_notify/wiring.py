@@ -6,25 +6,29 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from aemos.v1 import device_pb2_grpc
+import grpc
+from aemos.v1 import device_pb2_grpc, rule_chain_pb2_grpc, sensor_pb2_grpc
 from aemos_core import rpc
 from aemos_core.broker import open_broker
 from aemos_core.database import migrate, open_database
 from aemos_core.jobs import RECORD_NOTIFICATIONS, JobQueue
-from aemos_core.names import DEVICE_STATE_CHANGE
+from aemos_core.notification_log import NotificationFeed
 from aemos_core.process import Component
-from aemos_core.redis_link import Subscriber, open_redis
+from aemos_core.redis_link import open_redis
 from aemos_core.worker import JobWorker, actor_on_loop
 from google.protobuf.message import DecodeError
 
-from aemos_notify.deliveries import Deliveries, LiveReadings
+from aemos_notify.deliveries import Deliveries
 from aemos_notify.grpc_api import NotifyServicer
 from aemos_notify.jobs import LedgerFeed, RecordJob
 from aemos_notify.listener import Listener, SocketIoApp, bound_socket
+from aemos_notify.live_readings import CommittedReadings, LiveReadings
+from aemos_notify.replay import Replayer
 from aemos_notify.rooms import Rooms
-from aemos_notify.service import Ledger, LogCopier
+from aemos_notify.service import History, Ledger, LogCopier
 from aemos_notify.settings import NotifySettings
 from aemos_notify.socketio_edge import SocketIoEdge
+from aemos_notify.subjects import Subjects
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
@@ -45,32 +49,40 @@ async def wire(settings: NotifySettings) -> AsyncIterator[Sequence[Component]]:
         stack.callback(broker.close)
         queue = JobQueue(broker)
         stack.callback(queue.close)
-        channel = await stack.enter_async_context(rpc.open_channel(settings.ingest_target, settings.service_secret))
-        verifier = rpc.remote_verifier(channel)
-        feed = LedgerFeed(redis, queue)
-        devices, organizations = Rooms(), Rooms()
-        deliveries = Deliveries(devices, organizations, feed.noticed)
-        live = LiveReadings(redis, deliveries.committed)
-        devices.on_occupied = live.occupied
-        get_device = device_pb2_grpc.DeviceServiceStub(channel).GetDevice
-        edge = SocketIoEdge(verifier, get_device, devices, organizations, live.listening)
+        ingest = await stack.enter_async_context(rpc.open_channel(settings.ingest_target, settings.service_secret))
+        rules = await stack.enter_async_context(rpc.open_channel(settings.rules_target, settings.service_secret))
+        verifier = rpc.remote_verifier(ingest)
+        ledger, ledger_feed, rooms = Ledger(database), LedgerFeed(redis, queue), Rooms()
+        feed = NotificationFeed(redis, Deliveries(rooms, ledger_feed.noticed).deliver, ledger_feed.missed_some)
+        readings = LiveReadings()
+        committed = CommittedReadings(redis, readings)
+        replayer = Replayer(feed, History(ledger, redis), rooms)
+        edge = SocketIoEdge(verifier, _subjects(ingest, rules), rooms, feed, replayer, readings, committed.flowing)
         stack.push_async_callback(edge.server.shutdown)
-        grpc = await stack.enter_async_context(
+        server = await stack.enter_async_context(
             rpc.grpc_server(
                 f"{settings.bind}:{settings.notify_grpc_port}",
                 "AEMOS_NOTIFY_GRPC_PORT",
                 settings.service_secret,
                 verifier,
-                [NotifyServicer(Ledger(database))],
+                [NotifyServicer(ledger)],
             )
         )
         yield [
-            grpc,
+            server,
             Listener(SocketIoApp(edge.server, settings.socketio_clients), bound),
-            Subscriber(redis, {DEVICE_STATE_CHANGE: deliveries.published}, on_gap=feed.missed_some),
-            live,
             feed,
+            committed,
+            ledger_feed,
         ]
+
+
+def _subjects(ingest: grpc.aio.Channel, rules: grpc.aio.Channel) -> Subjects:
+    return Subjects(
+        device_pb2_grpc.DeviceServiceStub(ingest).GetDevice,
+        sensor_pb2_grpc.SensorServiceStub(ingest).GetSensor,
+        rule_chain_pb2_grpc.RuleChainServiceStub(rules).GetRuleChain,
+    )
 
 
 @asynccontextmanager

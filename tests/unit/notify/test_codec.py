@@ -6,8 +6,9 @@ import pytest
 from aemos.v1 import notification_pb2 as pb
 from aemos.v1.job_pb2 import CommittedReading
 from aemos_core.errors import AemosError
+from aemos_core.notification_log import LogId, parse_log_id
 from aemos_notify import codec
-from aemos_notify.domain import Entry, LogId, parse_log_id
+from aemos_notify.domain import Entry
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st

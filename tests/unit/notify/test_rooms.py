@@ -10,6 +10,8 @@ class FakeMember:
     def send(self, event: Event) -> None:
         self.heard.append(event)
 
+    notify = send
+
 
 def test_members_of_several_rooms_are_there_once() -> None:
     """Who is in two of the rooms is one member."""

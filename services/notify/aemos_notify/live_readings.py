@@ -1,0 +1,181 @@
+"""Readings as they are stored, to whoever looks at them: the newest ten times a second, or each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import groupby
+from typing import NamedTuple
+
+from aemos.v1.job_pb2 import CommittedReading, ReadingBatch
+from aemos_core.names import READINGS_COMMITTED, device_room, sensor_room
+from aemos_core.redis_link import RedisClient, Subscriber
+from aemos_core.times import now_ms
+
+from aemos_notify.codec import reading_to_json
+from aemos_notify.rooms import Event, Member, Rooms
+
+DATA_STREAM = "data-stream"
+COALESCED_SECONDS = 0.1
+"""A room hears coalesced readings at most so often."""
+
+
+class _Source(NamedTuple):
+    """A device's sensor, by the rooms in which its readings are heard."""
+
+    device: str
+    sensor: str
+
+
+class _Waiting(NamedTuple):
+    """The newest reading of a variable and how many others it stands for."""
+
+    reading: CommittedReading
+    merged: int
+
+
+class LiveReadings:
+    """Hands readings to the members of their device's and their sensor's rooms, to each once.
+
+    In a room of `coalesced`, what comes within a tenth of a second of the last event waits, and of each variable only
+    the newest remains; after a rest, a reading leaves at once. Nothing is kept of a room that rests.
+    """
+
+    on_occupied: Callable[[bool], None] = staticmethod(lambda occupied: None)
+    """Hears whether anybody is in a room."""
+
+    def __init__(self) -> None:
+        self.coalesced, self.every = Rooms(), Rooms()
+        self._resting: dict[str, dict[tuple[_Source, int], _Waiting]] = {}
+        for rooms in (self.coalesced, self.every):
+            rooms.on_occupied = self._occupied
+
+    def _occupied(self, _: bool) -> None:
+        self.on_occupied(not (self.coalesced.empty and self.every.empty))
+
+    def enter(self, room: str, member: Member, *, every: bool) -> None:
+        """From now on the member hears the room's readings: each of them, or the newest."""
+        (self.every if every else self.coalesced).join(room, member)
+        (self.coalesced if every else self.every).leave(room, member)
+
+    def leave(self, room: str, member: Member) -> None:
+        """It hears them no more."""
+        self.coalesced.leave(room, member)
+        self.every.leave(room, member)
+
+    def leave_all(self, member: Member) -> None:
+        """It hears none."""
+        self.coalesced.leave_all(member)
+        self.every.leave_all(member)
+
+    def committed(self, message: bytes) -> None:
+        """Stored readings: one write to each client for all of a sensor's neighbours in the batch."""
+        now = now_ms()
+        for (device, sensor), group in groupby(ReadingBatch.FromString(message).readings, _uuids):
+            source, readings = _Source(device_room(device), sensor_room(sensor)), list(group)
+            if members := self.every.members(*source):
+                _send(members, Event((DATA_STREAM, reading_to_json(reading, now)) for reading in readings))
+            for room in source:
+                if self.coalesced.members(room):
+                    self._coalesce(room, source, readings)
+
+    def _coalesce(self, room: str, source: _Source, readings: Iterable[CommittedReading]) -> None:
+        waiting = self._resting.get(room)
+        if waiting is None:
+            waiting = self._resting[room] = {}
+            asyncio.get_running_loop().call_soon(self._flush, room)
+        for reading in readings:
+            key = source, reading.telemetry_data_id
+            known = waiting.get(key)
+            waiting[key] = _Waiting(reading, 0) if known is None else _newer(known, reading)
+
+    def _flush(self, room: str) -> None:
+        waiting = self._resting.pop(room)
+        if not waiting:
+            return
+        self._resting[room] = {}
+        asyncio.get_running_loop().call_later(COALESCED_SECONDS, self._flush, room)
+        now, by_source = now_ms(), defaultdict(list)
+        for (source, _), (reading, merged) in waiting.items():
+            by_source[source].append((DATA_STREAM, reading_to_json(reading, now, merged)))
+        for source, events in by_source.items():
+            _send(self._members(room, source), Event(events))
+
+    def _members(self, room: str, source: _Source) -> set[Member]:
+        """Of those in both rooms of a reading, the sensor's says nothing that the device's says, or that each does."""
+        members = self.coalesced.members(room) - self.every.members(*source)
+        return members - self.coalesced.members(source.device) if room == source.sensor else members
+
+
+def _uuids(reading: CommittedReading) -> tuple[str, str]:
+    return reading.device_uuid, reading.sensor_uuid
+
+
+def _newer(known: _Waiting, reading: CommittedReading) -> _Waiting:
+    is_newer = (reading.received_at_ms, reading.id) > (known.reading.received_at_ms, known.reading.id)
+    return _Waiting(reading if is_newer else known.reading, known.merged + 1)
+
+
+def _send(members: Iterable[Member], event: Event) -> None:
+    for member in members:
+        member.send(event)
+
+
+class CommittedReadings:
+    """A component: listens to stored readings only while somebody is there to see them, for they are many."""
+
+    def __init__(self, redis: RedisClient, readings: LiveReadings) -> None:
+        self._subscriber = Subscriber(redis, {READINGS_COMMITTED: readings.committed}, on_gap=self._subscribed)
+        readings.on_occupied = self.occupied
+        self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
+        self._is_flowing, self._settled = asyncio.Event(), asyncio.Event()
+        self._one_round = asyncio.Lock()
+
+    def occupied(self, somebody: bool) -> None:
+        """Whether anybody is in a room of readings."""
+        (self._wanted if somebody else self._unwanted).set()
+        (self._unwanted if somebody else self._wanted).clear()
+        if not somebody:
+            self._is_flowing.clear()
+
+    def _subscribed(self) -> None:
+        self._settled.set()
+        if self._wanted.is_set():
+            self._is_flowing.set()
+
+    async def flowing(self) -> None:
+        """Returns when readings flow, or after a second: without Redis there are none to miss."""
+        await _within_a_second(self._is_flowing)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Listens, when somebody is there, until told to stop."""
+        rounds = asyncio.create_task(self._rounds())
+        await stop.wait()
+        self.occupied(False)
+        async with self._one_round:
+            rounds.cancel()
+        await asyncio.wait([rounds])
+
+    async def _rounds(self) -> None:
+        while True:
+            await self._wanted.wait()
+            async with self._one_round:
+                await self._listen()
+
+    async def _listen(self) -> None:
+        self._settled.clear()
+        enough = asyncio.Event()
+        subscription = asyncio.create_task(self._subscriber.run(enough))
+        await self._unwanted.wait()
+        # On Python 3.11 redis-py swallows a cancellation that meets a command on its way (asyncio.wait_for does), and
+        # the subscription would never end: SUBSCRIBE goes through first.
+        await _within_a_second(self._settled)
+        enough.set()
+        await subscription
+
+
+async def _within_a_second(event: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), 1.0)

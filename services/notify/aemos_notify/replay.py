@@ -1,0 +1,121 @@
+"""What a client missed, from the notification log and the ledger, and then live, without a gap or a double."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from aemos_core.names import everybody_room
+from aemos_core.notification_log import Logged, LogId, NotificationFeed, heard_in
+from aemos_core.times import now_ms
+
+from aemos_notify.client import Client
+from aemos_notify.domain import Coverage, Subject
+from aemos_notify.rooms import Event, Rooms
+from aemos_notify.service import KEPT_MS, History
+
+MOST_REPLAYED = 10_000
+MOST_LOOKED_AT = 200_000
+"""Entries of an organization's log, heard by the client or not."""
+_AT_ONCE = 4
+_EVENTS_A_WRITE = 100
+
+
+class _Missed:
+    """What one client missed, gathered from the newest to the oldest."""
+
+    def __init__(self, is_missed: Callable[[Logged], bool]) -> None:
+        self._is_missed = is_missed
+        self._entries: list[Logged] = []
+        self._looked_at = 0
+
+    def take(self, page: Sequence[Logged]) -> bool:
+        """Whether more may be taken."""
+        self._looked_at += len(page)
+        self._entries += filter(self._is_missed, page)
+        return len(self._entries) < MOST_REPLAYED and self._looked_at < MOST_LOOKED_AT
+
+    async def pour_to(self, client: Client) -> None:
+        """Oldest first."""
+        entries = self._entries[MOST_REPLAYED - 1 :: -1]
+        for start in range(0, len(entries), _EVENTS_A_WRITE):
+            some = entries[start : start + _EVENTS_A_WRITE]
+            await client.pour(Event((entry.event, entry.notification) for entry in some))
+
+
+class Replayer:
+    """Lets clients into rooms of notifications."""
+
+    def __init__(self, feed: NotificationFeed, history: History, rooms: Rooms) -> None:
+        self._feed = feed
+        self._history = history
+        self._rooms = rooms
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+
+    def admit(self, client: Client) -> None:
+        """From now on the client hears what is for everybody."""
+        organization = client.caller.organization_id
+        client.coverage = self._from_now_on(organization)
+        self._rooms.join(everybody_room(organization), client)
+        client.greet()
+
+    def enter(self, client: Client, subject: Subject) -> None:
+        """From now on the client hears the subject."""
+        if not client.greeted:
+            client.release()
+        reached = self._feed.reached(client.caller.organization_id)
+        client.coverage = client.coverage.with_rooms(subject.rooms, reached)
+        self._join(client, subject)
+
+    async def replay(self, client: Client, subject: Subject, after: LogId) -> bool:
+        """As `enter`, and first hears what came behind `after`; whether some of that is left out.
+
+        The newest 10,000 are told. UNAVAILABLE when they cannot be read: then the client hears the subject not at all.
+        """
+        async with self._turns:
+            organization = client.caller.organization_id
+            before = client.coverage if client.greeted else self._from_now_on(organization)
+            rooms = (*subject.rooms, everybody_room(organization))
+            client.coverage = before.with_rooms(rooms, after)
+            new = [room for room in subject.rooms if room not in before.since]
+            self._join(client, subject)
+            try:
+                return await self._catch_up(client, before, after)
+            except BaseException:
+                client.coverage = before
+                for room in new:
+                    self._rooms.leave(room, client)
+                raise
+            finally:
+                client.release()
+
+    def _from_now_on(self, organization_id: int) -> Coverage:
+        return Coverage({everybody_room(organization_id): self._feed.reached(organization_id)})
+
+    def _join(self, client: Client, subject: Subject) -> None:
+        for room in subject.rooms:
+            self._rooms.join(room, client)
+
+    async def _catch_up(self, client: Client, before: Coverage, after: LogId) -> bool:
+        """What the feed has handed over is in the log, and what it hands over from now on is held back: the first ends
+        where the second begins."""
+        organization = client.caller.organization_id
+        truncated, began = after.ms < now_ms() - KEPT_MS, self._feed.reached(organization)
+        while True:
+            client.hold()
+            reached = self._feed.reached(organization)
+
+            def is_missed(entry: Logged) -> bool:
+                rooms = heard_in(organization, entry.rooms)
+                heard = entry.id <= began and before.includes(entry.id, rooms)
+                return not heard and client.coverage.includes(entry.id, rooms)
+
+            missed = _Missed(is_missed)
+            async for page in self._history.backwards(organization, after, reached):
+                if not missed.take(page):
+                    truncated = True
+                    break
+            await missed.pour_to(client)
+            if not client.overflowed:
+                return truncated
+            after = reached
