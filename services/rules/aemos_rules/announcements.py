@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import msgspec
 from aemos.v1 import job_pb2
-from aemos_core.names import device_id_room, device_room
+from aemos_core.names import alarms_room, device_id_room, device_room
 from aemos_core.outbox import Row
 from aemos_core.outbox_senders import ANNOUNCE
 from aemos_core.times import now_ms, rfc3339
@@ -34,10 +34,13 @@ def alarm_changed(alarm: Any, change: str, trace_context: bytes) -> job_pb2.Anno
         "acknowledged": alarm.acknowledged_at_ms is not None,
         "message": alarm.message,
     }
-    return _announcement(ALARM, alarm, metadata, trace_context)
+    rooms = [alarms_room(alarm.organization_id)]
+    return _announcement(ALARM, alarm, metadata, trace_context, rooms)
 
 
-def _announcement(event: str, row: Any, metadata: Mapping[str, Any], trace_context: bytes) -> job_pb2.Announcement:
+def _announcement(
+    event: str, row: Any, metadata: Mapping[str, Any], trace_context: bytes, rooms: Iterable[str] = ()
+) -> job_pb2.Announcement:
     notification = {
         "type": event,
         "deviceUuid": row.device_uuid,
@@ -48,7 +51,7 @@ def _announcement(event: str, row: Any, metadata: Mapping[str, Any], trace_conte
         uuid=uuid4().hex,
         organization_id=row.organization_id,
         event=event,
-        rooms=[device_room(row.device_uuid), device_id_room(row.device_id)],
+        rooms=[device_room(row.device_uuid), device_id_room(row.device_id), *rooms],
         notification_json=msgspec.json.encode(notification).decode(),
         trace_context=trace_context,
     )
