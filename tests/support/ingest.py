@@ -15,6 +15,7 @@ from aemos_core.identity import Caller, set_caller
 from aemos_core.outbox import Outbox, Row
 from aemos_core.times import now_ms
 from aemos_ingest import codec, tables
+from aemos_ingest.latest import LatestReadings
 from aemos_ingest.readings_service import Readings
 from aemos_ingest.registry_service import Registry
 from aemos_ingest.sightings import Sightings
@@ -30,6 +31,12 @@ class Unreachable:
 
     async def publish(self, channel: str, message: bytes) -> None:
         raise ConnectionError(channel)
+
+    async def delete(self, key: str) -> None:
+        raise ConnectionError(key)
+
+    def register_script(self, script: str) -> Any:
+        """One that is never called: whoever cannot reach Redis begins with `delete`."""
 
 
 class KeptOutbox(Outbox):
@@ -74,7 +81,8 @@ async def ingest(database: Database, like: Ingest | None = None) -> AsyncIterato
     sources = Sources(database, 2)
     sightings = Sightings(database, sources)
     outbox = KeptOutbox(database, tables.outbox)
-    readings = Readings(database, outbox, sources, sightings, Unreachable())  # type: ignore[arg-type]
+    redis: Any = Unreachable()
+    readings = Readings(database, outbox, sources, sightings, redis, LatestReadings(database, redis))
     tokens = DeviceTokens(database, sources.refresh, sightings)
     one = Ingest(database, Registry(database, sources.refresh), readings, tokens, sightings, sources)
     if like is None:

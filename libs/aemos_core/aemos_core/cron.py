@@ -41,7 +41,7 @@ def next_due(expression: str, timezone: str, after_ms: int) -> int:
     ValueError when expression or time zone cannot be read, or nothing is due within 50 years. Remembered, because many
     schedules ask the same.
     """
-    zone, after = _zone(timezone), after_ms // 1000
+    zone, after = zone_of(timezone), after_ms // 1000
     shown = after + _offset(zone, after)
     first = _instant(zone, shown)
     if first < after:  # the wall clock shows this for the second time: go on where what it repeats ends
@@ -83,7 +83,7 @@ def _wrong_expression(expression: str) -> str:
 def wrong_zone(timezone: str) -> str:
     """What is wrong with a time zone; empty when nothing is."""
     try:
-        _zone(timezone)
+        zone_of(timezone)
     except ValueError as error:
         return str(error)
     return ""
@@ -102,7 +102,8 @@ def _matcher(expression: str) -> croniter:
 
 
 @lru_cache(_KNOWN)
-def _zone(timezone: str) -> ZoneInfo:
+def zone_of(timezone: str) -> ZoneInfo:
+    """The zone of an IANA name; ValueError when there is none."""
     try:
         return ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: the name of a directory, such as "America"

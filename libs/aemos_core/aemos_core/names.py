@@ -8,6 +8,12 @@ DEVICE_STATE_CHANGE = "notifications:device-state-change"
 READINGS_COMMITTED = "readings:committed"
 """Channel (ingest): a serialized ReadingBatch after its commit, for live user interfaces."""
 
+LATEST_READINGS = "readings:latest"
+"""Key (ingest): hash of each variable's newest reading, by telemetry data id; what is missing is in the database."""
+
+RETENTION_LEASES = "leases:retention"
+"""Prefix of keys (ingest): which process deletes old readings."""
+
 REGISTRY_CHANGED = "registry:changed"
 """Channel (ingest): a hint to ask ListRegistryChanges now; carries nothing."""
 

@@ -163,21 +163,27 @@ _CHECKS: dict[int, Callable[[Any], str]] = {
 }
 
 
-def from_parameters(descriptor: Shape, parameters: Mapping[str, str]) -> tuple[dict[str, Any], list[FieldError]]:
-    """Path and query parameters as JSON values of the types that their fields have."""
+def from_parameters(descriptor: Shape, parameters: Mapping[str, list[str]]) -> tuple[dict[str, Any], list[FieldError]]:
+    """Path and query parameters as JSON values of the types that their fields have; of several for one the last."""
     values: dict[str, Any] = {}
     errors = []
-    for name, text in parameters.items():
+    for name, texts in parameters.items():
         field = descriptor.fields_by_camelcase_name.get(name) or descriptor.fields_by_name.get(name)
         if field is None:
             errors.append(FieldError(name, "is not a parameter"))
-        elif field.cpp_type not in _INTEGERS:
-            values[field.camelcase_name] = text
-        elif text.isascii() and text.isdigit() and len(text) < 17:
-            values[field.camelcase_name] = int(text)
-        else:
+            continue
+        parsed = [_parameter(field, text) for text in texts]
+        if None in parsed:
             errors.append(FieldError(name, "must be an integer"))
+        else:
+            values[field.camelcase_name] = parsed if field.is_repeated else parsed[-1]
     return values, errors
+
+
+def _parameter(field: Field, text: str) -> Any:
+    if field.cpp_type not in _INTEGERS:
+        return text
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 17 else None
 
 
 def refuse(errors: list[FieldError]) -> None:

@@ -61,7 +61,7 @@ def bearer(authorization: str) -> str:
 
 async def _message(request: Request, method: Method) -> Message:
     message = method.request()
-    parameters = dict(request.path_params)
+    parameters = {name: [value] for name, value in request.path_params.items()}
     errors: list[FieldError] = []
     if method.has_body:
         body = decode_body(await http_body.read(request.receive, MAX_BODY_BYTES))
@@ -69,10 +69,15 @@ async def _message(request: Request, method: Method) -> Message:
         errors += from_json(message, body)
         errors += from_json(message, values)
     else:
-        values, errors = from_parameters(method.request.DESCRIPTOR, {**request.query_params, **parameters})
+        values, errors = from_parameters(method.request.DESCRIPTOR, {**query_of(request), **parameters})
         errors += from_json(message, values)
     refuse(errors)
     return message
+
+
+def query_of(request: Request) -> dict[str, list[str]]:
+    """Every value of each query parameter."""
+    return {name: request.query_params.getlist(name) for name in request.query_params}
 
 
 def decode_body(body: bytes) -> Any:

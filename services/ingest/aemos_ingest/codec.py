@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import Any
 
 from aemos.v1 import data_stream_pb2, device_pb2, identity_pb2, sensor_pb2, telemetry_data_pb2
 from aemos_core.errors import AemosError, invalid
-from aemos_core.paging import page_of
 from aemos_core.times import now_ms, to_timestamp
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
@@ -18,6 +15,11 @@ from aemos_ingest.identity_service import Login
 from aemos_ingest.labels import attributes_of, labels_of, stored_attributes
 from aemos_ingest.readings_service import Outcome
 from aemos_ingest.registry_store import AnyRow
+
+
+def organization(row: AnyRow) -> identity_pb2.Organization:
+    """An organization."""
+    return identity_pb2.Organization(id=row.id, name=row.name, retention_days=row.retention_days)
 
 
 def device(row: AnyRow) -> device_pb2.Device:
@@ -143,27 +145,3 @@ def _refused(error: AemosError) -> data_stream_pb2.WriteResult:
     detail = error.errors[0].message if error.errors else error.detail
     refusal = data_stream_pb2.Refusal(kind=error.kind.value, reason=error.reason, detail=detail, loc=loc)
     return data_stream_pb2.WriteResult(refusal=refusal)
-
-
-def bound_ms(message: Any, field: str) -> int:
-    """A time of a request in milliseconds, 0 when it is absent."""
-    stamp: Timestamp = getattr(message, field)
-    return stamp.ToMilliseconds() if message.HasField(field) else 0
-
-
-def reading_page(request: data_stream_pb2.QueryReadingsRequest) -> tuple[int, tuple[int, int]]:
-    """How many readings, behind which (received_at_ms, id); the page token is the two in digits."""
-    limit = page_of(data_stream_pb2.QueryReadingsRequest(page_size=request.page_size)).limit
-    if not request.page_token:
-        return limit, (0, 0)
-    match = re.fullmatch(r"([0-9]{1,16})-([0-9]{1,16})", request.page_token)
-    if match is None:
-        raise invalid("pageToken", "is not one that a list gave")
-    return limit, (int(match[1]), int(match[2]))
-
-
-def readings(rows: Sequence[Any], of: AnyRow, limit: int) -> data_stream_pb2.QueryReadingsResponse:
-    """A page of at most `limit` out of the rows that were read, which are one more when there is a next page."""
-    page = rows[:limit]
-    token = f"{page[-1].received_at_ms}-{page[-1].id}" if len(rows) > limit else ""
-    return data_stream_pb2.QueryReadingsResponse(readings=[reading(row, of) for row in page], next_page_token=token)

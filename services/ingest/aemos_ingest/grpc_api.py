@@ -14,11 +14,15 @@ from aemos.v1 import (
     telemetry_data_pb2,
     telemetry_data_pb2_grpc,
 )
+from aemos_core.identity import caller
 from aemos_core.paging import page_of
 from aemos_core.rpc import Context, carried_trace
 
 from aemos_ingest import codec
+from aemos_ingest.history_api import queried
+from aemos_ingest.history_service import History
 from aemos_ingest.identity_service import Identity
+from aemos_ingest.organization_service import Organizations
 from aemos_ingest.readings_service import Readings
 from aemos_ingest.registry_service import Registry
 from aemos_ingest.token_service import DeviceTokens
@@ -29,8 +33,11 @@ _OVERLAP_SECONDS = 24 * 60 * 60
 class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     """Who is who."""
 
-    def __init__(self, identity: Identity, registry: Registry, tokens: DeviceTokens) -> None:
+    def __init__(
+        self, identity: Identity, organizations: Organizations, registry: Registry, tokens: DeviceTokens
+    ) -> None:
         self._identity = identity
+        self._organizations = organizations
         self._registry = registry
         self._tokens = tokens
 
@@ -41,6 +48,18 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
             request.name, request.admin_email, request.admin_password
         )
         return identity_pb2.Organization(id=created, name=name)
+
+    async def GetOrganization(
+        self, request: identity_pb2.GetOrganizationRequest, context: Context
+    ) -> identity_pb2.Organization:
+        return codec.organization(await self._organizations.get())
+
+    async def UpdateOrganization(
+        self, request: identity_pb2.UpdateOrganizationRequest, context: Context
+    ) -> identity_pb2.Organization:
+        name = request.name if request.HasField("name") else None
+        days = request.retention_days if request.HasField("retention_days") else None
+        return codec.organization(await self._organizations.change(name, days))
 
     async def Login(self, request: identity_pb2.LoginRequest, context: Context) -> identity_pb2.LoginResponse:
         return codec.login(await self._identity.login(request.email, request.password))
@@ -106,7 +125,7 @@ class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
     async def CreateDeviceToken(
         self, request: device_pb2.CreateDeviceTokenRequest, context: Context
     ) -> device_pb2.DeviceToken:
-        expires_at_ms = codec.bound_ms(request, "expires_at") if request.HasField("expires_at") else None
+        expires_at_ms = request.expires_at.ToMilliseconds() if request.HasField("expires_at") else None
         return codec.token(*await self._tokens.create(request.device, request.name, request.sensor_uuid, expires_at_ms))
 
     async def ListDeviceTokens(
@@ -204,8 +223,9 @@ class TelemetryDataServicer(telemetry_data_pb2_grpc.TelemetryDataServiceServicer
 class DataStreamServicer(data_stream_pb2_grpc.DataStreamServiceServicer):
     """Readings."""
 
-    def __init__(self, readings: Readings) -> None:
+    def __init__(self, readings: Readings, history: History) -> None:
         self._readings = readings
+        self._history = history
 
     async def WriteReadings(
         self, request: data_stream_pb2.WriteReadingsRequest, context: Context
@@ -216,7 +236,4 @@ class DataStreamServicer(data_stream_pb2_grpc.DataStreamServiceServicer):
     async def QueryReadings(
         self, request: data_stream_pb2.QueryReadingsRequest, context: Context
     ) -> data_stream_pb2.QueryReadingsResponse:
-        limit, after = codec.reading_page(request)
-        bounds = codec.bound_ms(request, "from"), codec.bound_ms(request, "to")
-        variable, rows = await self._readings.query(request.sensor_uuid, request.variable_name, bounds, after, limit)
-        return codec.readings(rows, variable, limit)
+        return await queried(self._history, caller().organization_id, request)

@@ -7,23 +7,22 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import Any
 
 from aemos.v1 import data_stream_pb2 as pb
 from aemos.v1 import job_pb2
 from aemos_core import telemetry
 from aemos_core.batching import Batcher
 from aemos_core.database import Database
-from aemos_core.errors import AemosError, Kind, invalid, unauthenticated, unavailable
-from aemos_core.identity import caller
+from aemos_core.errors import AemosError, Kind, unauthenticated, unavailable
 from aemos_core.jobs import EVALUATE_READINGS
 from aemos_core.names import READINGS_COMMITTED
 from aemos_core.outbox import OutboxRows, Row
 from aemos_core.redis_link import RedisClient
 from redis.exceptions import RedisError
 
-from aemos_ingest import readings_store, registry_store, repeats
+from aemos_ingest import readings_store, repeats
 from aemos_ingest.domain import Source, UnknownVariable, type_of, typed_value
+from aemos_ingest.latest import LatestReadings
 from aemos_ingest.readings_store import Message
 from aemos_ingest.repeats import Accepted
 from aemos_ingest.sightings import Sightings
@@ -35,7 +34,6 @@ _MOST_IN_COMMIT = 2_000
 _MOST_WAITING = 50_000
 _MOST_LIVE = 100
 _COLLISIONS = 3
-_END_OF_TIME = 2**53
 
 
 Outcome = Accepted | AemosError | None
@@ -52,12 +50,14 @@ class Readings:
         sources: Sources,
         sightings: Sightings,
         redis: RedisClient,
+        latest: LatestReadings,
     ) -> None:
         self._database = database
         self._outbox = outbox
         self._sources = sources
         self._sightings = sightings
         self._redis = redis
+        self._latest = latest
         self._ids = readings_store.ReadingIds(database)
         self._commits: Batcher[Sequence[Accepted], None] = Batcher(
             self._commit, max_batch=_MOST_IN_COMMIT, max_waiting=_MOST_WAITING, weight=len
@@ -76,24 +76,12 @@ class Readings:
             self._sightings.saw(tokens)
         return outcomes
 
-    async def query(
-        self, sensor_uuid: str, variable_name: str, bounds: tuple[int, int], after: tuple[int, int], limit: int
-    ) -> tuple[Any, Sequence[Any]]:
-        """The variable, and at most limit + 1 of its readings, oldest first."""
-        for loc, value in (("sensorUuid", sensor_uuid), ("variableName", variable_name)):
-            if not value:
-                raise invalid(loc, "is required")
-        async with self._database.read() as connection:
-            sensor = await registry_store.get_sensor(connection, caller().organization_id, sensor_uuid)
-            variable = await registry_store.get_variable_by_name(connection, sensor.id, variable_name)
-        until = min(bounds[1] or _END_OF_TIME, _END_OF_TIME)
-        return variable, await readings_store.page(self._database, variable.id, (bounds[0], until), after, limit)
-
     async def run(self, stop: asyncio.Event) -> None:
         """Ends when what was taken is committed."""
         await stop.wait()
         await self._commits.drain()
         await self._live.drain()
+        await self._latest.drain()
 
     async def _accept_all(self, readings: Sequence[pb.NewReading], tokens: set[int]) -> list[Outcome]:
         await self._sources.load(tokens)
@@ -148,6 +136,7 @@ class Readings:
         }
         values = [_values(one) for one in fresh]
         self._outbox.committed(await readings_store.store(self._database, self._outbox, values, names, rows))
+        self._latest.committed(one.message for one in fresh)
         with suppress(AemosError):  # nobody is promised a live reading
             self._live.put(b"".join(row.payload for row in rows), lambda _: None)
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from aemos_core.database import Database
 from aemos_core.outbox import OutboxRows, Row
 from aemos_core.times import now_ms
-from sqlalchemy import Row as SqlRow
 from sqlalchemy import Select, delete, insert, select, tuple_, update
 
 from aemos_ingest import tables as t
@@ -146,19 +145,3 @@ async def forget_messages(database: Database, before_ms: int) -> int:
         if old:
             await connection.execute(delete(t.reading_message).where(tuple_(c.device_id, c.message_id).in_(old)))
     return len(old)
-
-
-async def page(
-    database: Database, variable_id: int, bounds: tuple[int, int], after: tuple[int, int], limit: int
-) -> Sequence[SqlRow[Any]]:
-    """At most limit + 1 readings with bounds[0] <= received_at_ms < bounds[1] behind `after`, oldest first."""
-    c = t.data_stream.c
-    query = (
-        select(t.data_stream)
-        .where(c.telemetry_data_id == variable_id, c.received_at_ms >= bounds[0], c.received_at_ms < bounds[1])
-        .where(tuple_(c.received_at_ms, c.id) > after)
-        .order_by(c.received_at_ms, c.id)
-        .limit(limit + 1)
-    )
-    async with database.read() as connection:
-        return (await connection.execute(query)).all()

@@ -91,13 +91,6 @@ async def list_tokens(connection: AsyncConnection, device_id: int, after: int, l
     return rows
 
 
-async def get_variable_by_name(connection: AsyncConnection, sensor_id: int, name: str) -> AnyRow:
-    """A variable of a sensor."""
-    v = t.telemetry_data.c
-    query = _variables().where(v.sensor_id == sensor_id, v.variable_name == name)
-    return await _one(connection, query, "telemetry data")
-
-
 async def list_devices(
     connection: AsyncConnection, organization_id: int, after: int, limit: int, label: str = ""
 ) -> Sequence[AnyRow]:

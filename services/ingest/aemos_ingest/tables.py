@@ -12,6 +12,7 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     String,
@@ -32,6 +33,7 @@ organization = Table(
     Column("id", Id, primary_key=True),
     Column("name", String(200), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    Column("retention_days", Integer, nullable=False, server_default="0"),
     **TABLE_ARGS,
 )
 user = Table(

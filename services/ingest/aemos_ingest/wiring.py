@@ -9,7 +9,8 @@ from pathlib import Path
 from aemos_core.broker import open_broker
 from aemos_core.database import migrate, open_database
 from aemos_core.jobs import EVALUATE_READINGS, JobQueue
-from aemos_core.names import REGISTRY_CHANGED
+from aemos_core.leases import PartitionLeases
+from aemos_core.names import REGISTRY_CHANGED, RETENTION_LEASES
 from aemos_core.outbox import Outbox
 from aemos_core.outbox_senders import JobSender, Receipts
 from aemos_core.process import Component
@@ -26,10 +27,15 @@ from aemos_ingest.grpc_api import (
     SensorServicer,
     TelemetryDataServicer,
 )
+from aemos_ingest.history_api import HistoryServicer
+from aemos_ingest.history_service import History
 from aemos_ingest.identity_service import Identity
+from aemos_ingest.latest import LatestReadings
+from aemos_ingest.organization_service import Organizations
 from aemos_ingest.readings_service import Readings
 from aemos_ingest.registry_service import Registry
 from aemos_ingest.repeats import MessageSweep
+from aemos_ingest.retention import Retention
 from aemos_ingest.settings import IngestSettings
 from aemos_ingest.sightings import Sightings
 from aemos_ingest.sources import Sources
@@ -69,7 +75,10 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
         registry = Registry(database, announce_change)
         sightings = Sightings(database, sources)
         tokens = DeviceTokens(database, announce_change, sightings)
-        readings = Readings(database, outbox, sources, sightings, redis)
+        latest = LatestReadings(database, redis)
+        readings = Readings(database, outbox, sources, sightings, redis, latest)
+        history = History(database, latest)
+        leases = PartitionLeases(redis, 1, prefix=RETENTION_LEASES)
         server = await enter(
             grpc_server(
                 f"{settings.bind}:{settings.ingest_grpc_port}",
@@ -77,13 +86,17 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
                 settings.service_secret,
                 identity.verifier,
                 [
-                    IdentityServicer(identity, registry, tokens),
+                    IdentityServicer(identity, Organizations(database), registry, tokens),
                     DeviceServicer(registry, tokens),
                     SensorServicer(registry),
                     TelemetryDataServicer(registry),
-                    DataStreamServicer(readings),
+                    DataStreamServicer(readings, history),
+                    HistoryServicer(history),
                 ],
             )
         )
         subscriber = Subscriber(redis, {REGISTRY_CHANGED: sources.look_again}, sources.look_again)
-        yield [server, readings, outbox, receipts, sources, sightings, subscriber, MessageSweep(database)]
+        yield [
+            *(server, readings, latest, outbox, receipts, sources, sightings, subscriber),
+            *(MessageSweep(database), leases, Retention(database, leases)),
+        ]

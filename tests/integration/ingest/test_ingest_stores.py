@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind
 from aemos_core.outbox import Row
 from aemos_core.times import now_ms
-from aemos_ingest import readings_store, registry_store
+from aemos_ingest import history_store, readings_store, registry_store
 from aemos_ingest import tables as t
+from aemos_ingest.history_store import Cut
 from aemos_ingest.readings_store import Message, ReadingIds
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 OWN, OTHER = 1, 2
-EVER = (0, 2**53)
+EVER = Cut(0, 2**53, 10)
 
 
 async def add_device(connection: AsyncConnection, uuid: str, organization: int = OWN) -> int:
@@ -164,8 +164,8 @@ class FakeOutbox:
         """Nothing."""
 
 
-def row(reading_id: int, at_ms: int = 1, value: str = "1", number: float | None = None) -> dict[str, Any]:
-    return {"telemetry_data_id": 5, "received_at_ms": at_ms, "id": reading_id, "value": value, "number": number}
+def row(reading_id: int, at_ms: int = 1, value: str = "1", number: float | None = None) -> readings_store.Values:
+    return (5, at_ms, reading_id, value, number, None)
 
 
 async def test_ids_are_never_given_twice(database: Database) -> None:
@@ -184,7 +184,7 @@ async def test_readings_come_back_as_they_were_sent(database: Database) -> None:
     numbers = [25.5, 0.1, -0.0, 5e-324, 1.7976931348623157e308, None]
     sent = [row(n, n, text, number) for n, (text, number) in enumerate(zip(texts, numbers, strict=True), 1)]
     await readings_store.store(database, FakeOutbox(), sent, {}, [])
-    found = await readings_store.page(database, 5, EVER, (0, 0), 10)
+    found = await history_store.page(database, [5], EVER)
     assert [(one.value, one.number) for one in found] == list(zip(texts, numbers, strict=True))
 
 
@@ -193,12 +193,12 @@ async def test_pages_of_readings_are_whole_and_in_order(database: Database) -> N
     sent = [row(n, 10 + n // 500) for n in range(1, 2_501)]
     await readings_store.store(database, FakeOutbox(), sent, {}, [])
     found: list[int] = []
-    after = (0, 0)
-    while page := (await readings_store.page(database, 5, (11, 14), after, 700))[:700]:
+    after = None
+    while page := await history_store.page(database, [5], Cut(11, 14, 700, after=after)):
         found += [one.id for one in page]
         after = (page[-1].received_at_ms, page[-1].id)
     assert found == list(range(500, 2_000))
-    assert not await readings_store.page(database, 6, EVER, (0, 0), 10)
+    assert not await history_store.page(database, [6], EVER)
 
 
 @pytest.mark.parametrize("broken", ["reading", "message", "outbox"])
@@ -210,5 +210,5 @@ async def test_a_batch_is_stored_whole_or_not(database: Database, broken: str) -
     sent = [row(1), row(2), row(1 if broken == "reading" else 3)]
     with pytest.raises(AemosError):
         await readings_store.store(database, FakeOutbox(fails=broken == "outbox"), sent, named, [])
-    assert not await readings_store.page(database, 5, EVER, (0, 0), 10)
+    assert not await history_store.page(database, [5], EVER)
     assert len(await readings_store.messages(database, named)) == (broken == "message")

@@ -193,7 +193,7 @@ Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
 
 @_typing.final
 class QueryReadingsRequest(_message.Message):
-    """Which readings."""
+    """Which readings, and how."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -203,27 +203,53 @@ class QueryReadingsRequest(_message.Message):
     TO_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    sensor_uuid: _builtins.str
-    variable_name: _builtins.str
+    ORDER_FIELD_NUMBER: _builtins.int
+    AGGREGATE_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    TIMEZONE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """1 to 1000; 100 when absent."""
+    """1 to 1000; 100 when absent. Readings only."""
     page_token: _builtins.str
+    order: _builtins.str
+    """"asc" (oldest first, the default) or "desc". Readings only."""
+    interval: _builtins.str
+    """"30s", "5m", "1h" or "1d" (of 24 hours), counted from 1970 UTC; or "day", "week" (from Monday) or "month" in the
+    time zone. The whole range as one when absent. At most 10,000 intervals of all variables together.
+    """
+    timezone: _builtins.str
+    """IANA name of the zone whose days count; UTC when absent."""
+    @_builtins.property
+    def sensor_uuid(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 1000."""
+
+    @_builtins.property
+    def variable_name(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All variables of the sensors when absent. Together at most 100 variables for readings, 10,000 for aggregates."""
+
     @_builtins.property
     def to(self) -> _timestamp_pb2.Timestamp:
-        """Exclusive; the end when absent."""
+        """Exclusive; the end when absent, or now where an interval is given."""
+
+    @_builtins.property
+    def aggregate(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"min", "max", "avg", "sum" (of number variables), "first", "last", "count" (always there); none: readings."""
 
     def __init__(
         self,
         *,
-        sensor_uuid: _builtins.str = ...,
-        variable_name: _builtins.str = ...,
+        sensor_uuid: _abc.Iterable[_builtins.str] | None = ...,
+        variable_name: _abc.Iterable[_builtins.str] | None = ...,
         to: _timestamp_pb2.Timestamp | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        order: _builtins.str = ...,
+        aggregate: _abc.Iterable[_builtins.str] | None = ...,
+        interval: _builtins.str = ...,
+        timezone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "to", b"to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "page_size", b"page_size", "page_token", b"page_token", "sensor_uuid", b"sensor_uuid", "to", b"to", "variable_name", b"variable_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregate", b"aggregate", "from", b"from", "interval", b"interval", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "sensor_uuid", b"sensor_uuid", "timezone", b"timezone", "to", b"to", "variable_name", b"variable_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -231,29 +257,139 @@ Global___QueryReadingsRequest: _TypeAlias = QueryReadingsRequest  # noqa: Y015
 
 @_typing.final
 class QueryReadingsResponse(_message.Message):
-    """A page of readings."""
+    """A page of readings, or aggregates."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     READINGS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AGGREGATES_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Empty on the last page, and for aggregates."""
     @_builtins.property
     def readings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reading]: ...
+    @_builtins.property
+    def aggregates(self) -> _containers.RepeatedCompositeFieldContainer[Global___AggregateSeries]:
+        """One for each variable, in order of sensor and name, when aggregates were asked for."""
+
     def __init__(
         self,
         *,
         readings: _abc.Iterable[Global___Reading] | None = ...,
         next_page_token: _builtins.str = ...,
+        aggregates: _abc.Iterable[Global___AggregateSeries] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "readings", b"readings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregates", b"aggregates", "next_page_token", b"next_page_token", "readings", b"readings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryReadingsResponse: _TypeAlias = QueryReadingsResponse  # noqa: Y015
+
+@_typing.final
+class AggregateSeries(_message.Message):
+    """Aggregates of one variable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENSOR_UUID_FIELD_NUMBER: _builtins.int
+    VARIABLE_NAME_FIELD_NUMBER: _builtins.int
+    TELEMETRY_DATA_ID_FIELD_NUMBER: _builtins.int
+    INTERVALS_FIELD_NUMBER: _builtins.int
+    sensor_uuid: _builtins.str
+    variable_name: _builtins.str
+    telemetry_data_id: _builtins.int
+    @_builtins.property
+    def intervals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Aggregate]:
+        """Every interval that the range touches, oldest first; those without readings too."""
+
+    def __init__(
+        self,
+        *,
+        sensor_uuid: _builtins.str = ...,
+        variable_name: _builtins.str = ...,
+        telemetry_data_id: _builtins.int = ...,
+        intervals: _abc.Iterable[Global___Aggregate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["intervals", b"intervals", "sensor_uuid", b"sensor_uuid", "telemetry_data_id", b"telemetry_data_id", "variable_name", b"variable_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AggregateSeries: _TypeAlias = AggregateSeries  # noqa: Y015
+
+@_typing.final
+class Aggregate(_message.Message):
+    """What was asked of one interval. Only readings of the range count, though the interval may begin before it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    MIN_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    AVG_FIELD_NUMBER: _builtins.int
+    SUM_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """0 in a gap, where nothing else is set."""
+    min: _builtins.float
+    max: _builtins.float
+    avg: _builtins.float
+    sum: _builtins.float
+    first: _builtins.str
+    """As it was sent, as text."""
+    last: _builtins.str
+    @_builtins.property
+    def to(self) -> _timestamp_pb2.Timestamp:
+        """Exclusive: the beginning of the next one."""
+
+    def __init__(
+        self,
+        *,
+        to: _timestamp_pb2.Timestamp | None = ...,
+        count: _builtins.int = ...,
+        min: _builtins.float | None = ...,
+        max: _builtins.float | None = ...,
+        avg: _builtins.float | None = ...,
+        sum: _builtins.float | None = ...,
+        first: _builtins.str | None = ...,
+        last: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_avg", b"_avg", "_first", b"_first", "_last", b"_last", "_max", b"_max", "_min", b"_min", "_sum", b"_sum", "avg", b"avg", "first", b"first", "from", b"from", "last", b"last", "max", b"max", "min", b"min", "sum", b"sum", "to", b"to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_avg", b"_avg", "_first", b"_first", "_last", b"_last", "_max", b"_max", "_min", b"_min", "_sum", b"_sum", "avg", b"avg", "count", b"count", "first", b"first", "from", b"from", "last", b"last", "max", b"max", "min", b"min", "sum", b"sum", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__avg: _TypeAlias = _typing.Literal["avg"]  # noqa: Y015
+    _WhichOneofArgType__avg: _TypeAlias = _typing.Literal["_avg", b"_avg"]  # noqa: Y015
+    _WhichOneofReturnType__first: _TypeAlias = _typing.Literal["first"]  # noqa: Y015
+    _WhichOneofArgType__first: _TypeAlias = _typing.Literal["_first", b"_first"]  # noqa: Y015
+    _WhichOneofReturnType__last: _TypeAlias = _typing.Literal["last"]  # noqa: Y015
+    _WhichOneofArgType__last: _TypeAlias = _typing.Literal["_last", b"_last"]  # noqa: Y015
+    _WhichOneofReturnType__max: _TypeAlias = _typing.Literal["max"]  # noqa: Y015
+    _WhichOneofArgType__max: _TypeAlias = _typing.Literal["_max", b"_max"]  # noqa: Y015
+    _WhichOneofReturnType__min: _TypeAlias = _typing.Literal["min"]  # noqa: Y015
+    _WhichOneofArgType__min: _TypeAlias = _typing.Literal["_min", b"_min"]  # noqa: Y015
+    _WhichOneofReturnType__sum: _TypeAlias = _typing.Literal["sum"]  # noqa: Y015
+    _WhichOneofArgType__sum: _TypeAlias = _typing.Literal["_sum", b"_sum"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__avg) -> _WhichOneofReturnType__avg | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first) -> _WhichOneofReturnType__first | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last) -> _WhichOneofReturnType__last | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max) -> _WhichOneofReturnType__max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min) -> _WhichOneofReturnType__min | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sum) -> _WhichOneofReturnType__sum | None: ...
+
+Global___Aggregate: _TypeAlias = Aggregate  # noqa: Y015
 
 @_typing.final
 class Reading(_message.Message):

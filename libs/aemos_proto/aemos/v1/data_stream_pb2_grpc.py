@@ -61,7 +61,8 @@ class DataStreamServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def QueryReadings(self, request, context):
-        """Readings of one variable of one sensor, oldest first. At most 1000 a page.
+        """Readings of sensors' variables: as they came in, by page, or aggregated by interval. NOT_FOUND when a sensor is
+        unknown, or no sensor has a variable of that name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,9 @@ class DataStreamServiceStub:
     as it was then. Without those, a caller that does not know the outcome must not repeat the call.
     """
     QueryReadings: _grpc.UnaryUnaryMultiCallable[_data_stream_pb2.QueryReadingsRequest, _data_stream_pb2.QueryReadingsResponse]
-    """Readings of one variable of one sensor, oldest first. At most 1000 a page."""
+    """Readings of sensors' variables: as they came in, by page, or aggregated by interval. NOT_FOUND when a sensor is
+    unknown, or no sensor has a variable of that name.
+    """
 
 @_typing.type_check_only
 class DataStreamServiceAsyncStub(DataStreamServiceStub):
@@ -52,7 +54,9 @@ class DataStreamServiceAsyncStub(DataStreamServiceStub):
     as it was then. Without those, a caller that does not know the outcome must not repeat the call.
     """
     QueryReadings: _aio.UnaryUnaryMultiCallable[_data_stream_pb2.QueryReadingsRequest, _data_stream_pb2.QueryReadingsResponse]  # type: ignore[assignment]
-    """Readings of one variable of one sensor, oldest first. At most 1000 a page."""
+    """Readings of sensors' variables: as they came in, by page, or aggregated by interval. NOT_FOUND when a sensor is
+    unknown, or no sensor has a variable of that name.
+    """
 
 class DataStreamServiceServicer(metaclass=_abc_1.ABCMeta):
     """Stores readings and gives them back."""
@@ -74,6 +78,8 @@ class DataStreamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_stream_pb2.QueryReadingsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_data_stream_pb2.QueryReadingsResponse, _abc.Awaitable[_data_stream_pb2.QueryReadingsResponse]]:
-        """Readings of one variable of one sensor, oldest first. At most 1000 a page."""
+        """Readings of sensors' variables: as they came in, by page, or aggregated by interval. NOT_FOUND when a sensor is
+        unknown, or no sensor has a variable of that name.
+        """
 
 def add_DataStreamServiceServicer_to_server(servicer: DataStreamServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

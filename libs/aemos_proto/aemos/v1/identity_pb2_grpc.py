@@ -40,6 +40,16 @@ class IdentityServiceStub:
                 request_serializer=aemos_dot_v1_dot_identity__pb2.CreateOrganizationRequest.SerializeToString,
                 response_deserializer=aemos_dot_v1_dot_identity__pb2.Organization.FromString,
                 _registered_method=True)
+        self.GetOrganization = channel.unary_unary(
+                '/aemos.v1.IdentityService/GetOrganization',
+                request_serializer=aemos_dot_v1_dot_identity__pb2.GetOrganizationRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_identity__pb2.Organization.FromString,
+                _registered_method=True)
+        self.UpdateOrganization = channel.unary_unary(
+                '/aemos.v1.IdentityService/UpdateOrganization',
+                request_serializer=aemos_dot_v1_dot_identity__pb2.UpdateOrganizationRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_identity__pb2.Organization.FromString,
+                _registered_method=True)
         self.Login = channel.unary_unary(
                 '/aemos.v1.IdentityService/Login',
                 request_serializer=aemos_dot_v1_dot_identity__pb2.LoginRequest.SerializeToString,
@@ -73,6 +83,20 @@ class IdentityServiceServicer:
 
     def CreateOrganization(self, request, context):
         """Makes an organization with its first administrator. ALREADY_EXISTS when the e-mail is taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOrganization(self, request, context):
+        """The caller's organization.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateOrganization(self, request, context):
+        """Changes the fields that are given.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +144,16 @@ def add_IdentityServiceServicer_to_server(servicer, server):
             'CreateOrganization': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateOrganization,
                     request_deserializer=aemos_dot_v1_dot_identity__pb2.CreateOrganizationRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_identity__pb2.Organization.SerializeToString,
+            ),
+            'GetOrganization': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOrganization,
+                    request_deserializer=aemos_dot_v1_dot_identity__pb2.GetOrganizationRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_identity__pb2.Organization.SerializeToString,
+            ),
+            'UpdateOrganization': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateOrganization,
+                    request_deserializer=aemos_dot_v1_dot_identity__pb2.UpdateOrganizationRequest.FromString,
                     response_serializer=aemos_dot_v1_dot_identity__pb2.Organization.SerializeToString,
             ),
             'Login': grpc.unary_unary_rpc_method_handler(
@@ -175,6 +209,60 @@ class IdentityService:
             target,
             '/aemos.v1.IdentityService/CreateOrganization',
             aemos_dot_v1_dot_identity__pb2.CreateOrganizationRequest.SerializeToString,
+            aemos_dot_v1_dot_identity__pb2.Organization.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOrganization(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.IdentityService/GetOrganization',
+            aemos_dot_v1_dot_identity__pb2.GetOrganizationRequest.SerializeToString,
+            aemos_dot_v1_dot_identity__pb2.Organization.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateOrganization(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.IdentityService/UpdateOrganization',
+            aemos_dot_v1_dot_identity__pb2.UpdateOrganizationRequest.SerializeToString,
             aemos_dot_v1_dot_identity__pb2.Organization.FromString,
             options,
             channel_credentials,

@@ -35,6 +35,10 @@ class IdentityServiceStub:
     def __new__(cls, channel: _aio.Channel) -> IdentityServiceAsyncStub: ...
     CreateOrganization: _grpc.UnaryUnaryMultiCallable[_identity_pb2.CreateOrganizationRequest, _identity_pb2.Organization]
     """Makes an organization with its first administrator. ALREADY_EXISTS when the e-mail is taken."""
+    GetOrganization: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetOrganizationRequest, _identity_pb2.Organization]
+    """The caller's organization."""
+    UpdateOrganization: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrganizationRequest, _identity_pb2.Organization]
+    """Changes the fields that are given."""
     Login: _grpc.UnaryUnaryMultiCallable[_identity_pb2.LoginRequest, _identity_pb2.LoginResponse]
     """Trades an e-mail and a password for tokens. REST: POST /api/v1/auth/login, written by hand in gateway."""
     RefreshLogin: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RefreshLoginRequest, _identity_pb2.LoginResponse]
@@ -55,6 +59,10 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateOrganization: _aio.UnaryUnaryMultiCallable[_identity_pb2.CreateOrganizationRequest, _identity_pb2.Organization]  # type: ignore[assignment]
     """Makes an organization with its first administrator. ALREADY_EXISTS when the e-mail is taken."""
+    GetOrganization: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetOrganizationRequest, _identity_pb2.Organization]  # type: ignore[assignment]
+    """The caller's organization."""
+    UpdateOrganization: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrganizationRequest, _identity_pb2.Organization]  # type: ignore[assignment]
+    """Changes the fields that are given."""
     Login: _aio.UnaryUnaryMultiCallable[_identity_pb2.LoginRequest, _identity_pb2.LoginResponse]  # type: ignore[assignment]
     """Trades an e-mail and a password for tokens. REST: POST /api/v1/auth/login, written by hand in gateway."""
     RefreshLogin: _aio.UnaryUnaryMultiCallable[_identity_pb2.RefreshLoginRequest, _identity_pb2.LoginResponse]  # type: ignore[assignment]
@@ -78,6 +86,22 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.Organization, _abc.Awaitable[_identity_pb2.Organization]]:
         """Makes an organization with its first administrator. ALREADY_EXISTS when the e-mail is taken."""
+
+    @_abc_1.abstractmethod
+    def GetOrganization(
+        self,
+        request: _identity_pb2.GetOrganizationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.Organization, _abc.Awaitable[_identity_pb2.Organization]]:
+        """The caller's organization."""
+
+    @_abc_1.abstractmethod
+    def UpdateOrganization(
+        self,
+        request: _identity_pb2.UpdateOrganizationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.Organization, _abc.Awaitable[_identity_pb2.Organization]]:
+        """Changes the fields that are given."""
 
     @_abc_1.abstractmethod
     def Login(

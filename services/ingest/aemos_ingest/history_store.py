@@ -1,0 +1,161 @@
+"""Readings out of the database: pages, aggregates and the newest, each a sweep of the clustered primary key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aemos_core.database import Database
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, union_all
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aemos_ingest import tables as t
+from aemos_ingest.intervals import Span
+from aemos_ingest.registry_store import AnyRow
+
+END_OF_TIME = 2**53
+_c = t.data_stream.c
+_KEY = (_c.telemetry_data_id, _c.received_at_ms, _c.id)
+_AT_ONCE = 100
+"""Selects in one UNION, which SQLite limits to 500."""
+
+_OF_NUMBERS: dict[str, Callable[[Any], Any]] = {"min": func.min, "max": func.max, "avg": func.avg, "sum": func.sum}
+AGGREGATES = (*_OF_NUMBERS, "first", "last", "count")
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Which readings of some variables: [from_ms, to_ms), in order of (time, id), at most `limit` behind `after`."""
+
+    from_ms: int
+    to_ms: int
+    limit: int
+    newest_first: bool = False
+    after: tuple[int, int] | None = None
+
+    def holds(self) -> list[ColumnElement[bool]]:
+        """As conditions. The range begins at the last page's end: a database makes no range of a tuple comparison."""
+        conditions = [_c.received_at_ms >= self.from_ms, _c.received_at_ms < self.to_ms]
+        if self.after is not None:
+            ms, last_id = self.after
+            if self.newest_first:
+                conditions += [_c.received_at_ms <= ms, or_(_c.received_at_ms < ms, _c.id < last_id)]
+            else:
+                conditions += [_c.received_at_ms >= ms, or_(_c.received_at_ms > ms, _c.id > last_id)]
+        return conditions
+
+    def sorted(self, query: Select[Any], ms: Any, reading_id: Any) -> Select[Any]:
+        """The first `limit` of a query in this order."""
+        keys = (ms.desc(), reading_id.desc()) if self.newest_first else (ms, reading_id)
+        return query.order_by(*keys).limit(self.limit)
+
+
+async def variables_of(
+    database: Database, organization_id: int, sensor_uuids: Sequence[str], names: Sequence[str]
+) -> Sequence[AnyRow]:
+    """Variables of sensors, one row at least for each sensor that exists, in order of sensor and name.
+
+    A row's `id` is None where the sensor has no variable of these names; no names are all names.
+    """
+    v = t.telemetry_data.c
+    named = and_(v.sensor_id == t.sensor.c.id, v.variable_name.in_(names) if names else v.id.is_not(None))
+    query = (
+        select(v.id, v.variable_name, v.type, t.sensor.c.uuid.label("sensor_uuid"))
+        .select_from(t.sensor.outerjoin(t.telemetry_data, named))
+        .where(t.sensor.c.organization_id == organization_id, t.sensor.c.uuid.in_(sensor_uuids))
+        .order_by(t.sensor.c.id, v.variable_name)
+    )
+    async with database.read() as connection:
+        return (await connection.execute(query)).all()
+
+
+async def named_devices(
+    connection: AsyncConnection, organization_id: int, references: Sequence[str], sensor_uuids: Sequence[str]
+) -> Sequence[AnyRow]:
+    """Devices of an organization by id or uuid, and those of these sensors, by id."""
+    d, ids = t.device.c, [int(r) for r in references if r.isascii() and r.isdigit() and len(r) < 19]
+    of_sensors = select(t.sensor.c.device_id).where(t.sensor.c.uuid.in_(sensor_uuids))
+    named = or_(d.id.in_(ids), d.uuid.in_(references), d.id.in_(of_sensors))
+    query = select(t.device).where(d.organization_id == organization_id, named).order_by(d.id)
+    return (await connection.execute(query)).all()
+
+
+async def sensors_of(connection: AsyncConnection, device_ids: Sequence[int]) -> Sequence[AnyRow]:
+    """The sensors of devices with their devices' uuids, by id."""
+    query = select(*t.sensor.c, t.device.c.uuid.label("device_uuid")).join(t.device)
+    of = query.where(t.sensor.c.device_id.in_(device_ids)).order_by(t.sensor.c.id)
+    return (await connection.execute(of)).all()
+
+
+async def page(database: Database, variable_ids: Sequence[int], cut: Cut) -> Sequence[AnyRow]:
+    """Readings of at most 100 variables, merged. Only keys are merged; of values no more are read than are given."""
+    if len(variable_ids) == 1:
+        query = cut.sorted(_readings_of(variable_ids[0], cut, t.data_stream), _c.received_at_ms, _c.id)
+    else:
+        parts = [cut.sorted(_readings_of(v, cut, *_KEY), _c.received_at_ms, _c.id).subquery() for v in variable_ids]
+        keys = union_all(*(select(part) for part in parts)).subquery()
+        first = cut.sorted(select(keys), keys.c.received_at_ms, keys.c.id).subquery()
+        same = and_(*(column == first.c[column.name] for column in _KEY))
+        query = cut.sorted(select(t.data_stream).join(first, same), _c.received_at_ms, _c.id)
+    async with database.read() as connection:
+        rows: Sequence[AnyRow] = (await connection.execute(query)).all()
+    return rows
+
+
+def _readings_of(variable_id: int, cut: Cut, *columns: Any) -> Select[Any]:
+    return select(*columns).where(_c.telemetry_data_id == variable_id, *cut.holds())
+
+
+async def aggregates(
+    database: Database, variable_ids: Sequence[int], span: Span, bounds: tuple[int, int], wanted: Sequence[str]
+) -> Sequence[AnyRow]:
+    """A row (telemetry_data_id, start, n, then what is wanted) for each interval with readings.
+
+    One sweep for each variable; then, for "first" and "last", one look at the primary key for each interval.
+    """
+    offset = (_c.received_at_ms - span.start_ms) % span.width_ms
+    start = (_c.received_at_ms - offset).label("start")
+    numbers = [_OF_NUMBERS[name](_c.number).label(name) for name in wanted if name in _OF_NUMBERS]
+    edges = [func.min(_c.received_at_ms).label("first_ms"), func.max(_c.received_at_ms).label("last_ms")]
+    with_edges = "first" in wanted or "last" in wanted
+    inner = (
+        select(_c.telemetry_data_id, start, func.count().label("n"), *numbers, *(edges if with_edges else ()))
+        .where(
+            _c.telemetry_data_id.in_(variable_ids),
+            _c.received_at_ms >= max(span.start_ms, bounds[0]),
+            _c.received_at_ms < min(span.end_ms, bounds[1]),
+        )
+        .group_by(_c.telemetry_data_id, start)
+    )
+    async with database.read() as connection:
+        query: Select[Any] = _with_edges(inner, wanted) if with_edges else inner
+        rows: Sequence[AnyRow] = (await connection.execute(query)).all()
+    return rows
+
+
+def _with_edges(inner: Select[Any], wanted: Sequence[str]) -> Select[Any]:
+    of, reading = inner.subquery(), t.data_stream.alias()
+
+    def value(ms: Any, order: Any) -> Any:
+        at = and_(reading.c.telemetry_data_id == of.c.telemetry_data_id, reading.c.received_at_ms == ms)
+        return select(reading.c.value).where(at).order_by(order).limit(1).correlate(of).scalar_subquery()
+
+    edges = {
+        "first": value(of.c.first_ms, reading.c.id).label("first"),
+        "last": value(of.c.last_ms, reading.c.id.desc()).label("last"),
+    }
+    kept = [column for column in of.c if column.name not in ("first_ms", "last_ms")]
+    return select(*kept, *(edges[name] for name in wanted if name in edges))
+
+
+async def newest(database: Database, variable_ids: Sequence[int]) -> list[AnyRow]:
+    """The last reading in (time, id) of each variable that has one."""
+    found: list[AnyRow] = []
+    cut = Cut(0, END_OF_TIME, limit=1, newest_first=True)
+    for begin in range(0, len(variable_ids), _AT_ONCE):
+        ids = variable_ids[begin : begin + _AT_ONCE]
+        parts = [cut.sorted(_readings_of(v, cut, t.data_stream), _c.received_at_ms, _c.id).subquery() for v in ids]
+        async with database.read() as connection:
+            found += (await connection.execute(union_all(*(select(part) for part in parts)))).all()
+    return found

@@ -1,0 +1,108 @@
+"""Deletes readings that are older than their organization keeps them, and those of variables that are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Protocol
+
+from aemos_core.database import Database
+from aemos_core.errors import AemosError
+from aemos_core.redis_link import wait
+from aemos_core.times import now_ms
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select
+
+from aemos_ingest import tables as t
+from aemos_ingest.history_store import END_OF_TIME
+
+log = logging.getLogger("aemos.ingest")
+
+DAY_MS = 86_400_000
+_ROWS = 1_000
+_SHARE = 0.05
+"""How much of the time a statement of ours may be under way."""
+_ROUND_SECONDS = 600.0
+_STANDBY_SECONDS = 2.0
+_c = t.data_stream.c
+
+
+class Lease(Protocol):
+    """Says which one of the replicas deletes (PartitionLeases with one partition)."""
+
+    def holds(self, partition: int) -> bool:
+        """Whether this process does, now."""
+
+
+class Retention:
+    """A component: goes from variable to variable, some rows at a time, and rests 19 times as long as each step took.
+
+    It keeps no position: a step that is done stays done, and what is left is found again.
+    """
+
+    def __init__(self, database: Database, lease: Lease, share: float = _SHARE) -> None:
+        self._database = database
+        self._lease = lease
+        self._rest = 1 / share - 1
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """A round over all variables, then ten minutes of nothing; never while another process does it."""
+        while not stop.is_set():
+            try:
+                done = await self.round(stop)
+            except AemosError as error:
+                log.warning("old readings stay for now: %s", error.detail)
+                done = True
+            await wait(stop, _ROUND_SECONDS if done else _STANDBY_SECONDS)
+
+    async def round(self, stop: asyncio.Event) -> bool:
+        """Deletes all that is too old; whether it came to the end with the lease in its hands."""
+        variable_id, deleted = 0, 0
+        while self._lease.holds(0) and not stop.is_set():
+            began = time.monotonic()
+            found = await self._next(variable_id)
+            if found is None:
+                log.info("retention deleted %d readings", deleted)
+                return True
+            variable_id, before_ms = found
+            await wait(stop, (time.monotonic() - began) * self._rest)
+            deleted += await self._clear(variable_id, before_ms, stop)
+        return False
+
+    async def _next(self, after: int) -> tuple[int, int] | None:
+        """The next variable that has readings, and the time before which they go; None behind the last."""
+        v = t.telemetry_data.c
+        first = select(func.min(_c.telemetry_data_id)).where(_c.telemetry_data_id > after)
+        kept = select(t.organization.c.retention_days).join(t.telemetry_data, v.organization_id == t.organization.c.id)
+        async with self._database.read() as connection:
+            variable_id = (await connection.execute(first)).scalar_one()
+            if variable_id is None:
+                return None
+            days = (await connection.execute(kept.where(v.id == variable_id))).scalar()
+        if days is None:  # a variable is made before its first reading: this one is gone
+            return variable_id, END_OF_TIME
+        return variable_id, now_ms() - days * DAY_MS if days else 0
+
+    async def _clear(self, variable_id: int, before_ms: int, stop: asyncio.Event) -> int:
+        deleted, more = 0, before_ms > 0
+        while more and self._lease.holds(0) and not stop.is_set():
+            began = time.monotonic()
+            count = await self._step(variable_id, before_ms)
+            deleted, more = deleted + count, count >= _ROWS
+            await wait(stop, (time.monotonic() - began) * self._rest)
+        return deleted
+
+    async def _step(self, variable_id: int, before_ms: int) -> int:
+        """Deletes at most `_ROWS` of the oldest; how many. Not every database knows DELETE with a limit."""
+        old = and_(_c.telemetry_data_id == variable_id, _c.received_at_ms < before_ms)
+        last = select(_c.received_at_ms, _c.id).where(old).order_by(_c.received_at_ms, _c.id)
+        async with self._database.read() as connection:
+            end = (await connection.execute(last.offset(_ROWS - 1).limit(1))).first()
+        up_to: ColumnElement[bool] = old
+        if end is not None:
+            same = and_(_c.received_at_ms == end.received_at_ms, _c.id <= end.id)
+            up_to = and_(
+                old, _c.received_at_ms <= end.received_at_ms, or_(_c.received_at_ms < end.received_at_ms, same)
+            )
+        async with self._database.write() as connection:
+            return (await connection.execute(delete(t.data_stream).where(up_to))).rowcount

@@ -1,0 +1,375 @@
+"""History on both databases: pages, aggregates against a model in Python, latest values, retention."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from aemos.v1 import job_pb2
+from aemos_core.database import Database
+from aemos_core.errors import AemosError, Kind
+from aemos_core.identity import Caller, set_caller
+from aemos_core.names import LATEST_READINGS
+from aemos_core.paging import Page
+from aemos_core.redis_link import RedisClient, open_redis
+from aemos_core.times import now_ms
+from aemos_ingest import history_codec, tables
+from aemos_ingest.history_service import Aggregation, Around, History, Of
+from aemos_ingest.history_store import Cut
+from aemos_ingest.latest import LatestReadings
+from aemos_ingest.organization_service import Organizations
+from aemos_ingest.retention import DAY_MS, Retention
+from sqlalchemy import func, insert, select, update
+
+from tests.support.redis_server import redis_server, until
+
+pytestmark = pytest.mark.asyncio
+HOUR_MS = 3_600_000
+BEGIN = int(datetime(2026, 10, 20, tzinfo=ZoneInfo("Europe/Berlin")).timestamp()) * 1_000
+END = BEGIN + 10 * DAY_MS
+ALL = ("min", "max", "avg", "sum", "first", "last", "count")
+Reading = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@dataclass
+class World:
+    """Organization 1 with sensors "s1" (temperature, note) and "s2" (temperature), and organization 2 with "s3"."""
+
+    database: Database
+    redis: RedisClient
+    latest: LatestReadings
+    history: History
+
+    async def add(self, table: Any, rows: Sequence[Reading]) -> None:
+        async with self.database.write() as connection:
+            for begin in range(0, len(rows), 1_000):
+                await connection.execute(insert(table), rows[begin : begin + 1_000])
+
+    async def store(self, *rows: Reading, told: bool = True) -> None:
+        """As a commit does; not `told` as one that died before it said so."""
+        await self.add(tables.data_stream, rows)
+        if told:
+            self.latest.committed(
+                job_pb2.CommittedReading(
+                    telemetry_data_id=row["telemetry_data_id"],
+                    received_at_ms=row["received_at_ms"],
+                    id=row["id"],
+                    text=row["value"],
+                )
+                for row in rows
+            )
+            await self.latest.drain()
+
+    async def newest(self, *sensors: str) -> dict[tuple[str, str], str]:
+        found = await self.history.latest(Of(1, sensors, ()))
+        return {(variable.sensor_uuid, variable.variable_name): newest.value for newest, variable in found}
+
+
+@pytest.fixture
+async def world(database: Database, redis_url: str) -> AsyncIterator[World]:
+    async with open_redis(redis_url) as redis:
+        await redis.flushall()
+        latest = LatestReadings(database, redis)
+        made = World(database, redis, latest, History(database, latest))
+        await made.add(tables.organization, [{"id": n, "name": f"o{n}", "created_at_ms": 0} for n in (1, 2)])
+        common = {"created_at_ms": 0, "name": "x"}
+        await made.add(
+            tables.device, [{"id": n, "uuid": f"d{n}", "organization_id": 1 + n // 3, **common} for n in (1, 2, 3)]
+        )
+        await made.add(
+            tables.sensor,
+            [{"id": n, "device_id": n, "uuid": f"s{n}", "organization_id": 1 + n // 3, **common} for n in (1, 2, 3)],
+        )
+        variables = ((1, 1, "temperature", "number"), (2, 2, "temperature", "number"), (3, 3, "temperature", "number"))
+        await made.add(
+            tables.telemetry_data,
+            [
+                {
+                    "id": v,
+                    "sensor_id": s,
+                    "variable_name": name,
+                    "type": kind,
+                    "unit": "",
+                    "organization_id": 1 + s // 3,
+                }
+                for v, s, name, kind in (*variables, (4, 1, "note", "text"))
+            ],
+        )
+        yield made
+
+
+def row(reading_id: int, ms: int, variable_id: int = 1, value: float | str = 1.5) -> Reading:
+    number = value if isinstance(value, float) else None
+    return {
+        "telemetry_data_id": variable_id,
+        "received_at_ms": ms,
+        "id": reading_id,
+        "value": str(value),
+        "number": number,
+    }
+
+
+def ten_days(variable_id: int = 1) -> list[Reading]:
+    """Irregular, with ties, a gap of a day, and readings at midnight to the millisecond."""
+    rng = random.Random(variable_id)
+    times = [rng.randrange(BEGIN, END) for _ in range(1_000)] + [BEGIN + day * DAY_MS for day in range(10)]
+    times += [times[0]] * 3 + [END - 1, END, BEGIN - 1]
+    kept = [ms for ms in times if not BEGIN + 2 * DAY_MS <= ms < BEGIN + 3 * DAY_MS + HOUR_MS]
+    return [
+        row(variable_id * 100_000 + i, ms, variable_id, float(rng.randrange(-500, 500)) / 4)
+        for i, ms in enumerate(kept)
+    ]
+
+
+def model(rows: Sequence[Reading], start: int, end: int) -> tuple[Any, ...] | None:
+    held = sorted((r["received_at_ms"], r["id"], r["number"], r["value"]) for r in rows)
+    inside = [r for r in held if start <= r[0] < end]
+    if not inside:
+        return None
+    numbers = [r[2] for r in inside]
+    total = sum(numbers)
+    mean = pytest.approx(total / len(numbers))
+    return min(numbers), max(numbers), mean, total, inside[0][3], inside[-1][3], len(inside)
+
+
+@pytest.mark.parametrize(
+    ("interval", "zone", "count"),
+    [("1h", "", 240), ("7m", "", 2058), ("day", "Europe/Berlin", 10), ("week", "Asia/Kathmandu", 2), ("", "", 1)],
+)
+async def test_aggregates_are_those_of_a_model(world: World, interval: str, zone: str, count: int) -> None:
+    """Of every interval of both variables, gaps included, across the end of summer time on 2026-10-25."""
+    rows = {1: ten_days(1), 2: ten_days(2)}
+    await world.store(*rows[1], *rows[2], told=False)
+    series = await world.history.aggregates(
+        Of(1, ["s1", "s2"], ["temperature"]), (BEGIN, END), Aggregation(ALL, interval, zone)
+    )
+    assert [one.variable.id for one in series] == [1, 2]
+    for one in series:
+        intervals = list(one.intervals())
+        assert len(intervals) == count
+        for start, end, found in intervals:
+            expected = model(rows[one.variable.id], max(start, BEGIN), min(end, END))
+            values = found and (found.min, found.max, found.avg, found.sum, found.first, found.last, found.n)
+            assert values == expected
+
+
+async def test_text_has_first_last_and_count(world: World) -> None:
+    """Numbers of what is no number are absent; of a gap all is absent but the count."""
+    await world.store(row(1, BEGIN, 4, "a"), row(2, BEGIN, 4, "b"), row(3, BEGIN + 5, 4, "c"))
+    how = Aggregation(("avg", "first", "last"), "1h", "")
+    series = await world.history.aggregates(Of(1, ["s1"], ["note"]), (BEGIN, BEGIN + 2 * HOUR_MS), how)
+    answer = history_codec.aggregates(series, how.wanted).aggregates[0]
+    first, gap = answer.intervals
+    assert (first.count, first.first, first.last, first.HasField("avg")) == (3, "a", "c", False)
+    assert (gap.count, gap.HasField("first"), gap.HasField("last")) == (0, False, False)
+    assert getattr(gap, "from") == first.to
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+@pytest.mark.parametrize("sensors", [["s1"], ["s1", "s2"]])
+async def test_pages_give_every_reading_once_in_order(world: World, sensors: list[str], newest_first: bool) -> None:
+    """Merged over variables, with ties in time, whatever the page size."""
+    rows = [*ten_days(1), *ten_days(2)]
+    await world.store(*rows, told=False)
+    variables = {int(uuid[1]) for uuid in sensors}
+    keys = sorted(
+        ((r["received_at_ms"], r["id"]) for r in rows if r["telemetry_data_id"] in variables
+         and BEGIN <= r["received_at_ms"] < END),
+        reverse=newest_first,
+    )  # fmt: skip
+    found: list[tuple[int, int]] = []
+    while True:
+        cut = Cut(BEGIN, END, 98, newest_first, found[-1] if found else None)
+        page, _ = await world.history.readings(Of(1, sensors, ["temperature"]), cut)
+        found += [(r.received_at_ms, r.id) for r in page]
+        if len(page) < 98:
+            break
+    assert found == keys
+
+
+async def test_nothing_of_another_organization(world: World) -> None:
+    """A foreign sensor is as one that does not exist, on every way."""
+    await world.store(row(1, BEGIN, 3))
+    for sensors in (["s3"], ["s1", "s3"], ["nowhere"]):
+        for ask in (
+            world.history.readings(Of(1, sensors, ()), Cut(0, END, 10)),
+            world.history.aggregates(Of(1, sensors, ()), (BEGIN, END), Aggregation(["avg"], "1h", "")),
+            world.history.latest(Of(1, sensors, ())),
+        ):
+            with pytest.raises(AemosError) as refused:
+                await ask
+            assert refused.value.kind is Kind.NOT_FOUND
+    found = await world.history.surroundings(Around(1, ["d3", "3"], ["s3"]), Page(100, 0))
+    assert not found.devices
+    assert not found.sensors
+
+
+async def test_latest_moves_forward_only(world: World) -> None:
+    """A late reading does not replace a newer one; a variable without readings is left out."""
+    await world.store(row(1, BEGIN, 1, 1.0))
+    await world.store(row(3, BEGIN + 9, 1, 3.0), row(2, BEGIN + 5, 1, 2.0))
+    await world.store(row(4, BEGIN + 7, 1, 4.0), row(5, BEGIN, 4, "größer 🙂: 1:2:"))
+    assert await world.newest("s1", "s2") == {("s1", "temperature"): "3.0", ("s1", "note"): "größer 🙂: 1:2:"}
+    await world.store(row(6, BEGIN + 9, 1, 6.0), row(7, BEGIN, 2, 7.0))
+    assert await world.newest("s1", "s2") == {
+        ("s1", "temperature"): "6.0",
+        ("s1", "note"): "größer 🙂: 1:2:",
+        ("s2", "temperature"): "7.0",
+    }
+
+
+async def test_latest_is_right_after_a_flush(world: World) -> None:
+    """What Redis lost is read from the database, and kept again."""
+    await world.store(row(1, BEGIN, 1, 1.0), row(2, BEGIN, 2, 2.0))
+    assert await world.newest("s1") == {("s1", "temperature"): "1.0"}
+    await world.redis.flushall()
+    assert await world.newest("s1", "s2") == {("s1", "temperature"): "1.0", ("s2", "temperature"): "2.0"}
+    assert await world.redis.hlen(LATEST_READINGS) == 4  # with the generation, and the note that has none
+    assert 0 < await world.redis.ttl(LATEST_READINGS) <= 3_600
+
+
+async def test_latest_of_a_write_that_was_lost(world: World) -> None:
+    """A process that starts, and one whose write failed, drop the hash before they use it."""
+    await world.store(row(1, BEGIN, 1, 1.0))
+    assert await world.newest("s1") == {("s1", "temperature"): "1.0"}
+    await world.store(row(2, BEGIN + 1, 1, 2.0), told=False)
+    restarted = History(world.database, LatestReadings(world.database, world.redis))
+    assert [newest.value for newest, _ in await restarted.latest(Of(1, ["s1"], ()))] == ["2.0"]
+
+
+async def test_latest_without_redis(world: World) -> None:
+    """Comes from the database, and is right when Redis is there again."""
+    async with open_redis("redis://127.0.0.1:1/0") as away:
+        latest = LatestReadings(world.database, away)
+        alone = World(world.database, away, latest, History(world.database, latest))
+        await alone.store(row(1, BEGIN, 1, 1.0))
+        assert await alone.newest("s1") == {("s1", "temperature"): "1.0"}
+
+
+async def test_a_fill_that_was_overtaken_by_a_drop_adds_nothing(world: World) -> None:
+    """Read before a newer commit, written after the drop that took the newer one: it must not stay."""
+    await world.store(row(1, BEGIN, 1, 1.0), told=False)
+    stored = world.latest._stored
+
+    async def slow(variable_ids: Sequence[int]) -> Any:
+        found = await stored(variable_ids)
+        await world.store(row(2, BEGIN + 1, 1, 2.0))
+        await world.redis.delete(LATEST_READINGS)
+        return found
+
+    world.latest._stored = slow  # type: ignore[method-assign]
+    await world.history.latest(Of(1, ["s1"], ["temperature"]))
+    world.latest._stored = stored  # type: ignore[method-assign]
+    assert await world.newest("s1") == {("s1", "temperature"): "2.0"}
+
+
+async def test_context_is_devices_sensors_and_latest(world: World) -> None:
+    """By device id, uuid or sensor uuid; all by page when none is named."""
+    await world.store(row(1, BEGIN, 1, 1.0), row(2, BEGIN, 2, 2.0))
+    for devices, sensors in ((["1"], ["s2"]), (["d1", "2"], []), ([], ["s1", "s2"]), ([], [])):
+        found = await world.history.surroundings(Around(1, devices, sensors), Page(100, 0))
+        answer = history_codec.surroundings(found)
+        assert [device.uuid for device in answer.devices] == ["d1", "d2"]
+        assert {one.sensor.uuid: {n: r.value for n, r in one.latest.items()} for one in answer.sensors} == {
+            "s1": {"temperature": "1.0"},
+            "s2": {"temperature": "2.0"},
+        }
+    first = history_codec.surroundings(await world.history.surroundings(Around(1), Page(1, 0)))
+    second = history_codec.surroundings(
+        await world.history.surroundings(Around(1), Page(1, int(first.next_page_token)))
+    )
+    assert [d.uuid for d in (*first.devices, *second.devices)] == ["d1", "d2"]
+    assert second.next_page_token == ""
+
+
+async def test_context_of_a_label(world: World) -> None:
+    """Only the devices that have it, with their attributes."""
+    async with world.database.write() as connection:
+        changed = {"labels": '{"site":"north"}', "attributes": '{"limit":5}'}
+        await connection.execute(update(tables.device).where(tables.device.c.uuid == "d2").values(**changed))
+    answer = history_codec.surroundings(await world.history.surroundings(Around(1, label="site=north"), Page(100, 0)))
+    assert [(device.uuid, device.labels["site"], device.attributes["limit"]) for device in answer.devices] == [
+        ("d2", "north", 5.0)
+    ]
+    assert [one.sensor.uuid for one in answer.sensors] == ["s2"]
+
+
+class Held:
+    """A lease that this process has."""
+
+    def holds(self, partition: int) -> bool:
+        return True
+
+
+class Lost:
+    """A lease that another one has."""
+
+    def holds(self, partition: int) -> bool:
+        return False
+
+
+async def left(world: World) -> dict[int, int]:
+    c = tables.data_stream.c
+    query = select(c.telemetry_data_id, func.count()).group_by(c.telemetry_data_id)
+    async with world.database.read() as connection:
+        return {variable: count for variable, count in (await connection.execute(query)).all()}
+
+
+async def test_retention_deletes_what_is_too_old_and_what_is_gone(world: World) -> None:
+    """In steps; of an organization that keeps all, nothing; of a variable that was deleted, everything."""
+    now, day = now_ms(), DAY_MS
+    old = [row(i, now - 8 * day - i // 2, v) for v in (1, 3, 99) for i in range(2_500)]
+    young = [row(9_000, now - 6 * day, v) for v in (1, 3, 99)]
+    await world.store(*old, *young, told=False)
+    set_caller(Caller(1, 1, "admin"))
+    await Organizations(world.database).change(None, 7)
+    stop = asyncio.Event()
+    assert not await Retention(world.database, Lost(), 1.0).round(stop)
+    assert sum((await left(world)).values()) == 7_503
+    assert await Retention(world.database, Held(), 1.0).round(stop)
+    assert await left(world) == {1: 1, 3: 2_501}
+
+
+async def test_retention_stops_at_once_and_goes_on_after_a_restart(world: World) -> None:
+    """It rests 99 times as long as it worked here, and a stop ends the rest."""
+    await world.store(*[row(i, BEGIN, 99) for i in range(3_000)], told=False)
+    stop = asyncio.Event()
+    running = asyncio.create_task(Retention(world.database, Held(), 0.01).run(stop))
+    counts: list[int] = []
+
+    async def watch() -> None:
+        while not counts or counts[-1] > 2_000:
+            counts.append((await left(world)).get(99, 0))
+
+    async with asyncio.timeout(20):
+        await watch()
+    stop.set()
+    await until(running.done, 5)
+    assert 0 < counts[-1] <= 2_000
+    assert await Retention(world.database, Held(), 1.0).round(asyncio.Event())
+    assert await left(world) == {}
+
+
+async def test_an_organization_is_changed_within_bounds(world: World) -> None:
+    """Days that cannot be are refused; what is not given stays."""
+    set_caller(Caller(1, 1, "admin"))
+    organizations = Organizations(world.database)
+    assert (await organizations.change("Plant", None)).name == "Plant"
+    assert (await organizations.change(None, 30)).retention_days == 30
+    assert (await organizations.get()).name == "Plant"
+    for days in (-1, 40_000):
+        with pytest.raises(AemosError) as refused:
+            await organizations.change(None, days)
+        assert refused.value.errors[0].loc == "retentionDays"
