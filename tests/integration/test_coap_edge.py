@@ -183,6 +183,7 @@ async def test_hard_cases(edge: Edge, client: RawClient, caplog: pytest.LogCaptu
     assert body["status"] == int(code.replace(".", ""))
     assert message.opt.size1 == (65_536 if code == "4.13" else None)
     assert edge.uplink.readings == []
+    assert {refused.reason for refused in edge.uplink.refused.all} <= {reason}
     assert not [record for record in caplog.records if record.exc_info or record.levelname == "ERROR"]
 
 
@@ -309,6 +310,8 @@ async def test_refusals_of_ingest(
     edge.uplink.refusal = refusal
     message = await client.ask(reading(BODY, device=TOKEN, extra=extra))
     assert (message.code.dotted, message.opt.max_age) == (code, max_age)
+    [refused] = edge.uplink.refused.all
+    assert (refused.device_uuid, refused.payload, refused.reason) == (OURS.device_uuid, BODY, refusal.reason)
 
 
 async def test_burst_is_answered_in_full(edge: Edge, client: RawClient) -> None:

@@ -102,6 +102,33 @@ async def test_a_refused_reading_is_acknowledged_and_explained(
         assert set(explained) == {"reason", "detail", "errors", "payload"}
         assert await device.alive()
         assert it.uplink.stored == []
+        [refused] = it.uplink.refused.all
+        assert (refused.protocol, refused.payload, refused.reason) == ("mqtt", payload, expected["reason"])
+
+
+async def test_puback_of_a_refused_reading_follows_its_record() -> None:
+    """Nothing refused is silent: who asks later finds it, whatever dies in between."""
+    async with world() as it, listening(it, own("errors")) as listener:
+        it.uplink.refused.holding = True
+        device = await Raw.connected(it, publish(b"{"))
+        await until(lambda: len(it.uplink.refused.all) == 1, DEADLINE_S)
+        assert await device.alive()
+        assert await listener.alive()
+        it.uplink.refused.release()
+        assert await device.receive() == PUBACK_1
+        assert b"malformed" in (await listener.receive() or (0, b""))[1]
+
+
+async def test_a_refusal_that_is_not_recorded_is_not_acknowledged() -> None:
+    """The device sends again, and is refused again."""
+    async with world(Limits(resend_s=0.3)) as it:
+        it.uplink.refused.broken = unavailable("ingest is down")
+        device = await Raw.connected(it, publish(b"{"))
+        assert await device.rest() == []
+        again = await Raw.connected(it)
+        it.uplink.refused.broken = None
+        again.send(publish(b"{", flags=8))
+        assert await again.receive() == PUBACK_1
 
 
 @pytest.mark.parametrize("error", [unavailable("ingest is down"), internal()], ids=["unavailable", "internal"])

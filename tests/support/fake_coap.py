@@ -12,6 +12,8 @@ from aemos_gateway.downlink import Downlink
 from aemos_gateway.readings import Reading, Receipt, Stored, decode
 from aemos_gateway.service import ONCE, Done, Origin, Uplink
 
+from tests.support.fake_rejections import FakeRejections
+
 OURS = Device(token_id=1, organization_id=1, device_id=42, device_uuid="abc-123")
 THEIRS = Device(token_id=2, organization_id=2, device_id=43, device_uuid="def-456")
 TOKEN, THEIR_TOKEN = b"aemos_device_token_of_ours", b"aemos_device_token_of_theirs"
@@ -51,6 +53,7 @@ class FakeUplink(Uplink):
     """Commits at the end of the loop's turn; while `held` it commits nothing until `release`."""
 
     def __init__(self) -> None:
+        self.rejections = self.refused = FakeRejections()
         self.readings: list[Reading] = []
         self.protocols: set[str] = set()
         self.held = False

@@ -16,6 +16,7 @@ from aemos_gateway.readings import Reading, decode
 from aemos_gateway.service import ONCE, Done, Origin, Uplink
 
 from tests.support.fake_coap import receipt
+from tests.support.fake_rejections import FakeRejections
 
 UUID = "abc-123"
 TOKEN = "the-token-of-abc-123"
@@ -53,6 +54,7 @@ class FakeUplink(Uplink):
     """
 
     def __init__(self) -> None:
+        self.rejections = self.refused = FakeRejections()
         self.stored: list[bytes] = []
         self.waiting: list[tuple[Reading, bytes, Done]] = []
         self.most_waiting = 0

@@ -80,13 +80,20 @@ class Site:
     async def _upload(self, pipe: Pipe) -> None:
         request = pipe.request
         token = _token(request)
-        await self._auth.resolve(token)
+        device = await self._auth.resolve(token)
+        try:
+            message = await self._taken(request, token)
+        except AemosError as error:
+            self._uploads.refused(device, request.payload, error)
+            raise
+        message.opt.block1 = request.opt.block1
+        _respond(pipe, message)
+
+    async def _taken(self, request: Message, token: bytes) -> Message:
         if request.opt.content_format not in _ACCEPTED_FORMATS:
             raise CoapError("4.15", "unsupported_content_format", "a reading is JSON")
         body = request.payload if request.opt.block1 is None else self._blocks.add(*_block(request, token))
-        message = Message(code=_CONTINUE) if body is None else as_message(await self._uploads.write(token, body))
-        message.opt.block1 = request.opt.block1
-        _respond(pipe, message)
+        return Message(code=_CONTINUE) if body is None else as_message(await self._uploads.write(token, body))
 
     async def _notifications(self, pipe: Pipe) -> None:
         request = pipe.request

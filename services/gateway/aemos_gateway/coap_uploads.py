@@ -149,8 +149,21 @@ class Uploads:
             before = coap_datagram.empty_ack(datagram)
         port.transmit(before, peer)
 
+    def refused(self, device: Device, payload: bytes, error: AemosError) -> None:
+        """A message of a device will not be stored; it is answered elsewhere."""
+        self._uplink.rejections.record(device, PROTOCOL, payload, error)
+
+    def _note(self, exchange: _Exchange, error: AemosError) -> None:
+        """What is needed only now is read from the datagram again; one without a valid token is nobody's."""
+        if found := coap_datagram.telemetry(exchange.request):
+            token, payload = found
+            if device := self._auth.known(token):
+                self.refused(device, payload, error)
+
     def _done(self, exchange: _Exchange, result: Receipt | BaseException) -> None:
         self._ended()
+        if isinstance(result, AemosError):
+            self._note(exchange, result)
         try:
             self._answer(exchange, _answer_to(result))
         except Exception as error:  # it would reach the readings beside this one in the batch

@@ -20,13 +20,14 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from aemos_gateway import http_body, openapi, problems, rest
-from aemos_gateway.device_auth import DeviceAuth
+from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.json_codec import to_json
-from aemos_gateway.readings import MAX_BATCH_BYTES, MAX_READING_BYTES
+from aemos_gateway.readings import MAX_BATCH_BYTES, MAX_READING_BYTES, Receipt, in_part
 from aemos_gateway.service import Uplink
 
 INGEST_PATHS = {"/api/v1/datastreams/token": MAX_READING_BYTES, "/api/v1/datastreams/batch": MAX_BATCH_BYTES}
 """The routes of readings, and how many bytes a body may have, inflated too."""
+PROTOCOL = "http"
 READY_SECONDS = 1.0
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -49,18 +50,28 @@ class IngestRoute:
             return
         try:
             token, length, gzipped = _headers(scope["headers"])
-            most = INGEST_PATHS[scope["path"]]
             device = self._auth.known(token) or await self._auth.resolve(token)
+            receipt = await self._take(device, scope, receive, length, gzipped)
+            await _answer(send, 201, [_JSON_HEADER], receipt.answer())
+        except AemosError as error:
+            await _refuse(send, error)
+
+    async def _take(self, device: Device, scope: Scope, receive: Receive, length: int, gzipped: bool) -> Receipt:
+        body, most = b"", INGEST_PATHS[scope["path"]]
+        try:
             if length > most:
                 raise http_body.too_large(most)
             body = await http_body.read(receive, most)
             if gzipped:
                 body = http_body.inflate(body, most)
             is_partial = scope["query_string"] == b"partial=true"
-            receipt = await self._uplink.write(device, body, "http", is_partial=is_partial)
-            await _answer(send, 201, [_JSON_HEADER], receipt.answer())
+            receipt = await self._uplink.write(device, body, PROTOCOL, is_partial=is_partial)
         except AemosError as error:
-            await _refuse(send, error)
+            self._uplink.rejections.record(device, PROTOCOL, body, error)
+            raise
+        if receipt.refused:
+            self._uplink.rejections.record(device, PROTOCOL, body, in_part(receipt.refused))
+        return receipt
 
 
 def _headers(headers: list[tuple[bytes, bytes]]) -> tuple[bytes, int, bool]:

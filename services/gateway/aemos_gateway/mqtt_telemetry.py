@@ -95,12 +95,21 @@ class Telemetry:
         if answer is MqttAnswer.SLOW:
             self._try_later(receipt, payload, origin, error.retry_after or 1)
         elif answer is MqttAnswer.EXPLAIN:
-            self._acknowledge(receipt)
-            self._explain(explanation(error, payload))
+            recorded = partial(self._recorded, receipt, payload, error)
+            self._uplink.rejections.record(self._device, PROTOCOL, payload, error, recorded)
         else:
             if answer is MqttAnswer.CLOSE:
+                self._uplink.rejections.record(self._device, PROTOCOL, payload, error)
                 self._connection.end(f"a reading was refused: {error.reason}")
             self._leave_unanswered(receipt)
+
+    def _recorded(self, receipt: bytes, payload: bytes, error: AemosError, result: BaseException | None) -> None:
+        """What can never become valid is acknowledged once its refusal is durable; before, the device sends again."""
+        if result is not None:
+            self._leave_unanswered(receipt)
+            return
+        self._acknowledge(receipt)
+        self._explain(explanation(error, payload))
 
     def _acknowledge(self, receipt: bytes) -> None:
         if receipt.startswith(PUBREC_HEADER):

@@ -229,6 +229,11 @@ def in_batch(errors: Sequence[FieldError]) -> AemosError:
     return AemosError(Kind.INVALID, f"{len(errors)} mistakes; nothing of the batch was stored", errors=errors)
 
 
+def in_part(errors: Sequence[FieldError]) -> AemosError:
+    """What refused a part of a batch."""
+    return AemosError(Kind.INVALID, f"{len(errors)} mistakes; the rest of the batch was stored", errors=errors)
+
+
 def _located(place: str, error: AemosError) -> Iterator[FieldError]:
     for mistake in error.errors or (FieldError("", error.detail),):
         yield FieldError(f"{place}.{mistake.loc}".rstrip("."), mistake.message)

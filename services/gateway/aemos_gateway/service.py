@@ -19,6 +19,7 @@ from opentelemetry.trace import Span
 from aemos_gateway.device_auth import Device
 from aemos_gateway.quota import Quota
 from aemos_gateway.readings import Receipt, Sent, Stored, decode, in_batch
+from aemos_gateway.rejections import Rejections
 
 WRITE_SECONDS = 10.0
 MOST_WAITING = 50_000
@@ -45,7 +46,11 @@ ONCE = Origin()
 class Uplink:
     """Hands readings to ingest in natural batches. A call whose outcome is unknown is never repeated."""
 
-    def __init__(self, data_streams: data_stream_pb2_grpc.DataStreamServiceAsyncStub, quota: Quota) -> None:
+    def __init__(
+        self, data_streams: data_stream_pb2_grpc.DataStreamServiceAsyncStub, quota: Quota, rejections: Rejections
+    ) -> None:
+        self.rejections = rejections
+        """What an edge refuses goes there; of an MQTT message before its PUBACK."""
         self._data_streams = data_streams
         self._quota = quota
         self._groups = 0
@@ -100,6 +105,7 @@ class Uplink:
         """Ends when what was taken is answered."""
         await stop.wait()
         await self._batcher.drain()
+        await self.rejections.drain()
 
     def _group(self) -> int:
         """A number that no other list of the same call has."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
-from aemos.v1 import data_stream_pb2_grpc, identity_pb2_grpc
+from aemos.v1 import data_stream_pb2_grpc, identity_pb2_grpc, rejection_pb2_grpc
 from aemos_core.contract import methods
 from aemos_core.names import DEVICE_STATE_CHANGE, REGISTRY_CHANGED
 from aemos_core.process import Component
@@ -20,6 +20,7 @@ from aemos_gateway.grpc_api import GatewayServicer
 from aemos_gateway.http_edge import IngestRoute, http_edge, make_app
 from aemos_gateway.mqtt_edge import mqtt_edge
 from aemos_gateway.quota import Quota
+from aemos_gateway.rejections import Rejections
 from aemos_gateway.service import Uplink
 from aemos_gateway.settings import GatewaySettings
 
@@ -52,7 +53,8 @@ async def wire(settings: GatewaySettings) -> AsyncIterator[Sequence[Component]]:
         verifier = remote_verifier(ingest)
         auth = DeviceAuth(identity_pb2_grpc.IdentityServiceStub(ingest))
         quota = Quota(settings.device_readings_per_second, settings.organization_readings_per_second)
-        uplink = Uplink(data_stream_pb2_grpc.DataStreamServiceStub(ingest), quota)
+        rejections = Rejections(rejection_pb2_grpc.RejectionServiceStub(ingest))
+        uplink = Uplink(data_stream_pb2_grpc.DataStreamServiceStub(ingest), quota, rejections)
         downlink = Downlink()
 
         app = IngestRoute(auth, uplink, make_app(_channels(services), verifier, ingest))

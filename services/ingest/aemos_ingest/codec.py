@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from aemos.v1 import data_stream_pb2, device_pb2, identity_pb2, sensor_pb2, telemetry_data_pb2
+import msgspec
+from aemos.v1 import data_stream_pb2, device_pb2, identity_pb2, rejection_pb2, sensor_pb2, telemetry_data_pb2
 from aemos_core.errors import AemosError, invalid
 from aemos_core.times import now_ms, to_timestamp
 from google.protobuf import json_format
@@ -83,6 +84,19 @@ def device_identity(row: AnyRow) -> identity_pb2.DeviceIdentity:
 
 def _if_known(ms: int | None) -> Timestamp | None:
     return None if ms is None else to_timestamp(ms)
+
+
+def rejection(row: AnyRow) -> rejection_pb2.Rejection:
+    """A refused message."""
+    return rejection_pb2.Rejection(
+        id=row.number,
+        rejected_at=to_timestamp(row.at_ms),
+        protocol=row.protocol,
+        reason=row.reason,
+        detail=row.detail,
+        errors=[rejection_pb2.RejectionError(**error) for error in msgspec.json.decode(row.errors)],
+        payload=row.payload,
+    )
 
 
 def sensor(row: AnyRow) -> sensor_pb2.Sensor:

@@ -9,6 +9,8 @@ from aemos.v1 import (
     device_pb2_grpc,
     identity_pb2,
     identity_pb2_grpc,
+    rejection_pb2,
+    rejection_pb2_grpc,
     sensor_pb2,
     sensor_pb2_grpc,
     telemetry_data_pb2,
@@ -25,6 +27,7 @@ from aemos_ingest.identity_service import Identity
 from aemos_ingest.organization_service import Organizations
 from aemos_ingest.readings_service import Readings
 from aemos_ingest.registry_service import Registry
+from aemos_ingest.rejections import Rejections
 from aemos_ingest.token_service import DeviceTokens
 
 _OVERLAP_SECONDS = 24 * 60 * 60
@@ -145,6 +148,27 @@ class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
     ) -> device_pb2.RevokeDeviceTokenResponse:
         await self._tokens.revoke(request.device, request.id)
         return device_pb2.RevokeDeviceTokenResponse()
+
+
+class RejectionServicer(rejection_pb2_grpc.RejectionServiceServicer):
+    """Refused messages."""
+
+    def __init__(self, rejections: Rejections) -> None:
+        self._rejections = rejections
+
+    async def ListRejections(
+        self, request: rejection_pb2.ListRejectionsRequest, context: Context
+    ) -> rejection_pb2.ListRejectionsResponse:
+        rows, token, not_kept = await self._rejections.page(request.device, page_of(request))
+        return rejection_pb2.ListRejectionsResponse(
+            rejections=map(codec.rejection, rows), next_page_token=token, not_kept=not_kept
+        )
+
+    async def RecordRejections(
+        self, request: rejection_pb2.RecordRejectionsRequest, context: Context
+    ) -> rejection_pb2.RecordRejectionsResponse:
+        await self._rejections.record(request)
+        return rejection_pb2.RecordRejectionsResponse()
 
 
 class SensorServicer(sensor_pb2_grpc.SensorServiceServicer):

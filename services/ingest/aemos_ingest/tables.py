@@ -67,6 +67,8 @@ device = Table(
     Column("labels", Text),
     Column("attributes", Text),
     Column("last_seen_at_ms", BigInteger),
+    Column("rejections_recorded", BigInteger, nullable=False, server_default="0"),
+    Column("rejections_counted", BigInteger, nullable=False, server_default="0"),
     Index("device_by_organization", "organization_id", "id"),
     **TABLE_ARGS,
 )
@@ -133,6 +135,21 @@ reading_message = Table(
     Column("reading_id", BigInteger, nullable=False),
     Column("received_at_ms", BigInteger, nullable=False),
     Column("at_ms", BigInteger, nullable=False, index=True),
+    **TABLE_ARGS,
+)
+# The last refused messages of a device, in a ring: number n stands in slot n % 100.
+rejection = Table(
+    "rejection",
+    metadata,
+    Column("device_id", Id, ForeignKey("device.id", ondelete="CASCADE"), primary_key=True),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("protocol", String(10), nullable=False),
+    Column("reason", String(60), nullable=False),
+    Column("detail", String(500), nullable=False),
+    Column("errors", Text, nullable=False),
+    Column("payload", String(200), nullable=False),
     **TABLE_ARGS,
 )
 id_block = Table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from aemos_core.broker import open_broker
@@ -14,7 +15,7 @@ from aemos_core.names import REGISTRY_CHANGED, RETENTION_LEASES
 from aemos_core.outbox import Outbox
 from aemos_core.outbox_senders import JobSender, Receipts
 from aemos_core.process import Component
-from aemos_core.redis_link import Subscriber, open_redis
+from aemos_core.redis_link import RedisClient, Subscriber, open_redis
 from aemos_core.rpc import grpc_server
 from redis.exceptions import RedisError
 
@@ -24,6 +25,7 @@ from aemos_ingest.grpc_api import (
     DataStreamServicer,
     DeviceServicer,
     IdentityServicer,
+    RejectionServicer,
     SensorServicer,
     TelemetryDataServicer,
 )
@@ -34,6 +36,7 @@ from aemos_ingest.latest import LatestReadings
 from aemos_ingest.organization_service import Organizations
 from aemos_ingest.readings_service import Readings
 from aemos_ingest.registry_service import Registry
+from aemos_ingest.rejections import Rejections
 from aemos_ingest.repeats import MessageSweep
 from aemos_ingest.retention import Retention
 from aemos_ingest.settings import IngestSettings
@@ -47,6 +50,12 @@ MIGRATIONS = Path(aemos_ingest.__file__).parents[1] / "migrations"
 async def migrate_database(settings: IngestSettings) -> None:
     """Brings ingest's database to the newest version."""
     await migrate(settings.database_of("ingest"), MIGRATIONS)
+
+
+async def _announce_change(sources: Sources, redis: RedisClient) -> None:
+    await sources.refresh()
+    with suppress(RedisError, OSError):  # a hint: whoever misses it polls
+        await redis.publish(REGISTRY_CHANGED, b"")
 
 
 @asynccontextmanager
@@ -64,12 +73,7 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
         receipts = Receipts(jobs_redis, outbox.relay_id)
         outbox.add_sender(EVALUATE_READINGS.name, JobSender(queue, EVALUATE_READINGS, jobs_redis, receipts))
         sources = Sources(database, settings.rules_partitions)
-
-        async def announce_change() -> None:
-            await sources.refresh()
-            with suppress(RedisError, OSError):  # a hint: whoever misses it polls
-                await redis.publish(REGISTRY_CHANGED, b"")
-
+        announce_change = partial(_announce_change, sources, redis)
         identity = Identity(database)
         await identity.load_keys()
         registry = Registry(database, announce_change)
@@ -88,6 +92,7 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
                 [
                     IdentityServicer(identity, Organizations(database), registry, tokens),
                     DeviceServicer(registry, tokens),
+                    RejectionServicer(Rejections(database)),
                     SensorServicer(registry),
                     TelemetryDataServicer(registry),
                     DataStreamServicer(readings, history),

@@ -1,0 +1,99 @@
+"""Refused messages of devices: the last hundred of each are kept, the others counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from aemos.v1 import rejection_pb2 as pb
+from aemos_core.database import Database
+from aemos_core.identity import caller
+from aemos_core.paging import Page
+from sqlalchemy import case, delete, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aemos_ingest import registry_store
+from aemos_ingest import tables as t
+from aemos_ingest.registry_store import AnyRow
+
+KEPT = 100
+_LENGTHS = {"reason": 60, "detail": 500, "payload": 200}
+
+
+class Rejections:
+    """Use cases of refusals."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def record(self, request: pb.RecordRejectionsRequest) -> None:
+        """Four statements, however many devices and refusals there are."""
+        counts = Counter({one.device_id: one.count for one in request.counts})
+        devices = {one.device_id for one in request.rejections} | counts.keys()
+        if not devices:
+            return
+        async with self._database.write() as connection:
+            recorded = Counter(await _recorded_of(connection, devices))
+            rows = _rows(request.rejections, recorded)
+            if rows:
+                places = [(row["device_id"], row["slot"]) for row in rows]
+                taken = tuple_(t.rejection.c.device_id, t.rejection.c.slot).in_(places)
+                await connection.execute(delete(t.rejection).where(taken))
+                await connection.execute(insert(t.rejection), rows)
+            await _count(connection, recorded, counts)
+
+    async def page(self, device: str, page: Page) -> tuple[Sequence[AnyRow], str, int]:
+        """Refusals of a device, newest first, the token of the next page, and how many more there were."""
+        c = t.rejection.c
+        async with self._database.read() as connection:
+            owner = await registry_store.get_device(connection, caller().organization_id, device)
+            query = select(t.rejection).where(c.device_id == owner.id)
+            if page.after:
+                query = query.where(c.number < page.after)
+            rows = (await connection.execute(query.order_by(c.number.desc()).limit(page.limit + 1))).all()
+        not_kept = owner.rejections_counted + max(owner.rejections_recorded - KEPT, 0)
+        return *page.cut(rows, "number"), not_kept
+
+
+async def _recorded_of(connection: AsyncConnection, device_ids: Iterable[int]) -> dict[int, int]:
+    """How many refusals each device had; those that exist are locked until the transaction's end."""
+    c = t.device.c
+    query = select(c.id, c.rejections_recorded).where(c.id.in_(list(device_ids))).order_by(c.id).with_for_update()
+    return {row.id: row.rejections_recorded for row in await connection.execute(query)}
+
+
+def _rows(given: Iterable[pb.NewRejection], recorded: Counter[int]) -> list[dict[str, Any]]:
+    """Rows for the ring, numbered on from `recorded`, which counts on; of two for the same slot the later one."""
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    for one in given:
+        if one.device_id not in recorded:
+            continue
+        recorded[one.device_id] += 1
+        number = recorded[one.device_id]
+        rows[one.device_id, number % KEPT] = _row(one.device_id, number, one.rejection)
+    return list(rows.values())
+
+
+def _row(device_id: int, number: int, refused: pb.Rejection) -> dict[str, Any]:
+    texts = {name: getattr(refused, name)[:most] for name, most in _LENGTHS.items()}
+    errors = [{"loc": error.loc, "message": error.message} for error in refused.errors]
+    return {
+        "device_id": device_id,
+        "slot": number % KEPT,
+        "number": number,
+        "at_ms": refused.rejected_at.ToMilliseconds(),
+        "protocol": refused.protocol,
+        "errors": msgspec.json.encode(errors).decode(),
+        **texts,
+    }
+
+
+async def _count(connection: AsyncConnection, recorded: Mapping[int, int], counts: Mapping[int, int]) -> None:
+    if not recorded:
+        return
+    c = t.device.c
+    more = case({device_id: counts.get(device_id, 0) for device_id in recorded}, value=c.id)
+    values = {c.rejections_recorded: case(recorded, value=c.id), c.rejections_counted: c.rejections_counted + more}
+    await connection.execute(update(t.device).where(c.id.in_(recorded)).values(values))

@@ -1,0 +1,75 @@
+"""Refused messages in ingest, on both databases: the last hundred of each device, the others counted."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aemos_ingest
+import pytest
+from aemos.v1 import rejection_pb2 as pb
+from aemos_core.database import Database
+from aemos_core.errors import AemosError, Kind
+from aemos_core.identity import Caller, set_caller
+from aemos_core.paging import Page
+from aemos_core.times import to_timestamp
+from aemos_ingest import codec
+from aemos_ingest.rejections import KEPT, Rejections
+
+from tests.integration.conftest import Open
+from tests.support.ingest import ingest
+
+
+@pytest.fixture
+async def database(open_owned: Open) -> Database:
+    return await open_owned(aemos_ingest)
+
+
+def refused(device_id: int, number: int) -> pb.NewRejection:
+    error = pb.RejectionError(loc="value", message="wrong")
+    rejection = pb.Rejection(
+        rejected_at=to_timestamp(number), protocol="mqtt", reason="r" * 99, payload=str(number), errors=[error]
+    )
+    return pb.NewRejection(device_id=device_id, rejection=rejection)
+
+
+async def test_the_last_hundred_are_kept(database: Database) -> None:
+    """Newest first, in pages, however they came; what is no longer kept is counted with what never was."""
+    async with ingest(database) as one:
+        rejections, device = Rejections(database), one.device_id
+        for numbers in (range(1, 61), range(61, 62), range(62, 301)):
+            given = [refused(device, number) for number in numbers]
+            counts = [pb.RejectionCount(device_id=device, count=5)]
+            await rejections.record(pb.RecordRejectionsRequest(rejections=given, counts=counts))
+        first, token, not_kept = await rejections.page("freezer-1", Page(60, 0))
+        rest, end, _ = await rejections.page("freezer-1", Page(60, int(token)))
+        assert [row.number for row in (*first, *rest)] == list(range(300, 300 - KEPT, -1))
+        assert (end, not_kept) == ("", 200 + 15)
+        newest = codec.rejection(first[0])
+        assert (newest.payload, newest.reason, newest.rejected_at.ToMilliseconds()) == ("300", "r" * 60, 300)
+        assert [(e.loc, e.message) for e in newest.errors] == [("value", "wrong")]
+
+
+async def test_two_gateways_record_at_the_same_time(database: Database) -> None:
+    """Each refusal has a number of its own; a device that is gone takes nothing with it."""
+    async with ingest(database) as one:
+        other = await one.registry.create_device("Other", "other", True)
+        rejections = Rejections(database)
+        requests = [
+            pb.RecordRejectionsRequest(rejections=[refused(one.device_id, n), refused(other.id, n), refused(10**6, n)])
+            for n in range(20)
+        ]
+        await asyncio.gather(*map(rejections.record, requests))
+        for device in ("freezer-1", "other"):
+            rows, _, not_kept = await rejections.page(device, Page(100, 0))
+            assert [row.number for row in rows] == list(range(20, 0, -1))
+            assert sorted(int(row.payload) for row in rows) == list(range(20))
+            assert not_kept == 0
+
+
+async def test_another_organization_sees_nothing(database: Database) -> None:
+    """As if the device did not exist."""
+    async with ingest(database):
+        set_caller(Caller(2, 9, "admin", "token"))
+        with pytest.raises(AemosError) as error:
+            await Rejections(database).page("freezer-1", Page(10, 0))
+        assert error.value.kind is Kind.NOT_FOUND
