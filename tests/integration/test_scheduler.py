@@ -78,14 +78,39 @@ async def test_killed_scheduler_loses_nothing(world: World) -> None:
         assert_each_second_once(list(set(world.runs_of(chain))))
 
 
-async def test_follows_changes_and_survives_rules(world: World) -> None:
-    """A published hint brings a new schedule at once; a scheduler that starts before rules has schedules waits."""
+async def test_a_change_is_in_force_everywhere_within_two_seconds(world: World) -> None:
+    """A published hint brings a new schedule to every scheduler at once; each of them would fire it alone."""
+    with world.schedulers(0, 0) as processes:
+        await until(lambda: world.rules.changes >= 2, START_S, "both schedulers are up")
+        for chain, process in ((7, None), (8, processes[0])):
+            if process is not None:
+                process.kill()
+                process.wait()
+            world.rules.add(chain, 1, "* * * * * *")
+            async with open_redis(world.redis_url) as redis:
+                await redis.publish(RULE_CHAINS_CHANGED, b"")
+            await until(lambda chain=chain: len(world.runs_of(chain)) >= 1, 2)  # type: ignore[misc]
+
+
+async def test_after_an_hour_down_the_right_thing_happens(world: World) -> None:
+    """Each chain goes on from its last firing by its misfire policy, within 5 s of the start."""
+    assert world.start("migrate").wait(START_S) == 0
+    now = now_ms()
+    missed = (now - 60_000) // 60_000 * 60_000 - 1_800_000  # of chains that ran every half minute until then
+    async with open_database(world.database_url.format(service="scheduler")) as database:
+        store = FiringStore(database, FakeOutbox(), PARTITIONS)
+        await store.fire(instants_of([1, 2, 3], missed))
+    for chain, policy in ((1, "run-once"), (2, "skip"), (3, "run-all")):
+        world.rules.add(chain, 1, "*/30 * * * * *", misfire=policy, since_ms=1)
     with world.schedulers(0):
         await until(lambda: world.rules.calls >= 1, START_S)
-        world.rules.add(7, 1, "* * * * * *")
-        async with open_redis(world.redis_url) as redis:
-            await redis.publish(RULE_CHAINS_CHANGED, b"")
-        await until(lambda: len(world.runs_of(7)) >= 2, 5)
+        started = now_ms()
+        await until(lambda: len(world.runs_of(3)) > 55, 5)
+        await until(lambda: len(world.runs_of(1)) >= 1, 5)
+    assert sorted(set(world.runs_of(3))) == list(range(missed + 30_000, max(world.runs_of(3)) + 1, 30_000))
+    for chain in (1, 2):  # one for all of them, and what was due while the test ran
+        assert len(world.runs_of(chain)) <= 1 + (now_ms() - started) // 30_000 + 1
+        assert min(world.runs_of(chain)) >= started - 30_000 - 2_000
 
 
 async def test_api(world: World) -> None:

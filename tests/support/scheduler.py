@@ -39,15 +39,15 @@ class FakeRules(rule_chain_pb2_grpc.RuleChainServiceServicer):
         self.present: list[rule_chain_pb2.Schedule] = []
         self.calls = self.changes = 0
 
-    def add(self, chain: int, organization: int, expression: str, overlap: str = "allow") -> None:
+    def add(self, chain: int, organization: int, expression: str, misfire: str = "run-once", since_ms: int = 0) -> None:
         self.present.append(
             rule_chain_pb2.Schedule(
                 rule_chain_id=chain,
                 organization_id=organization,
                 cron_expression=expression,
-                misfire_policy="run-once",
-                overlap_policy=overlap,
-                since_ms=now_ms(),
+                misfire_policy=misfire,
+                overlap_policy="allow",
+                since_ms=since_ms or now_ms(),
             )
         )
 
