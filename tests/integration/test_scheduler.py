@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy
 from aemos.v1 import job_pb2, schedule_pb2_grpc
 from aemos.v1 import schedule_pb2 as pb
-from aemos_core.database import Database
+from aemos_core.database import Database, open_database
 from aemos_core.names import RULE_CHAINS_CHANGED
 from aemos_core.outbox import Row
 from aemos_core.paging import Page

@@ -42,7 +42,7 @@ def lint() -> None:
     """buf's rules on the contract; it wants the imported files beside it."""
     target = ROOT / ".build/googleapis/google/api"
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("annotations.proto", "http.proto"):
+    for name in ("annotations.proto", "http.proto", "httpbody.proto"):
         shutil.copy(SITE / "google/api" / name, target)
     for command in (["buf", "lint"], ["buf", "format", "--diff", "--exit-code", "proto"]):
         subprocess.run(command, cwd=ROOT, check=True, timeout=120)

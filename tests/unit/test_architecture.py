@@ -18,6 +18,9 @@ PURE = (
     "services/gateway/aemos_gateway/readings.py",
     "libs/aemos_core/aemos_core/cron.py",
     "libs/aemos_core/aemos_core/times.py",
+    "libs/aemos_core/aemos_core/timing.py",
+    "services/rules/aemos_rules/periods.py",
+    "services/rules/aemos_rules/report.py",
 )
 IO = {"sqlalchemy", "redis", "grpc", "asyncio", "aiohttp", "httpx", "dramatiq", "socket", "socketio", "uvicorn"}
 IMPURE_BY_NAME = {"chain_index.py", "chain_service.py", "chain_store.py", "codec.py"}

@@ -72,6 +72,26 @@ RECORD_NOTIFICATIONS = JobSpec(
     time_limit_ms=30_000,
     max_age_ms=DAY_MS,
 )
+GENERATE_REPORT = JobSpec(
+    name="generate_report",
+    event_type="generate-report",
+    queue="rules-reports",
+    max_retries=8,
+    min_backoff_ms=5_000,
+    max_backoff_ms=10 * MINUTE_MS,
+    time_limit_ms=2 * MINUTE_MS,
+    max_age_ms=DAY_MS,
+)
+SEND_EMAIL = JobSpec(
+    name="send_email",
+    event_type="send-email",
+    queue="notify-email",
+    max_retries=10,
+    min_backoff_ms=10_000,
+    max_backoff_ms=30 * MINUTE_MS,
+    time_limit_ms=MINUTE_MS,
+    max_age_ms=DAY_MS,
+)
 
 # KEYS: the messages of a queue and of its delay queue. ARGV: how the id begins. Atomic: a retry moves between the two.
 UNFINISHED = """

@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from aemos_core.contract import Access, Method, methods
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
@@ -101,6 +102,8 @@ def _operation(method: Method, schemas: dict[str, Any], comments: dict[str, str]
 def _success(method: Method, schemas: dict[str, Any]) -> dict[str, Any]:
     if method.verb == "DELETE":
         return {"204": {"description": "Gone."}}
+    if method.response is HttpBody:
+        return {"200": {"description": "The document.", "content": {"*/*": {"schema": {"type": "string"}}}}}
     reference = _reference(method.response.DESCRIPTOR, schemas)
     body = {"description": "Done.", "content": {"application/json": {"schema": reference}}}
     return {"201" if method.verb == "POST" else "200": body}

@@ -13,6 +13,7 @@ from aemos_core.contract import Method, methods
 from aemos_core.errors import FieldError, invalid, malformed, unauthenticated
 from aemos_core.identity import TokenVerifier, check_access, set_caller
 from fastapi import FastAPI
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,6 +24,11 @@ from aemos_gateway.readings import check_depth, check_text
 
 MAX_BODY_BYTES = 1024 * 1024
 _JSON = "application/json"
+_DOWNLOAD = {
+    "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:",
+    "X-Content-Type-Options": "nosniff",
+}
+"""A page that a user's data made must do nothing on the API's origin."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -99,6 +105,8 @@ def decode_body(body: bytes) -> Any:
 def _response(method: Method, answer: Message) -> Response:
     if method.verb == "DELETE":
         return Response(status_code=HTTPStatus.NO_CONTENT)
+    if isinstance(answer, HttpBody):
+        return Response(answer.data, media_type=answer.content_type, headers=_DOWNLOAD)
     status = HTTPStatus.CREATED if method.verb == "POST" else HTTPStatus.OK
     return Response(msgspec.json.encode(to_json(answer)), status, media_type=_JSON)
 

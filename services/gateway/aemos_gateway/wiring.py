@@ -25,7 +25,7 @@ from aemos_gateway.service import Uplink
 from aemos_gateway.settings import GatewaySettings
 
 _OWNERS = {
-    "rules": ("RuleChainService", "DeviceStateService", "AlarmService"),
+    "rules": ("RuleChainService", "DeviceStateService", "AlarmService", "ReportService"),
     "scheduler": ("SchedulerService",),
     "notify": ("NotifyService",),
 }

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from aemos.v1 import alarm_pb2, device_state_pb2, rule_chain_pb2
+from aemos.v1 import alarm_pb2, device_state_pb2, report_pb2, rule_chain_pb2
 from aemos_core.identity import caller
 from aemos_core.times import to_timestamp
 from aemos_core.timing import MISFIRE_POLICIES, OVERLAP_POLICIES
@@ -101,6 +101,19 @@ def schedule_to_pb(row: AnyRow) -> rule_chain_pb2.Schedule:
         overlap_policy=row.overlap_policy,
         paused=row.schedule_paused,
         since_ms=row.schedule_since_ms,
+    )
+
+
+def report_to_pb(row: AnyRow) -> report_pb2.Report:
+    """What a report is about."""
+    return report_pb2.Report(
+        id=row.id,
+        rule_chain_id=row.rule_chain_id,
+        title=row.title,
+        period_start=to_timestamp(row.from_ms),
+        period_end=to_timestamp(row.to_ms),
+        created_at=to_timestamp(row.created_at_ms),
+        expires_at=to_timestamp(row.expires_at_ms),
     )
 
 

@@ -102,6 +102,28 @@ class StateAssertion(NamedTuple):
         return (self.scheduled_at_ms, 0, self.chain_id)
 
 
+class Selection(NamedTuple):
+    """Variables of these sensors, of those of these devices, and of those of devices with a label ("key=value").
+
+    Nothing named means all of the organization; no variable names, all variables.
+    """
+
+    sensor_uuids: tuple[str, ...] = ()
+    device_uuids: tuple[str, ...] = ()
+    label: str = ""
+    variable_names: tuple[str, ...] = ()
+
+
+class ReportWanted(NamedTuple):
+    """A run asks for a report: `key` names it once and for all, `period` is one of PERIODS."""
+
+    key: str
+    title: str
+    period: str
+    about: Selection = Selection()
+    email_to: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class StateRow:
     """A device state's current value and the assertion it stands at."""

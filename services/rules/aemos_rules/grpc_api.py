@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from aemos.v1 import alarm_pb2 as alarm_pb
-from aemos.v1 import alarm_pb2_grpc, device_state_pb2_grpc, rule_chain_pb2_grpc
+from aemos.v1 import alarm_pb2_grpc, device_state_pb2_grpc, report_pb2_grpc, rule_chain_pb2_grpc
 from aemos.v1 import device_state_pb2 as state_pb
+from aemos.v1 import report_pb2 as report_pb
 from aemos.v1 import rule_chain_pb2 as chain_pb
 from aemos_core.identity import Caller, set_caller
 from aemos_core.paging import page_of
 from aemos_core.rpc import Context
 from aemos_core.times import now_ms
+from google.api.httpbody_pb2 import HttpBody
 
 from aemos_rules import codec
 from aemos_rules.alarm_service import Alarms
 from aemos_rules.chain_service import RuleChains
+from aemos_rules.report_service import Reports
 from aemos_rules.state_service import DeviceStates
 
 _MOST_SCHEDULES = 10_000
@@ -133,3 +136,33 @@ class AlarmServicer(alarm_pb2_grpc.AlarmServiceServicer):
     ) -> alarm_pb.ListAlarmEventsResponse:
         rows, token = await self._alarms.events(request.alarm_id, page_of(request))
         return alarm_pb.ListAlarmEventsResponse(alarm_events=map(codec.alarm_event_to_pb, rows), next_page_token=token)
+
+
+class ReportServicer(report_pb2_grpc.ReportServiceServicer):
+    """Reports."""
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+
+    async def ListReports(
+        self, request: report_pb.ListReportsRequest, context: Context
+    ) -> report_pb.ListReportsResponse:
+        rows, token = await self._reports.page(page_of(request))
+        return report_pb.ListReportsResponse(reports=map(codec.report_to_pb, rows), next_page_token=token)
+
+    async def GetReport(self, request: report_pb.GetReportRequest, context: Context) -> report_pb.Report:
+        return codec.report_to_pb(await self._reports.get(request.id))
+
+    async def GetReportHtml(self, request: report_pb.GetReportHtmlRequest, context: Context) -> HttpBody:
+        row = await self._reports.get(request.id)
+        return HttpBody(content_type="text/html; charset=utf-8", data=row.html.encode())
+
+    async def GetReportCsv(self, request: report_pb.GetReportCsvRequest, context: Context) -> HttpBody:
+        row = await self._reports.get(request.id)
+        return HttpBody(content_type="text/csv; charset=utf-8", data=row.csv.encode())
+
+    async def DeleteReport(
+        self, request: report_pb.DeleteReportRequest, context: Context
+    ) -> report_pb.DeleteReportResponse:
+        await self._reports.delete(request.id)
+        return report_pb.DeleteReportResponse()

@@ -9,14 +9,16 @@ from aemos.v1 import job_pb2, schedule_pb2, schedule_pb2_grpc
 from aemos_core import telemetry
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind
+from aemos_core.jobs import GENERATE_REPORT
 from aemos_core.outbox import Outbox, Row
+from aemos_core.outbox_lane import MOST_IN_BATCH
 from aemos_core.outbox_senders import send_receipt
 from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
 from aemos_core.worker import current_job
 
 from aemos_rules.chain_index import ChainIndex
-from aemos_rules.domain import StateAssertion
+from aemos_rules.domain import ReportWanted, StateAssertion
 from aemos_rules.effects import Effects
 from aemos_rules.engine import CompiledChain
 
@@ -44,31 +46,34 @@ class ScheduledRuns:
         runs = job_pb2.ScheduledRuns.FromString(payload).runs
         chains = await self._index.compiled({run.rule_chain_id for run in runs})
         asserted: list[StateAssertion] = []
+        reports: list[Row] = []
         ends = []
         for run in runs:
             chain = chains.get(run.rule_chain_id)
             span = telemetry.start_trace(telemetry.SPAN_RUN, {"chain": run.rule_chain_id}) if chain else None
             with telemetry.ending(span):
-                end, effects = _run(run, chain)
+                end, found = _run(run, chain)
+                effects = [effect for effect in found if not isinstance(effect, ReportWanted)]
+                reports += [_job(run, effect) for effect in found if isinstance(effect, ReportWanted)]
                 if span is not None:
                     await self._effects.apply(effects)
                 else:
                     asserted += effects
             ends.append(end)
         await self._effects.apply(asserted)
-        await self._report(ends)
+        await self._announce(ends, reports)
         await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
 
-    async def _report(self, ends: list[schedule_pb2.FiringEnd]) -> None:
+    async def _announce(self, ends: list[schedule_pb2.FiringEnd], reports: list[Row]) -> None:
         payload = schedule_pb2.FinishFiringsRequest(ends=ends).SerializeToString()
         async with self._database.write() as connection:
-            rows = await self._outbox.add(connection, [Row(FIRINGS_FINISHED, 0, payload, len(ends))])
+            rows = await self._outbox.add(connection, [*reports, Row(FIRINGS_FINISHED, 0, payload, len(ends))])
         self._outbox.committed(rows)
 
 
 def _run(
     run: job_pb2.ScheduledRun, chain: CompiledChain | None
-) -> tuple[schedule_pb2.FiringEnd, Sequence[StateAssertion]]:
+) -> tuple[schedule_pb2.FiringEnd, Sequence[StateAssertion | ReportWanted]]:
     end = schedule_pb2.FiringEnd(
         rule_chain_id=run.rule_chain_id,
         planned_at_ms=run.planned_at_ms,
@@ -76,7 +81,7 @@ def _run(
         outcome="dropped",
         trace_id=telemetry.trace_id_of(telemetry.current()),
     )
-    effects: Sequence[StateAssertion] = ()
+    effects: Sequence[StateAssertion | ReportWanted] = ()
     if chain is not None and chain.chain.enabled and (chain.chain.schedule_enabled or run.manual):
         result = chain.run(None, run.planned_at_ms)
         end.outcome, effects = _OUTCOMES[result.outcome], result.effects
@@ -85,6 +90,22 @@ def _run(
             log.warning("scheduled chain %d failed: %s", run.rule_chain_id, end.error)
     end.finished_at_ms = now_ms()
     return end, effects
+
+
+def _job(run: job_pb2.ScheduledRun, wanted: ReportWanted) -> Row:
+    """The report's job, of the chain's time zone; a lane has two of them under way."""
+    job = job_pb2.GenerateReport(
+        organization_id=run.organization_id,
+        rule_chain_id=run.rule_chain_id,
+        timezone=run.timezone,
+        at_ms=run.planned_at_ms,
+        key=wanted.key,
+        title=wanted.title,
+        period=wanted.period,
+        email_to=wanted.email_to,
+        **wanted.about._asdict(),
+    )
+    return Row(GENERATE_REPORT.name, run.rule_chain_id % 2, job.SerializeToString(), MOST_IN_BATCH)
 
 
 class FinishSender:

@@ -125,3 +125,22 @@ alarm_event = Table(
     Index("alarm_event_by_alarm", "alarm_id", "id"),
     **TABLE_ARGS,
 )
+# `job_key` is that of the job that made it: a job that comes twice makes one report.
+report = Table(
+    "report",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("organization_id", BigInteger, nullable=False),
+    Column("rule_chain_id", BigInteger, nullable=False),
+    Column("job_key", String(64), nullable=False),
+    Column("title", String(200), nullable=False),
+    Column("from_ms", BigInteger, nullable=False),
+    Column("to_ms", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False, index=True),
+    Column("html", Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
+    Column("csv", Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
+    Unique("job_key", name="report_job"),
+    Index("report_by_organization", "organization_id", "id"),
+    **TABLE_ARGS,
+)

@@ -6,16 +6,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import grpc
-from aemos.v1 import device_pb2_grpc, schedule_pb2_grpc, sensor_pb2_grpc
+from aemos.v1 import device_pb2_grpc, history_pb2_grpc, schedule_pb2_grpc, sensor_pb2_grpc
 from aemos_core.announce import Announcer
-from aemos_core.broker import open_broker
+from aemos_core.broker import WakeRedisBroker, open_broker
 from aemos_core.database import Database, migrate, open_database
-from aemos_core.jobs import EVALUATE_READINGS, RUN_CHAINS
+from aemos_core.jobs import EVALUATE_READINGS, GENERATE_REPORT, RUN_CHAINS, SEND_EMAIL, JobQueue
 from aemos_core.leases import PartitionLeases
 from aemos_core.names import RULE_CHAINS_CHANGED
 from aemos_core.outbox import Outbox
-from aemos_core.outbox_senders import ANNOUNCE, AnnounceSender
+from aemos_core.outbox_senders import ANNOUNCE, AnnounceSender, JobSender, Receipts
 from aemos_core.process import Component
 from aemos_core.redis_link import RedisClient, Subscriber, open_redis
 from aemos_core.rpc import grpc_server, open_channel, remote_verifier
@@ -27,12 +26,16 @@ from aemos_rules.alarm_service import Alarms
 from aemos_rules.chain_index import CHAINS_CHANGED, ChainIndex, ChainsChangedSender
 from aemos_rules.chain_service import RuleChains
 from aemos_rules.effects import Effects
-from aemos_rules.grpc_api import AlarmServicer, DeviceStateServicer, RuleChainServicer
+from aemos_rules.grpc_api import AlarmServicer, DeviceStateServicer, ReportServicer, RuleChainServicer
 from aemos_rules.jobs import Judge
+from aemos_rules.report_job import ReportJob
+from aemos_rules.report_service import Reports
 from aemos_rules.scheduled_runs import FIRINGS_FINISHED, FinishSender, ScheduledRuns
+from aemos_rules.sensor_source import SensorSource
 from aemos_rules.settings import RulesSettings
 from aemos_rules.state_service import DeviceStates
 
+_REPORTS_AT_ONCE = 4
 MIGRATIONS = Path(aemos_rules.__file__).parents[1] / "migrations"
 
 
@@ -41,12 +44,23 @@ async def migrate_database(settings: RulesSettings) -> None:
     await migrate(settings.database_of("rules"), MIGRATIONS)
 
 
-def _outbox(database: Database, redis: RedisClient, scheduler: grpc.aio.Channel) -> Outbox:
+async def _outbox(
+    stack: AsyncExitStack, settings: RulesSettings, database: Database, redis: RedisClient, jobs: RedisClient
+) -> tuple[Outbox, Receipts, WakeRedisBroker]:
+    """The service and its workers send the same kinds: each takes over what the other left."""
+    scheduler = await stack.enter_async_context(open_channel(settings.scheduler_target, settings.service_secret))
+    broker = open_broker(settings.jobs_url)
+    stack.callback(broker.close)
+    queue = JobQueue(broker)
+    stack.callback(queue.close)
     outbox = Outbox(database, tables.outbox)
+    receipts = Receipts(jobs, outbox.relay_id)
+    for spec in (GENERATE_REPORT, SEND_EMAIL):
+        outbox.add_sender(spec.name, JobSender(queue, spec, jobs, receipts))
     outbox.add_sender(ANNOUNCE, AnnounceSender(Announcer(redis), redis))
     outbox.add_sender(CHAINS_CHANGED, ChainsChangedSender(redis))
     outbox.add_sender(FIRINGS_FINISHED, FinishSender(schedule_pb2_grpc.SchedulerServiceStub(scheduler)))
-    return outbox
+    return outbox, receipts, broker
 
 
 @asynccontextmanager
@@ -57,20 +71,29 @@ async def wire(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
         database = await enter(open_database(settings.database_of("rules")))
         redis = await enter(open_redis(settings.redis_url))
         ingest = await enter(open_channel(settings.ingest_target, settings.service_secret))
-        scheduler = await enter(open_channel(settings.scheduler_target, settings.service_secret))
-        outbox = _outbox(database, redis, scheduler)
+        jobs_redis = await enter(open_redis(settings.jobs_url))
+        outbox, receipts, broker = await _outbox(stack, settings, database, redis, jobs_redis)
         chains = RuleChains(database, outbox, sensor_pb2_grpc.SensorServiceStub(ingest))
         states = DeviceStates(database, outbox, device_pb2_grpc.DeviceServiceStub(ingest))
-        server = await enter(
-            grpc_server(
-                f"{settings.bind}:{settings.rules_grpc_port}",
-                "AEMOS_RULES_GRPC_PORT",
-                settings.service_secret,
-                remote_verifier(ingest),
-                [RuleChainServicer(chains), DeviceStateServicer(states), AlarmServicer(Alarms(database, outbox))],
-            )
-        )
-        yield [server, outbox]
+        reports = Reports(database, outbox)
+        source = SensorSource(history_pb2_grpc.HistoryServiceStub(ingest))
+        report_job = ReportJob(reports, source.series, database, jobs_redis, settings.report_days)
+        actor_on_loop(broker, GENERATE_REPORT, report_job.generate_report)
+        servicers = [
+            RuleChainServicer(chains),
+            DeviceStateServicer(states),
+            AlarmServicer(Alarms(database, outbox)),
+            ReportServicer(reports),
+        ]
+        address, secret = f"{settings.bind}:{settings.rules_grpc_port}", settings.service_secret
+        server = await enter(grpc_server(address, "AEMOS_RULES_GRPC_PORT", secret, remote_verifier(ingest), servicers))
+        yield [
+            server,
+            outbox,
+            receipts,
+            reports,
+            JobWorker(broker, [GENERATE_REPORT.queue_name()], threads=_REPORTS_AT_ONCE),
+        ]
 
 
 @asynccontextmanager
@@ -81,18 +104,15 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
         database = await enter(open_database(settings.database_of("rules")))
         redis = await enter(open_redis(settings.redis_url))
         jobs_redis = await enter(open_redis(settings.jobs_url))
-        scheduler = await enter(open_channel(settings.scheduler_target, settings.service_secret))
-        outbox = _outbox(database, redis, scheduler)
+        outbox, receipts, broker = await _outbox(stack, settings, database, redis, jobs_redis)
         index, effects = ChainIndex(database, redis), Effects(database, outbox, redis)
         judge = Judge(index, effects, jobs_redis)
         scheduled = ScheduledRuns(index, effects, database, outbox, jobs_redis)
 
         partitions = {EVALUATE_READINGS.queue_name(p): p for p in range(settings.rules_partitions)}
-        broker = open_broker(settings.jobs_url)
-        stack.callback(broker.close)
         leases = PartitionLeases(jobs_redis, settings.rules_partitions, on_gain=broker.permissions_changed)
         broker.may_fetch = lambda queue: leases.holds(partitions[queue])
         actor_on_loop(broker, EVALUATE_READINGS, judge.evaluate_readings)
         actor_on_loop(broker, RUN_CHAINS, scheduled.run_chains)
         subscriber = Subscriber(redis, {RULE_CHAINS_CHANGED: index.forget}, index.forget)
-        yield [JobWorker(broker, partitions), leases, index, outbox, subscriber]
+        yield [JobWorker(broker, partitions), leases, index, outbox, receipts, subscriber]

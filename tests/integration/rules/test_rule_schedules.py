@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from aemos.v1 import sensor_pb2
-from aemos_core.database import Database, migrate, open_database
+from aemos_core.database import Database
 from aemos_core.errors import AemosError
 from aemos_core.identity import Caller, set_caller
 from aemos_core.outbox import Row
@@ -14,10 +14,7 @@ from aemos_core.paging import Page
 from aemos_core.times import now_ms
 from aemos_rules.chain_service import RuleChains
 from aemos_rules.domain import Node, RuleChain
-from aemos_rules.wiring import MIGRATIONS
 from sqlalchemy.ext.asyncio import AsyncConnection
-
-from tests.support.mariadb import mariadb_server
 
 NODES = (Node("transform", "t", {"action": "convertToFahrenheit"}),)
 
@@ -37,23 +34,6 @@ class NoOutbox:
 
     def committed(self, rows: Sequence[Row]) -> None:
         """Nobody listens."""
-
-
-@pytest.fixture(scope="module", params=["sqlite", "mariadb"])
-def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("database")
-    if request.param == "sqlite":
-        yield f"sqlite+aiosqlite:///{folder}/rules.db"
-        return
-    with mariadb_server(folder) as served:
-        yield served.format(service="rules")
-
-
-@pytest.fixture
-async def database(url: str) -> AsyncIterator[Database]:
-    await migrate(url, MIGRATIONS)
-    async with open_database(url) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -1,0 +1,125 @@
+"""The job that makes a report: reads, draws, stores, and has it sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import resvg_py
+from aemos.v1 import job_pb2
+from aemos_core.database import Database
+from aemos_core.errors import AemosError, Kind
+from aemos_core.jobs import SEND_EMAIL
+from aemos_core.outbox import Row
+from aemos_core.outbox_lane import MOST_IN_BATCH
+from aemos_core.outbox_senders import send_receipt
+from aemos_core.redis_link import RedisClient
+from aemos_core.times import now_ms
+from aemos_core.worker import current_job
+from sqlalchemy import or_, select
+
+from aemos_rules import tables
+from aemos_rules.domain import Selection
+from aemos_rules.periods import PERIODS, period
+from aemos_rules.report import Alarm, Report, Series, chart, lines, to_csv, to_html
+from aemos_rules.report_service import Reports
+
+_MOST_PICTURES = 20
+_MOST_ALARMS = 200
+_MOST_BYTES = 2 * 1024 * 1024
+_DAY_MS = 24 * 60 * 60 * 1000
+
+ReadSeries = Callable[[int, Selection, int, int, int], Awaitable[Sequence[Series]]]
+"""See SensorSource.series."""
+
+
+class ReportJob:
+    """May come twice: the key of a report makes it one, and its mail one."""
+
+    def __init__(
+        self, reports: Reports, read: ReadSeries, database: Database, jobs_redis: RedisClient, kept_days: int
+    ) -> None:
+        self._reports = reports
+        self._read = read
+        self._database = database
+        self._jobs_redis = jobs_redis
+        self._kept_ms = kept_days * _DAY_MS
+
+    async def generate_report(self, payload: bytes, job_id: str) -> None:
+        """Makes it unless it is made."""
+        wanted = job_pb2.GenerateReport.FromString(payload)
+        if not await self._reports.is_made(wanted.key):
+            await self._make(wanted)
+        await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
+
+    async def _make(self, wanted: job_pb2.GenerateReport) -> None:
+        begin, end = period(wanted.period, wanted.at_ms, wanted.timezone)
+        bucket = PERIODS[wanted.period]
+        about = Selection(
+            tuple(wanted.sensor_uuids), tuple(wanted.device_uuids), wanted.label, tuple(wanted.variable_names)
+        )
+        series = await self._read(wanted.organization_id, about, begin, end, bucket)
+        alarms = await self._alarms(wanted.organization_id, {one.device_uuid for one in series}, begin, end)
+        report = Report(wanted.title, bucket, begin, end, wanted.timezone, series, alarms)
+        # Drawing takes up to some hundred milliseconds, and others wait for this loop.
+        values, mails = await asyncio.to_thread(_made, wanted, report)
+        now = now_ms()
+        try:
+            await self._reports.save(values | {"created_at_ms": now, "expires_at_ms": now + self._kept_ms}, mails)
+        except AemosError as error:
+            if error.kind is not Kind.EXISTS:
+                raise
+
+    async def _alarms(self, organization_id: int, devices: set[str], begin: int, end: int) -> list[Alarm]:
+        c = tables.alarm.c
+        query = (
+            select(c.device_uuid, c.type, c.severity, c.raised_at_ms, c.cleared_at_ms)
+            .where(c.organization_id == organization_id, c.device_uuid.in_(devices), c.raised_at_ms < end)
+            .where(or_(c.cleared_at_ms.is_(None), c.cleared_at_ms >= begin))
+            .order_by(c.raised_at_ms)
+            .limit(_MOST_ALARMS)
+        )
+        async with self._database.read() as connection:
+            found = (await connection.execute(query)).all()
+        return [Alarm(r.device_uuid, r.type, r.severity, r.raised_at_ms, r.cleared_at_ms or 0) for r in found]
+
+
+def _made(wanted: job_pb2.GenerateReport, report: Report) -> tuple[dict[str, Any], list[Row]]:
+    html, table = to_html(report), to_csv(report)
+    if len(html) > _MOST_BYTES:
+        html = to_html(report, {})
+    values = {
+        "organization_id": wanted.organization_id,
+        "rule_chain_id": wanted.rule_chain_id,
+        "job_key": wanted.key,
+        "title": report.title,
+        "from_ms": report.from_ms,
+        "to_ms": report.to_ms,
+        "html": html,
+        "csv": table,
+    }
+    return values, [_mail(wanted, report, table)] if wanted.email_to else []
+
+
+def _mail(wanted: job_pb2.GenerateReport, report: Report, table: str) -> Row:
+    drawn = [(index, line) for index, line in enumerate(lines(report)) if line.count][:_MOST_PICTURES]
+    pictures = {index: f"cid:chart-{index}" for index, _ in drawn}
+    mail = job_pb2.SendEmail(
+        uuid=str(uuid5(NAMESPACE_URL, wanted.key)),
+        organization_id=wanted.organization_id,
+        to=wanted.email_to,
+        subject=report.title,
+        html=to_html(report, pictures),
+        text=table,
+    )
+    for index, line in drawn:
+        picture = bytes(resvg_py.svg_to_bytes(svg_string=chart(line, report), skip_system_fonts=True))
+        content_id = f"chart-{index}"
+        mail.attachments.add(
+            content_id=content_id, file_name=f"{content_id}.png", media_type="image/png", content=picture
+        )
+    mail.attachments.add(file_name="report.csv", media_type="text/csv", content=table.encode())
+    # A lane has two jobs under way: ten of them are twenty.
+    return Row(SEND_EMAIL.name, wanted.at_ms // 1000 % 10, mail.SerializeToString(), MOST_IN_BATCH)

@@ -1,0 +1,93 @@
+"""What users do with reports, and how long these are kept."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aemos_core import audit
+from aemos_core.database import Database
+from aemos_core.errors import AemosError, not_found
+from aemos_core.identity import caller
+from aemos_core.outbox import OutboxRows, Row
+from aemos_core.paging import Page
+from aemos_core.redis_link import wait
+from aemos_core.times import now_ms
+from sqlalchemy import delete, insert, select
+
+from aemos_rules import tables
+from aemos_rules.chain_store import AnyRow
+
+log = logging.getLogger("aemos.rules")
+
+KEPT = 1_000
+"""Reports of an organization: the oldest give way."""
+_TIDY_SECONDS = 60.0
+_AT_ONCE = 50
+_c = tables.report.c
+_HEAD = select(*(column for column in _c if column.name not in ("html", "csv")))
+
+
+class Reports:
+    """A component: the reports of the caller's organization, until they expire."""
+
+    def __init__(self, database: Database, outbox: OutboxRows) -> None:
+        self._database = database
+        self._outbox = outbox
+
+    async def page(self, page: Page) -> tuple[Sequence[AnyRow], str]:
+        """A page of reports without their contents, newest first, and the token of the next."""
+        query = _HEAD.where(_c.organization_id == caller().organization_id).order_by(_c.id.desc())
+        query = query.where(_c.id < page.after) if page.after else query
+        async with self._database.read() as connection:
+            return page.cut((await connection.execute(query.limit(page.limit + 1))).all())
+
+    async def get(self, report_id: int) -> AnyRow:
+        """A report with its contents."""
+        query = select(tables.report).where(_c.id == report_id, _c.organization_id == caller().organization_id)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).first()
+        if row is None:
+            raise not_found("report")
+        return row
+
+    async def delete(self, report_id: int) -> None:
+        """Removes a report."""
+        mine = (_c.id == report_id, _c.organization_id == caller().organization_id)
+        async with self._database.write() as connection:
+            if not (await connection.execute(delete(tables.report).where(*mine))).rowcount:
+                raise not_found("report")
+            await audit.record(connection, tables.audit, "report.delete", f"report {report_id}")
+
+    async def is_made(self, job_key: str) -> bool:
+        """Whether the job with this key has made its report."""
+        async with self._database.read() as connection:
+            return (await connection.execute(select(_c.id).where(_c.job_key == job_key))).first() is not None
+
+    async def save(self, values: Mapping[str, Any], mails: Sequence[Row]) -> None:
+        """Stores a report and announces its mails in one transaction; EXISTS when its job has done so before."""
+        async with self._database.write() as connection:
+            await connection.execute(insert(tables.report).values(**values))
+            surplus = select(_c.id).where(_c.organization_id == values["organization_id"]).order_by(_c.id.desc())
+            old = list((await connection.execute(surplus.offset(KEPT).limit(_AT_ONCE))).scalars())
+            await connection.execute(delete(tables.report).where(_c.id.in_(old)))
+            rows = await self._outbox.add(connection, mails)
+        self._outbox.committed(rows)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Deletes what has expired, a little at a time, until told to stop."""
+        while not await wait(stop, _TIDY_SECONDS):
+            try:
+                await self.expire(now_ms())
+            except AemosError as error:
+                log.warning("reports stay for now: %s", error.detail)
+
+    async def expire(self, now: int) -> None:
+        """Deletes some of the reports whose time is over."""
+        async with self._database.write() as connection:
+            over = select(_c.id).where(_c.expires_at_ms < now).limit(_AT_ONCE)
+            old = list((await connection.execute(over)).scalars())
+            if old:
+                await connection.execute(delete(tables.report).where(_c.id.in_(old)))

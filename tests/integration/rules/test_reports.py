@@ -1,0 +1,186 @@
+"""Reports, on both kinds of database: made once however often their job comes, mailed, read by their owner, expired."""
+
+from collections.abc import Sequence
+
+import pytest
+from aemos.v1 import data_stream_pb2, history_pb2, job_pb2
+from aemos_core.database import Database
+from aemos_core.errors import AemosError, Kind
+from aemos_core.identity import Caller, set_caller
+from aemos_core.jobs import SEND_EMAIL
+from aemos_core.outbox import Row
+from aemos_core.paging import Page
+from aemos_core.times import now_ms, parse_rfc3339
+from aemos_core.worker import Job, current_job
+from aemos_rules import report_service, tables
+from aemos_rules.report_job import ReportJob
+from aemos_rules.report_service import Reports
+from aemos_rules.sensor_source import SensorSource
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+AT = parse_rfc3339("2026-03-18T06:00:00Z")
+FROM = parse_rfc3339("2026-03-17T00:00:00Z")
+QUARTER = 900_000
+
+
+class FakeOutbox:
+    """Notes what was committed."""
+
+    def __init__(self) -> None:
+        self.sent: list[Row] = []
+
+    async def add(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
+        return list(rows)
+
+    def committed(self, rows: Sequence[Row]) -> None:
+        self.sent += rows
+
+
+class FakeHistory:
+    """ingest with two devices, one of them labelled, a sensor each; the second's readings have a gap."""
+
+    def __init__(self) -> None:
+        self.queries: list[data_stream_pb2.QueryReadingsRequest] = []
+
+    async def GetContext(self, request: history_pb2.GetContextRequest) -> history_pb2.GetContextResponse:
+        answer = history_pb2.GetContextResponse()
+        number = int(request.page_token or 1)
+        device = answer.devices.add(uuid=f"device-{number}")
+        device.labels["room"] = "cellar" if number == 2 else "attic"
+        sensor = answer.sensors.add().sensor
+        sensor.uuid, sensor.device_uuid, sensor.name = f"sensor-{number}", device.uuid, f"Sensor <{number}>"
+        answer.next_page_token = "2" if number == 1 else ""
+        return answer
+
+    async def QueryHistory(self, request: history_pb2.QueryHistoryRequest) -> data_stream_pb2.QueryReadingsResponse:
+        self.queries.append(request.query)
+        answer = data_stream_pb2.QueryReadingsResponse()
+        for uuid in request.query.sensor_uuid:
+            for variable in ("temperature", "comment"):
+                series = answer.aggregates.add(sensor_uuid=uuid, variable_name=variable)
+                for index in range(96):
+                    interval = series.intervals.add(count=0 if uuid == "sensor-2" and 20 <= index < 40 else 15)
+                    getattr(interval, "from").FromMilliseconds(FROM + index * QUARTER)
+                    if interval.count and variable == "temperature":
+                        interval.min, interval.avg, interval.max = 20.0, 21.5, 23.0
+        return answer
+
+
+class World:
+    """The job and what is around it."""
+
+    def __init__(self, database: Database) -> None:
+        self.database, self.outbox, self.history = database, FakeOutbox(), FakeHistory()
+        self.reports = Reports(database, self.outbox)
+        source = SensorSource(self.history)  # type: ignore[arg-type]
+        self.job = ReportJob(self.reports, source.series, database, None, 30)  # type: ignore[arg-type]
+
+    async def make(self, key: str = "k", **fields: object) -> None:
+        current_job.set(Job("j", "", "", receipts=""))
+        wanted = job_pb2.GenerateReport(
+            key=key, organization_id=1, rule_chain_id=5, title="Daily", period="yesterday", timezone="UTC", at_ms=AT,
+            **fields,  # type: ignore[arg-type]
+        )  # fmt: skip
+        await self.job.generate_report(wanted.SerializeToString(), "j")
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    set_caller(Caller(1, 7, "admin"))
+    return World(database)
+
+
+async def test_a_job_that_comes_twice_makes_one_report_and_one_mail(world: World) -> None:
+    """The mail has the charts as pictures in it and the table attached."""
+    for _ in range(2):
+        await world.make(email_to=["ops@example.com"])
+    (row,), token = await world.reports.page(Page(10, 0))
+    assert (row.title, row.from_ms, row.to_ms - row.from_ms, token) == ("Daily", FROM, 86_400_000, "")
+    (sent,) = world.outbox.sent
+    mail = job_pb2.SendEmail.FromString(sent.payload)
+    assert (sent.kind, list(mail.to), mail.subject) == (SEND_EMAIL.name, ["ops@example.com"], "Daily")
+    pictures = [part for part in mail.attachments if part.content_id]
+    assert [part.media_type for part in mail.attachments] == ["image/png", "image/png", "text/csv"]
+    assert all(f"cid:{part.content_id}" in mail.html and part.content.startswith(b"\x89PNG") for part in pictures)
+
+
+async def test_two_at_once_make_one(world: World) -> None:
+    """The key decides, not who looked first."""
+    made = world.reports.is_made
+
+    async def not_yet(job_key: str) -> bool:
+        await made(job_key)
+        return False
+
+    world.reports.is_made = not_yet  # type: ignore[method-assign]
+    await world.make()
+    await world.make()
+    assert len((await world.reports.page(Page(10, 0)))[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "sensors"),
+    [
+        ({}, ["sensor-1", "sensor-2"]),
+        ({"label": "room=cellar"}, ["sensor-2"]),
+        ({"sensor_uuids": ["sensor-1"]}, ["sensor-1"]),
+        ({"device_uuids": ["device-2"]}, ["sensor-2"]),
+        ({"label": "room=cellar", "sensor_uuids": ["sensor-1"]}, ["sensor-1", "sensor-2"]),
+        ({"label": "room=bath"}, []),
+    ],
+)
+async def test_it_is_about_the_sensors_that_are_wanted(
+    world: World, fields: dict[str, object], sensors: list[str]
+) -> None:
+    """By uuid, by device, by label, or all; only numbers, each with its figures and gaps."""
+    async with world.database.write() as connection:
+        await connection.execute(insert(tables.alarm).values(ALARM))
+    await world.make(**fields)
+    ((head,), _) = await world.reports.page(Page(10, 0))
+    row = await world.reports.get(head.id)
+    lines = [line.split(",") for line in row.csv.splitlines()[1:]]
+    assert [line[1] for line in lines] == sensors
+    assert {line[3] for line in lines} <= {"temperature"}
+    for line in lines:
+        gap = line[1] == "sensor-2"
+        expected = [str(76 * 15 if gap else 96 * 15), "20.0", "21.5", "23.0"]
+        assert line[6:] == [*expected, *(["1", "18000", "1"] if gap else ["0", "0", "0"])]
+    assert ("freezer-too-warm" in row.html) == ("sensor-2" in sensors)
+    assert row.html.count("<svg") == len(sensors)
+    assert "Sensor <" not in row.html
+
+
+ALARM = {
+    "organization_id": 1, "device_id": 2, "device_uuid": "device-2", "type": "freezer-too-warm", "latest": 1,
+    "severity": "major", "active": True, "message": "", "raised_at_ms": FROM + QUARTER, "rule_chain_id": 1,
+    "data_stream_id": 1, "asserted_at_ms": 1, "asserted_reading_id": 1, "asserted_chain_id": 1,
+}  # fmt: skip
+
+
+async def test_only_their_owner_reads_and_removes_them(world: World) -> None:
+    """For another organization they do not exist."""
+    await world.make()
+    ((row,), _) = await world.reports.page(Page(10, 0))
+    set_caller(Caller(2, 8, "admin"))
+    assert (await world.reports.page(Page(10, 0)))[0] == []
+    for refused in (world.reports.get(row.id), world.reports.delete(row.id)):
+        with pytest.raises(AemosError) as error:
+            await refused
+        assert error.value.kind is Kind.NOT_FOUND
+    set_caller(Caller(1, 7, "admin"))
+    await world.reports.delete(row.id)
+    assert (await world.reports.page(Page(10, 0)))[0] == []
+
+
+async def test_they_do_not_pile_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest give way, and each goes when its time is over."""
+    monkeypatch.setattr(report_service, "KEPT", 2)
+    for key in "abc":
+        await world.make(key)
+    newest, _ = await world.reports.page(Page(10, 0))
+    assert [row.job_key for row in newest] == ["c", "b"]
+    await world.reports.expire(now_ms())
+    assert len((await world.reports.page(Page(10, 0)))[0]) == 2
+    await world.reports.expire(newest[0].expires_at_ms + 1)
+    assert (await world.reports.page(Page(10, 0)))[0] == []
