@@ -311,3 +311,10 @@ def test_a_schedule_changes_is_paused_and_run_by_hand(stack: Stack) -> None:
     assert (status, shown["description"], len(shown["instants"])) == (201, "At 09:00, only on Monday (UTC)", 2)
     assert stack.call("DELETE", path)[0] == 204
     eventually(lambda: stack.call("GET", schedule)[0] == 404)
+
+
+def test_reports_are_offered(stack: Stack) -> None:
+    """They are listed, and one that does not exist is no document."""
+    assert stack.call("GET", "/api/v1/reports") == (200, {"reports": [], "nextPageToken": ""})
+    for path in ("", "/html", "/csv"):
+        assert stack.call("GET", f"/api/v1/reports/1{path}")[0] == 404

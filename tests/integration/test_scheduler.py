@@ -71,7 +71,7 @@ async def test_killed_scheduler_loses_nothing(world: World) -> None:
         await until(lambda: len(world.runs_of(20)) >= 3, START_S)
         first.kill()
         killed_at = now_ms()
-        await until(lambda: max(world.runs_of(39)) > killed_at + 1_000, 10)
+        await until(lambda: max(world.runs_of(39), default=0) > killed_at + 1_000, 10)
         fired = await world.fired()
         await until(lambda: fired <= set(world.runs), START_S)
     for chain in range(20, 40):

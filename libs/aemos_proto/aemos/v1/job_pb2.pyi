@@ -167,6 +167,74 @@ class ScheduledRun(_message.Message):
 Global___ScheduledRun: _TypeAlias = ScheduledRun  # noqa: Y015
 
 @_typing.final
+class GenerateReport(_message.Message):
+    """Job `generate_report`: one report, a job of its own as a mail is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    RULE_CHAIN_ID_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    TIMEZONE_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    SENSOR_UUIDS_FIELD_NUMBER: _builtins.int
+    DEVICE_UUIDS_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    VARIABLE_NAMES_FIELD_NUMBER: _builtins.int
+    EMAIL_TO_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The same for the same run and node: one report is stored, and one mail sent, however often the job comes."""
+    organization_id: _builtins.int
+    rule_chain_id: _builtins.int
+    title: _builtins.str
+    period: _builtins.str
+    """As the node has it, such as "yesterday"."""
+    timezone: _builtins.str
+    """IANA name of the zone in which days begin."""
+    at_ms: _builtins.int
+    """When the run was planned; milliseconds since 1970 UTC."""
+    label: _builtins.str
+    @_builtins.property
+    def sensor_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """These sensors, those of these devices, and those of devices with this label ("key=value"); all when none is given."""
+
+    @_builtins.property
+    def device_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def variable_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All variables when empty."""
+
+    @_builtins.property
+    def email_to(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Whom to send it to; nobody when empty."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        organization_id: _builtins.int = ...,
+        rule_chain_id: _builtins.int = ...,
+        title: _builtins.str = ...,
+        period: _builtins.str = ...,
+        timezone: _builtins.str = ...,
+        at_ms: _builtins.int = ...,
+        sensor_uuids: _abc.Iterable[_builtins.str] | None = ...,
+        device_uuids: _abc.Iterable[_builtins.str] | None = ...,
+        label: _builtins.str = ...,
+        variable_names: _abc.Iterable[_builtins.str] | None = ...,
+        email_to: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "device_uuids", b"device_uuids", "email_to", b"email_to", "key", b"key", "label", b"label", "organization_id", b"organization_id", "period", b"period", "rule_chain_id", b"rule_chain_id", "sensor_uuids", b"sensor_uuids", "timezone", b"timezone", "title", b"title", "variable_names", b"variable_names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateReport: _TypeAlias = GenerateReport  # noqa: Y015
+
+@_typing.final
 class SendEmail(_message.Message):
     """Job `send_email`: one mail, a job of its own. Give its outbox row the weight of a whole batch, for two of them do not
     join.
