@@ -118,6 +118,51 @@ async def test_readings_make_variables(database: Database, value: bytes, made: s
         assert [(v.variable_name, v.type) for v in variables] == [("temperature", "number"), ("new", made)]
 
 
+async def test_a_variable_is_not_made_of_what_says_nothing(database: Database) -> None:
+    """null, a number that cannot be kept, and a name that a database takes for another one are mistakes, and nothing
+    is made."""
+    async with ingest(database) as one:
+        results = await one.write(
+            one.reading(b"null", "new"), one.reading(b"1e400", "new"), one.reading(name="temperature ")
+        )
+        assert [refusal(result) for result in results] == ["wrong_type", "out_of_range", "unknown_variable"]
+        rows, _ = await one.registry.variables("sensor-1", Page(100, 0))
+        assert [row.variable_name for row in rows] == ["temperature"]
+
+
+async def test_many_variables_at_once_are_made_in_one_go_and_no_more_than_fit(database: Database) -> None:
+    """1,000 a sensor by readings; two processes that make the same ones in other orders do not wait for each other."""
+    async with ingest(database) as one, ingest(database, like=one) as other:
+        names = [f"v{number}" for number in range(1_100)]
+        made, again = await asyncio.gather(
+            one.write(*(one.reading(name=name) for name in names[:600])),
+            other.write(*(one.reading(name=name) for name in reversed(names[:600]))),
+        )
+        assert {refusal(result) for result in (*made, *again)} == {""}
+        rest = await one.write(*(one.reading(name=name) for name in names[600:]))
+        assert sum(result.id > 0 for result in rest) == 1_000 - 1 - 600
+        assert await one.count() == 1_200 + 399
+
+
+async def test_a_source_that_is_dropped_while_another_is_read_is_read_again(database: Database) -> None:
+    """A valid token is never refused because its copy of the registry was just dropped."""
+    async with ingest(database) as one:
+        await one.write(one.reading())
+        second = one.reading()
+        second.token_id = (await one.registry.create_token("freezer-1", "second", ""))[0].id
+        sources = one.readings._sources
+        read = sources._read
+
+        async def read_and_dropped(token_ids: set[int]) -> set[int]:
+            sources._read = read  # type: ignore[method-assign]
+            found = await read(token_ids)
+            sources._drop({one.device_id})
+            return found
+
+        sources._read = read_and_dropped  # type: ignore[method-assign]
+        assert [refusal(result) for result in await one.write(one.reading(), second)] == ["", ""]
+
+
 async def test_a_device_may_forbid_new_variables(database: Database) -> None:
     """Then an unknown one is a mistake."""
     async with ingest(database) as one:

@@ -58,6 +58,7 @@ class FakeUplink(Uplink):
         self.stored: list[bytes] = []
         self.waiting: list[tuple[Reading, bytes, Done]] = []
         self.most_waiting = 0
+        self.attempts = 0
         self.holding = False
         self.refusal: Callable[[Reading], AemosError | None] = lambda _: None
         self.full: AemosError | None = None
@@ -73,6 +74,7 @@ class FakeUplink(Uplink):
         is_partial: bool = False,
     ) -> None:
         assert protocol == "mqtt"
+        self.attempts += 1
         if self.full is not None:
             raise self.full
         (reading,) = decode(payload).readings

@@ -15,6 +15,7 @@ from typing import Protocol
 from zlib import crc32
 
 from aemos_core.errors import AemosError, internal, unavailable
+from aemos_core.times import now_ms
 
 from aemos_gateway import coap_answers, coap_datagram
 from aemos_gateway.coap_answers import Answer
@@ -78,6 +79,7 @@ class Uploads:
         self._idle.set()
         self._closed = False
         self._began_at = time.monotonic()
+        self._began_at_ms = now_ms()
 
     async def drain(self) -> None:
         """Takes no more, and returns when what was taken is answered."""
@@ -140,7 +142,7 @@ class Uploads:
         """This process remembers what it took; what the one before it took is looked for while devices repeat it."""
         peer = crc32(repr(exchange.peer.address[:2]).encode())
         key = crc32(exchange.request, peer) << 16 | int.from_bytes(exchange.request[2:4])
-        return Origin(key, time.monotonic() - self._began_at < REPEATED_SECONDS)
+        return Origin(key, time.monotonic() - self._began_at < REPEATED_SECONDS, self._began_at_ms)
 
     def _repeated(self, before: _Exchange | bytes, port: Port, datagram: bytes, peer: Peer) -> None:
         """The same answer again; an empty acknowledgement while there is none, and a separate response then."""

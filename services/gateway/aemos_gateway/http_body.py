@@ -24,28 +24,31 @@ def too_large(most: int) -> AemosError:
 
 
 async def read(receive: Receive, most: int) -> bytes:
-    """The whole body; TOO_LARGE as soon as it is over `most` bytes, 408 when it does not end in time."""
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message.get("more_body"):
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
+    """The whole body; TOO_LARGE as soon as it is over `most` bytes, 408 when it does not begin or end in time."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            body, more = await _part(receive)
+            if more:
                 body = await _more(body, receive, most)
-        except TimeoutError:
-            raise AemosError(Kind.MALFORMED, "the body did not arrive in time", reason="request_timeout") from None
+    except TimeoutError:
+        raise AemosError(Kind.MALFORMED, "the body did not arrive in time", reason="request_timeout") from None
     if len(body) > most:
         raise too_large(most)
     return body
 
 
+async def _part(receive: Receive) -> tuple[bytes, bool]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise malformed("the body ended early")
+    return message.get("body", b""), message.get("more_body", False)
+
+
 async def _more(begun: bytes, receive: Receive, most: int) -> bytes:
     body, more = bytearray(begun), True
     while more and len(body) <= most:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise malformed("the body ended early")
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
+        part, more = await _part(receive)
+        body += part
     return bytes(body)
 
 

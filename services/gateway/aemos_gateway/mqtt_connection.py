@@ -100,7 +100,6 @@ class Connection(asyncio.Protocol):
         if keep_alive_s:
             self._silence_s = keep_alive_s * KEEP_ALIVE_FACTOR
             self._check_silence()
-        self._read_on()
         self.release(Hold.ADMISSION)
 
     def _take_connect(self, _: int, body: bytes) -> None:
@@ -111,7 +110,7 @@ class Connection(asyncio.Protocol):
     def _read_on(self) -> None:
         packets = self._frames.cut()
         try:
-            while self._receive is not None and (packet := next(packets, None)) is not None:
+            while self._receive is not None and not self.holds and (packet := next(packets, None)) is not None:
                 self._receive(*packet)
         except ProtocolError as error:
             self.end(str(error))
@@ -122,7 +121,7 @@ class Connection(asyncio.Protocol):
     # Reading more slowly.
 
     def hold(self, why: Hold) -> None:
-        """Reads nothing more until every reason is released."""
+        """Reads nothing more until every reason is released, and handles no packet that was read already."""
         if not self.holds and not self.ending:
             self._transport.pause_reading()
         self.holds.add(why)
@@ -134,6 +133,7 @@ class Connection(asyncio.Protocol):
         self.holds.remove(why)
         if not self.holds and not self.ending:
             self._transport.resume_reading()
+            self._loop.call_soon(self._read_on)  # not within whatever released it
 
     def _check_silence(self) -> None:
         """Ends a peer that is silent for too long; while we do not listen it is not silent."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 from aemos_core.errors import AemosError, FieldError, Kind, invalid, malformed
@@ -21,14 +21,12 @@ MOST_READINGS = 1_000
 MAX_DEPTH = 64
 EARLIEST_MS = parse_rfc3339("2000-01-01T00:00:00Z")
 MOST_AHEAD_MS = 5 * 60 * 1000
-_MAX_NAME = 200
-_MAX_MESSAGE_ID = 128
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _PATH = re.compile(r"^(?P<message>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _FIELD = re.compile(r"field `([^`]*)`")
 
 
-class Reading(NamedTuple):
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """A reading that is well formed; only ingest knows whether its variable takes the value."""
 
     variable_name: str
@@ -41,7 +39,7 @@ class Reading(NamedTuple):
     """The device gave no time."""
 
 
-class Stored(NamedTuple):
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """A reading that is durable; `received_at_ms` is that of the one it repeats, if it does."""
 
     id: int
@@ -92,27 +90,35 @@ class Sent:
     places: Sequence[str] = ()
 
 
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+_SensorUuid = Annotated[str, msgspec.Meta(max_length=64)]
+"""Short, for each of several variables carries it."""
+_MessageId = Annotated[str, msgspec.Meta(max_length=128, pattern=r"^(\S(.*\S)?)?\Z")]
+"""No space at its ends: MariaDB takes "a" and "a " for the same."""
+
+
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
-    variableName: str  # noqa: N815  the product's own spelling
+    variableName: _Name  # noqa: N815  the product's own spelling
     value: msgspec.Raw
     recievedAt: str | None = None  # noqa: N815
     receivedAt: str | None = None  # noqa: N815
-    sensorUuid: str = ""  # noqa: N815
-    messageId: str = ""  # noqa: N815
+    sensorUuid: _SensorUuid = ""  # noqa: N815
+    messageId: _MessageId = ""  # noqa: N815
 
 
 class _Values(msgspec.Struct, forbid_unknown_fields=True):
-    values: dict[str, msgspec.Raw]
+    values: dict[_Name, msgspec.Raw]
     ts: int | None = None
-    sensorUuid: str = ""  # noqa: N815
+    sensorUuid: _SensorUuid = ""  # noqa: N815
 
 
 _one = msgspec.json.Decoder(_Body)
 _many = msgspec.json.Decoder(list[_Body])
 _values = msgspec.json.Decoder(_Values)
-_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_object = msgspec.json.Decoder(dict[_Name, msgspec.Raw])
 _array = msgspec.json.Decoder(list[msgspec.Raw])
-_OF_ONE = frozenset(_Body.__struct_fields__)
+_OF_ONE = {"variableName", "value"}
+_NO_VARIABLES = {*_Body.__struct_fields__, "ts"}
 
 
 def decode(payload: bytes, *, partial: bool = False) -> Sent:
@@ -175,14 +181,18 @@ def _several(payload: bytes, now: int, otherwise: str) -> list[Reading]:
         fields = _object.decode(payload)
     except msgspec.ValidationError:
         _refuse(otherwise)
-    if not fields or not fields.keys().isdisjoint(_OF_ONE - {"sensorUuid"}):
+    if not fields or _OF_ONE & fields.keys():
         _refuse(otherwise)
-    body = _values_of(payload) if bytes(fields.get("values", b""))[:1] == b"{" else _Values(fields)
+    if bytes(fields.get("values", b""))[:1] == b"{":
+        body = _values_of(payload)
+    elif misplaced := _NO_VARIABLES & fields.keys():
+        raise invalid(min(misplaced), 'goes with "values", or with "variableName" and "value"')
+    else:
+        body = _Values(fields)
     if not 0 < len(body.values) <= MOST_READINGS:
         raise invalid("values", f"must be 1 to {MOST_READINGS}")
-    at = now if body.ts is None else _checked_time("ts", body.ts, now)
-    arrived = body.ts is None
-    return [Reading(_name(n, n), _value(raw), at, body.sensorUuid, "", arrived) for n, raw in body.values.items()]
+    at, arrived = (now, True) if body.ts is None else (_checked_time("ts", body.ts, now), False)
+    return [Reading(name, _value(raw), at, body.sensorUuid, "", arrived) for name, raw in body.values.items()]
 
 
 def _values_of(payload: bytes) -> _Values:
@@ -246,19 +256,14 @@ def _check_count(count: int) -> None:
 
 
 def _reading(body: _Body, now: int) -> Reading:
-    if len(body.messageId) > _MAX_MESSAGE_ID:
-        raise invalid("messageId", f"must have at most {_MAX_MESSAGE_ID} characters")
-    loc = "recievedAt" if body.recievedAt is not None else "receivedAt"
-    text = body.recievedAt if body.recievedAt is not None else body.receivedAt
-    at = now if text is None else _parsed_time(loc, text, now)
-    name = _name("variableName", body.variableName)
-    return Reading(name, _value(body.value), at, body.sensorUuid, body.messageId, text is None)
-
-
-def _name(loc: str, name: str) -> str:
-    if not 0 < len(name) <= _MAX_NAME:
-        raise invalid(loc, f"must have 1 to {_MAX_NAME} characters")
-    return name
+    at, arrived = now, False
+    if body.recievedAt is not None:
+        at = _parsed_time("recievedAt", body.recievedAt, now)
+    elif body.receivedAt is not None:
+        at = _parsed_time("receivedAt", body.receivedAt, now)
+    else:
+        arrived = True
+    return Reading(body.variableName, _value(body.value), at, body.sensorUuid, body.messageId, arrived)
 
 
 def _value(raw: msgspec.Raw) -> bytes:

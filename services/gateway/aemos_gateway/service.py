@@ -33,10 +33,14 @@ Results = Sequence[data_stream_pb2.WriteResult]
 
 
 class Origin(NamedTuple):
-    """Which message of its protocol a payload came in: `key` (0 to 2**48 - 1) is the same when it is sent again."""
+    """Which message of its protocol a payload came in: `key` (0 to 2**48 - 1) is the same when it is sent again.
+
+    `before_ms`: when it may be a repetition, only of what arrived before this; 0 is now.
+    """
 
     key: int = 0
     maybe_repeated: bool = False
+    before_ms: int = 0
 
 
 ONCE = Origin()
@@ -73,8 +77,9 @@ class Uplink:
 
         Raises the AemosError itself when the payload is no reading, too many come, or too much is waiting.
         """
+        now = time.monotonic()
+        self._quota.check(device.device_id, device.organization_id, now)
         sent = decode(payload, partial=is_partial)
-        self._quota.take(device.device_id, device.organization_id, len(sent.readings), time.monotonic())
         span = telemetry.start_trace(telemetry.SPAN_RECEIVE, {"protocol": protocol, "device": device.device_uuid})
         group = self._group() if len(sent.readings) > 1 and not is_partial else 0
         messages = [
@@ -83,17 +88,19 @@ class Uplink:
                 variable_name=reading.variable_name,
                 value=reading.value,
                 received_at_ms=reading.received_at_ms,
-                trace_context=telemetry.carry(span),
                 sensor_uuid=reading.sensor_uuid,
                 at_arrival=reading.at_arrival,
                 message_id=reading.message_id,
-                origin_key=origin.key and origin.key + (index << _KEY_BITS),
-                maybe_repeated=origin.maybe_repeated,
                 group=group,
             )
-            for index, reading in enumerate(sent.readings)
+            for reading in sent.readings
         ]
+        if span is not None:
+            messages[0].trace_context = telemetry.carry(span)  # of each reading it would cost as much as all of them
+        if origin.key:
+            _mark(messages, origin)
         self._batcher.put(messages, partial(_finish, sent, span, done, is_partial))
+        self._quota.spend(device.device_id, device.organization_id, len(messages), now)
 
     async def write(self, device: Device, payload: bytes, protocol: str, *, is_partial: bool = False) -> Receipt:
         """As `put`, and waits for the commit."""
@@ -127,6 +134,13 @@ class Uplink:
             cut.append(results[at : at + len(payload)])
             at += len(payload)
         return cut
+
+
+def _mark(messages: Sequence[data_stream_pb2.NewReading], origin: Origin) -> None:
+    for index, message in enumerate(messages):
+        message.origin_key = origin.key + (index << _KEY_BITS)
+        if origin.maybe_repeated:
+            message.maybe_repeated, message.repeats_before_ms = True, origin.before_ms
 
 
 def _weight(messages: Sequence[data_stream_pb2.NewReading]) -> int:

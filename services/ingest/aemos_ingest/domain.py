@@ -72,8 +72,9 @@ class UnknownVariable(AemosError):
 
     @property
     def may_be_made(self) -> bool:
-        """Whether the variable may be made now."""
-        return self.source.creates_variables and len(self.sensor.variables) < MOST_VARIABLES
+        """Whether the variable may be made now. MariaDB takes "a" and "a " for the same name."""
+        has_room = self.source.creates_variables and len(self.sensor.variables) < MOST_VARIABLES
+        return has_room and self.name == self.name.strip()
 
 
 def typed_value(value: bytes, variable_type: str) -> tuple[str, float | None]:
@@ -111,14 +112,21 @@ def check_name(loc: str, name: str, most: int = 200) -> str:
 
 
 def type_of(value: bytes) -> str:
-    """The type of a variable that this JSON value makes; numeric text makes a number, as devices send both."""
+    """The type of a variable that this JSON value makes; numeric text makes a number, as devices send both. INVALID
+    for null, which says nothing, and for a number that cannot be kept."""
     first = value[:1]
-    if first in (b"[", b"{", b"n"):
+    if first in (b"[", b"{"):
         return "json"
     if first in (b"t", b"f"):
         return "boolean"
-    if first == b'"':
-        return "number" if _JSON_NUMBER.fullmatch(value[1:-1].decode()) else "text"
+    if first == b"n":
+        raise invalid("value", "null does not say of which type the new variable is", "wrong_type")
+    try:
+        typed_value(value, "number")
+    except AemosError:
+        if first == b'"':
+            return "text"
+        raise
     return "number"
 
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
+from typing import TypeGuard
 
 from aemos.v1 import data_stream_pb2 as pb
 from aemos.v1 import job_pb2
@@ -86,12 +87,16 @@ class Readings:
     async def _accept_all(self, readings: Sequence[pb.NewReading], tokens: set[int]) -> list[Outcome]:
         await self._sources.load(tokens)
         outcomes = [self._accept(reading) for reading in readings]
-        unknown = [outcome for outcome in outcomes if isinstance(outcome, UnknownVariable) and outcome.may_be_made]
+        unknown = [outcome for outcome in outcomes if _may_be_made(outcome)]
         if unknown:
             await self._sources.create_variables(unknown)
             await self._sources.load(tokens)
-            outcomes = [self._accept(reading) for reading in readings]
-        return outcomes
+            outcomes = [
+                self._accept(reading) if _may_be_made(outcome) else outcome
+                for reading, outcome in zip(readings, outcomes, strict=True)
+            ]
+        not_made = unavailable("the variable could not be made")
+        return [not_made if _may_be_made(outcome) else outcome for outcome in outcomes] if unknown else outcomes
 
     def _accept(self, reading: pb.NewReading) -> Outcome:
         source = self._sources.get(reading.token_id)
@@ -178,6 +183,10 @@ def _refuse_groups(readings: Sequence[pb.NewReading], outcomes: list[Outcome]) -
         for index, reading in enumerate(readings):
             if reading.group in wrong and _is_accepted(outcomes[index]):
                 outcomes[index] = None
+
+
+def _may_be_made(outcome: Outcome) -> TypeGuard[UnknownVariable]:
+    return isinstance(outcome, UnknownVariable) and outcome.may_be_made
 
 
 def _is_accepted(outcome: Outcome) -> bool:

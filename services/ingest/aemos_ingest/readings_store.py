@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aemos_core.database import Database
 from aemos_core.outbox import OutboxRows, Row
 from aemos_core.times import now_ms
-from sqlalchemy import Select, delete, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, tuple_, update
 
 from aemos_ingest import tables as t
 
@@ -16,8 +16,7 @@ _BLOCK = 100_000
 _IDS = "data_stream"
 _INSERT_AT_ONCE = 1_000
 _ASK_AT_ONCE = 500
-_MOST_UNANSWERED = 1_000
-"""So many readings of a variable a device may have sent after the one it repeats."""
+_SPANS_AT_ONCE = 100
 _d = t.data_stream.c
 
 
@@ -106,34 +105,34 @@ async def messages(database: Database, names: Iterable[tuple[int, str]]) -> dict
     return found
 
 
-async def origins(
-    database: Database, times: Mapping[int, Iterable[int]], since_ms: int
-) -> dict[tuple[int, int], tuple[int, int]]:
-    """(reading id, received_at_ms) by variable and origin key, of readings that devices may be sending again.
+class Span(NamedTuple):
+    """Readings of a variable that arrived, or were measured, from a time to another one, both inclusive."""
 
-    `times` has, for each variable, those that the device gave; 0 stands for the last readings since `since_ms`.
-    """
+    variable_id: int
+    from_ms: int
+    to_ms: int
+
+
+async def origins(database: Database, sought: Mapping[Span, Collection[int]]) -> dict[tuple[int, int], tuple[int, int]]:
+    """(reading id, received_at_ms) by variable and origin key, of the readings with these keys in these spans."""
     found: dict[tuple[int, int], tuple[int, int]] = {}
+    spans = list(sought)
     async with database.read() as connection:
-        for variable, wanted in times.items():
-            given = sorted(set(wanted) - {0})
-            queries = [_newest_since(variable, since_ms)] if 0 in wanted else []
-            if given:
-                queries.append(_origins(variable).where(_d.received_at_ms.in_(given)))
-            for query in queries:
-                for row in (await connection.execute(query)).all():
-                    found[variable, row.origin_key] = (row.id, row.received_at_ms)
+        for start in range(0, len(spans), _SPANS_AT_ONCE):
+            wanted = [_in_span(span, sought[span]) for span in spans[start : start + _SPANS_AT_ONCE]]
+            query = select(_d.telemetry_data_id, _d.origin_key, _d.id, _d.received_at_ms).where(or_(*wanted))
+            for row in await connection.execute(query.order_by(_d.id)):
+                found[row.telemetry_data_id, row.origin_key] = (row.id, row.received_at_ms)
     return found
 
 
-def _origins(variable: int) -> Select[Any]:
-    query = select(_d.id, _d.received_at_ms, _d.origin_key)
-    return query.where(_d.telemetry_data_id == variable, _d.origin_key.is_not(None))
-
-
-def _newest_since(variable: int, since_ms: int) -> Select[Any]:
-    query = _origins(variable).where(_d.received_at_ms >= since_ms)
-    return query.order_by(_d.received_at_ms.desc(), _d.id.desc()).limit(_MOST_UNANSWERED)
+def _in_span(span: Span, keys: Collection[int]) -> ColumnElement[bool]:
+    """A range of the primary key."""
+    return and_(
+        _d.telemetry_data_id == span.variable_id,
+        _d.received_at_ms.between(span.from_ms, span.to_ms),
+        _d.origin_key.in_(keys),
+    )
 
 
 async def forget_messages(database: Database, before_ms: int) -> int:

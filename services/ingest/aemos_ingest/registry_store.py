@@ -12,7 +12,7 @@ from sqlalchemy import Column, ColumnElement, Select, Table, case, delete, func,
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import tables as t
-from aemos_ingest.domain import UnknownVariable
+from aemos_ingest.domain import MOST_VARIABLES, UnknownVariable
 from aemos_ingest.labels import part_of_labels
 
 AnyRow = Any
@@ -137,23 +137,39 @@ async def add(connection: AsyncConnection, table: Table, device_id: int | None, 
     return new_id
 
 
-async def make_variable(connection: AsyncConnection, unknown: UnknownVariable) -> None:
-    """A variable that a reading made. Nobody's copy of the registry lacks anything by it but this one variable, which
-    each finds missing for itself, so the change is not announced."""
-    values = {
+async def make_variables(connection: AsyncConnection, unknown: Mapping[tuple[int, str], UnknownVariable]) -> None:
+    """Variables that readings make, by sensor id and name, as far as they are missing and their sensors have room.
+
+    Nobody's copy of the registry lacks anything by it but these variables, which each finds missing for itself, so the
+    change is not announced.
+    """
+    v = t.telemetry_data.c
+    sensors = {sensor_id for sensor_id, _ in unknown}
+    query = select(v.sensor_id, func.count()).where(v.sensor_id.in_(sensors)).group_by(v.sensor_id)
+    used = {row[0]: row[1] for row in await connection.execute(query)}
+    query = select(v.sensor_id, v.variable_name)
+    query = query.where(v.sensor_id.in_(sensors), v.variable_name.in_({name for _, name in unknown}))
+    there = {(row[0], row[1]) for row in await connection.execute(query)}
+    made = []
+    for key in sorted(unknown.keys() - there):  # in one order everywhere: no two processes wait for each other
+        used[key[0]] = used.get(key[0], 0) + 1
+        if used[key[0]] <= MOST_VARIABLES:
+            made.append(unknown[key])
+    if made:
+        await connection.execute(insert(t.telemetry_data), [_new_variable(one) for one in made])
+    for one in made:
+        target = f"telemetry data {one.name!r} of sensor {one.sensor.id}"
+        await audit.record(connection, t.audit, "telemetry_data.create", target, one.source.organization_id)
+
+
+def _new_variable(unknown: UnknownVariable) -> dict[str, Any]:
+    return {
         "organization_id": unknown.source.organization_id,
         "sensor_id": unknown.sensor.id,
         "variable_name": unknown.name,
         "type": unknown.type,
         "unit": "",
     }
-    v = t.telemetry_data.c
-    known = select(v.id).where(v.sensor_id == unknown.sensor.id, v.variable_name == unknown.name)
-    if (await connection.execute(known)).first() is None:
-        inserted = await connection.execute(insert(t.telemetry_data).values(**values))
-        new_id = inserted.inserted_primary_key[0]  # type: ignore[index]
-        target = f"telemetry data {new_id}"
-        await audit.record(connection, t.audit, "telemetry_data.create", target, unknown.source.organization_id)
 
 
 async def change(

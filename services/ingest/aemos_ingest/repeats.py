@@ -111,17 +111,25 @@ async def _look_for_origins(database: Database, accepted: Iterable[Accepted], do
     for one in accepted:
         if one.request.origin_key:
             first.setdefault((one.message.telemetry_data_id, one.request.origin_key), one)
-    times: dict[int, set[int]] = {}
+    now = now_ms()
+    sought: dict[store.Span, set[int]] = {}
     for one in doubtful:
-        given = times.setdefault(one.message.telemetry_data_id, set())
-        given.add(0 if one.request.at_arrival else one.request.received_at_ms)
-    stored = await store.origins(database, times, now_ms() - _REPEATED_WITHIN_MS)
+        sought.setdefault(_span(one, now), set()).add(one.request.origin_key)
+    stored = await store.origins(database, sought)
     for one in doubtful:
         key = (one.message.telemetry_data_id, one.request.origin_key)
         if (known := stored.get(key)) is not None:
             one.found(*known)
         elif first[key] is not one:
             one.same_as = first[key]
+
+
+def _span(one: Accepted, now: int) -> store.Span:
+    """Where to look for what it repeats; the gateway's clock may be ahead of ours."""
+    request, variable_id = one.request, one.message.telemetry_data_id
+    if not request.at_arrival:
+        return store.Span(variable_id, request.received_at_ms, request.received_at_ms)
+    return store.Span(variable_id, now - _REPEATED_WITHIN_MS, request.repeats_before_ms or now + _REPEATED_WITHIN_MS)
 
 
 def _drop_groups(accepted: Iterable[Accepted]) -> None:

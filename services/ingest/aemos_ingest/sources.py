@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import logging
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind
@@ -39,16 +39,19 @@ class Sources:
         """The source, if it is in memory."""
         return self._sources.get(token_id)
 
-    async def load(self, token_ids: Iterable[int]) -> None:
-        """Brings what is missing to memory, in two queries; an invalid token stays missing."""
+    async def load(self, token_ids: Set[int]) -> None:
+        """Brings what is missing to memory; an invalid token stays missing."""
         self._drop_expired()
-        missing = {token_id for token_id in token_ids if token_id not in self._sources}
-        if not missing:
-            return
+        invalid: set[int] = set()
+        # What was there may be dropped while the rest is read: it is missing then, and not invalid.
+        while missing := token_ids - self._sources.keys() - invalid:
+            invalid |= missing - await self._read(missing)
+
+    async def _read(self, token_ids: Set[int]) -> set[int]:
         if len(self._sources) > _MOST:
             self._sources.clear()
         async with self._database.read() as connection:
-            tokens = await store.tokens_of(connection, missing)
+            tokens = await store.tokens_of(connection, token_ids)
             rows = await store.sensors_of(connection, {token.device_id for token in tokens})
         sensors = _sensors_by_device(rows)
         for token in tokens:
@@ -65,6 +68,7 @@ class Sources:
             )
             if token.expires_at_ms is not None:
                 heapq.heappush(self._expiring, (token.expires_at_ms, token.id))
+        return {token.id for token in tokens}
 
     async def create_variables(self, unknown: Iterable[UnknownVariable]) -> None:
         """Makes what readings name and sensors lack, unless another process makes it meanwhile."""
@@ -72,12 +76,12 @@ class Sources:
         for _ in range(_COLLISIONS):
             try:
                 async with self._database.write() as connection:
-                    for one in wanted.values():
-                        await store.make_variable(connection, one)
+                    await store.make_variables(connection, wanted)
                 break
             except AemosError as error:
                 if error.kind is not Kind.EXISTS:
                     raise
+                log.info("variables: another process was faster, or a sensor is gone")
         self._drop({one.source.device_id for one in wanted.values()})
 
     def look_again(self, _: bytes = b"") -> None:

@@ -122,14 +122,60 @@ def test_whatever_json_comes_is_readings_or_a_refusal(payload: dict[str, Any]) -
     assert outcome(json.dumps(payload).encode()) in REFUSED_OR_TAKEN
 
 
-def test_a_second_has_its_allowance() -> None:
-    """Whose limit it is stands in the reason; the next second begins anew; a large batch gets a second of its own."""
-    quota = Quota(per_device=3, per_organization=5)
-    quota.take(1, 1, 3, now=10.0)
-    for device, readings, reason in ((1, 1, "device_rate_limit"), (2, 3, "organization_rate_limit")):
-        with pytest.raises(AemosError) as refused:
-            quota.take(device, 1, readings, now=10.9)
-        assert (refused.value.kind, refused.value.reason, refused.value.retry_after) == (Kind.BUSY, reason, 1)
-    quota.take(2, 1, 2, now=10.9)
-    quota.take(1, 1, 3, now=11.0)
-    quota.take(3, 2, 1000, now=11.0)
+def refused(quota: Quota, device: int, now: float) -> tuple[str, int | None]:
+    """Which limit says no, and the seconds to wait; empty when none does."""
+    try:
+        quota.check(device, 1, now)
+    except AemosError as error:
+        return error.reason, error.retry_after
+    return "", None
+
+
+def test_what_belongs_to_another_shape_makes_no_variable() -> None:
+    """A field that is at the wrong place would be a variable of that name for ever."""
+    for misplaced in ("ts", "sensorUuid", "messageId", "recievedAt", "receivedAt"):
+        with pytest.raises(AemosError) as error:
+            decode(json.dumps({"temperature": 1, misplaced: "x"}).encode())
+        assert [field.loc for field in error.value.errors] == [misplaced]
+
+
+@pytest.mark.parametrize("name", ["m ", " m", "m\n", "x" * 129])
+def test_names_of_messages_that_a_database_would_take_for_others(name: str) -> None:
+    """MariaDB compares text without the spaces at its end."""
+    with pytest.raises(AemosError) as error:
+        decode(json.dumps({"value": 1, "variableName": "t", "messageId": name}).encode())
+    assert [field.loc for field in error.value.errors] == ["messageId"]
+
+
+def test_a_bucket_holds_a_second() -> None:
+    """It fills as time passes; whose it is stands in the reason; a batch larger than it is let in, and owed."""
+    quota = Quota(per_device=4, per_organization=8)
+    quota.spend(1, 1, 4, now=10.0)
+    assert refused(quota, 1, 10.0) == ("device_rate_limit", 1)
+    assert refused(quota, 1, 10.25) == ("", None)
+    assert refused(quota, 2, 10.0) == ("", None)
+    quota.spend(2, 1, 4, now=10.0)
+    assert refused(quota, 3, 10.0) == ("organization_rate_limit", 1)
+    assert refused(quota, 3, 10.5) == ("", None)
+    quota.spend(3, 1, 20, now=12.0)
+    assert refused(quota, 3, 12.0) == ("device_rate_limit", 4)
+    assert refused(quota, 3, 16.5) == ("", None)
+
+
+def test_over_time_a_device_gets_its_rate_and_one_bucket() -> None:
+    """However it asks."""
+    quota = Quota(per_device=100, per_organization=1_000)
+    taken = 0
+    for millisecond in range(10_000):
+        if not refused(quota, 1, millisecond / 1000)[0]:
+            quota.spend(1, 1, 3, millisecond / 1000)
+            taken += 3
+    assert 100 * 10 <= taken <= 100 * 11 + 3
+
+
+def test_full_buckets_are_forgotten() -> None:
+    """Memory follows who sends now, not who ever sent."""
+    quota = Quota(per_device=1_000, per_organization=1_000_000)
+    for device in range(300_000):
+        quota.spend(device, 1, 1, now=device / 1000)
+    assert len(quota._devices._full_at) <= 100_001

@@ -58,6 +58,7 @@ class NewReading(_message.Message):
     ORIGIN_KEY_FIELD_NUMBER: _builtins.int
     MAYBE_REPEATED_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
+    REPEATS_BEFORE_MS_FIELD_NUMBER: _builtins.int
     token_id: _builtins.int
     variable_name: _builtins.str
     value: _builtins.bytes
@@ -78,6 +79,8 @@ class NewReading(_message.Message):
     """It may have been sent before: look for its `origin_key`."""
     group: _builtins.int
     """Readings with the same number above 0 are stored all or not at all; they stand next to each other."""
+    repeats_before_ms: _builtins.int
+    """Only when `maybe_repeated`: what it repeats arrived before this, in milliseconds since 1970 UTC; 0 for now."""
     def __init__(
         self,
         *,
@@ -92,10 +95,11 @@ class NewReading(_message.Message):
         origin_key: _builtins.int = ...,
         maybe_repeated: _builtins.bool = ...,
         group: _builtins.int = ...,
+        repeats_before_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_arrival", b"at_arrival", "group", b"group", "maybe_repeated", b"maybe_repeated", "message_id", b"message_id", "origin_key", b"origin_key", "received_at_ms", b"received_at_ms", "sensor_uuid", b"sensor_uuid", "token_id", b"token_id", "trace_context", b"trace_context", "value", b"value", "variable_name", b"variable_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_arrival", b"at_arrival", "group", b"group", "maybe_repeated", b"maybe_repeated", "message_id", b"message_id", "origin_key", b"origin_key", "received_at_ms", b"received_at_ms", "repeats_before_ms", b"repeats_before_ms", "sensor_uuid", b"sensor_uuid", "token_id", b"token_id", "trace_context", b"trace_context", "value", b"value", "variable_name", b"variable_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2375,6 +2375,11 @@ class NewReading(betterproto2.Message):
     Readings with the same number above 0 are stored all or not at all; they stand next to each other.
     """
 
+    repeats_before_ms: "int" = betterproto2.field(12, betterproto2.TYPE_INT64)
+    """
+    Only when `maybe_repeated`: what it repeats arrived before this, in milliseconds since 1970 UTC; 0 for now.
+    """
+
 
 default_message_pool.register_message("aemos.v1", "NewReading", NewReading)
 
