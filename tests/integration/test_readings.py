@@ -149,7 +149,7 @@ async def test_a_source_that_is_dropped_while_another_is_read_is_read_again(data
     async with ingest(database) as one:
         await one.write(one.reading())
         second = one.reading()
-        second.token_id = (await one.registry.create_token("freezer-1", "second", ""))[0].id
+        second.token_id = (await one.tokens.create("freezer-1", "second"))[0].id
         sources = one.readings._sources
         read = sources._read
 

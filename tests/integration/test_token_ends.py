@@ -38,7 +38,7 @@ class _Near:
     """Ingest's answers to a gateway, without a network between."""
 
     def __init__(self, one: Ingest) -> None:
-        self._servicer = IdentityServicer(None, one.registry, one.tokens)  # type: ignore[arg-type, abstract]
+        self._servicer = IdentityServicer(None, None, one.registry, one.tokens)  # type: ignore[arg-type, abstract]
 
     async def ResolveDeviceToken(self, request: identity_pb2.ResolveDeviceTokenRequest) -> identity_pb2.DeviceIdentity:
         return await self._servicer.ResolveDeviceToken(request, None)  # type: ignore[arg-type]

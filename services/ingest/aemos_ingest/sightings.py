@@ -51,7 +51,7 @@ class Sightings:
     async def write(self) -> None:
         """Writes when devices were seen, and of tokens what was not written within a minute."""
         seen = dict(self._seen)
-        await self._sources.load(seen)
+        await self._sources.load(seen.keys())
         found = ((self._sources.get(token_id), at) for token_id, at in seen.items())
         devices: dict[int, int] = {}
         for source, at in found:
