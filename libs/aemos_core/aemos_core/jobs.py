@@ -62,6 +62,16 @@ RUN_CHAINS = JobSpec(
     time_limit_ms=30_000,
     max_age_ms=60 * MINUTE_MS,
 )
+RESUME_RUNS = JobSpec(
+    name="resume_runs",
+    event_type="deadline",
+    queue=EVALUATE_READINGS.queue,
+    max_retries=10,
+    min_backoff_ms=500,
+    max_backoff_ms=MINUTE_MS,
+    time_limit_ms=30_000,
+    max_age_ms=DAY_MS,
+)
 RECORD_NOTIFICATIONS = JobSpec(
     name="record_notifications",
     event_type="record-notifications",

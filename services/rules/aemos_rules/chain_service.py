@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from aemos.v1 import sensor_pb2, sensor_pb2_grpc
 from aemos_core.database import Database
@@ -20,6 +21,7 @@ from aemos_rules.chain_index import chains_changed
 from aemos_rules.chain_store import AnyRow
 from aemos_rules.domain import RuleChain
 from aemos_rules.engine import CompiledChain, InvalidChain, compile_chain
+from aemos_rules.graph import name_mistakes
 
 _MOST_NAME = 200
 Errors = list[FieldError]
@@ -50,10 +52,10 @@ class RuleChains:
             judged_before = await chain_store.sensors_of(connection, chain_id)
         return await self._save(draft, judged_before)
 
-    async def get(self, chain_id: int) -> AnyRow:
-        """A chain."""
+    async def get(self, chain_id: int, version: int = 0) -> Any:
+        """A chain, as it is or as it was in a version."""
         async with self._database.read() as connection:
-            return await chain_store.get(connection, caller().organization_id, chain_id)
+            return await chain_store.get_version(connection, caller().organization_id, chain_id, version)
 
     async def page(self, page: Page) -> tuple[Sequence[AnyRow], str]:
         """A page of chains and the token of the next."""
@@ -110,32 +112,32 @@ class RuleChains:
         sensors = await self._described(draft)
         types = {(uuid, name): kind for uuid, known in sensors.items() for name, kind in known.items()}
         errors, compiled = _compiled(draft, types)
-        errors += _missing_sensors(draft, sensors)
+        errors += _missing(draft, "sensorUUID", sensors)
         if compiled is not None:
-            errors += await self._missing_states(draft, compiled)
+            states, chains = await self._known(draft.organization_id, compiled)
+            errors += _missing(draft, "deviceStateId", states) + _missing(draft, "ruleChainId", chains - {draft.id})
         if errors or compiled is None:
             detail = "; ".join(f"{error.loc}: {error.message}" for error in errors)
             raise AemosError(Kind.INVALID, detail, reason="invalid_chain", errors=errors)
         return compiled
 
     async def _described(self, draft: RuleChain) -> dict[str, dict[str, str]]:
-        named = {uuid for node in draft.nodes if isinstance(uuid := node.config.get("sensorUUID"), str)}
+        named = {
+            uuid for node in draft.nodes for _, uuid in _values(node.config, "sensorUUID") if isinstance(uuid, str)
+        }
         request = sensor_pb2.DescribeSensorsRequest(organization_id=draft.organization_id, sensor_uuids=sorted(named))
         answer = await self._sensors.DescribeSensors(request)
         return {sensor.sensor_uuid: dict(sensor.variable_types) for sensor in answer.sensors}
 
-    async def _missing_states(self, draft: RuleChain, compiled: CompiledChain) -> Errors:
-        state = tables.device_state.c
-        query = select(state.id).where(
-            state.organization_id == draft.organization_id, state.id.in_(list(compiled.device_state_ids))
-        )
+    async def _known(self, organization_id: int, compiled: CompiledChain) -> tuple[set[int], set[int]]:
+        """Which of the states and chains that it names exist in the organization."""
+        wanted = ((tables.device_state, compiled.device_state_ids), (tables.rule_chain, compiled.rule_chain_ids))
+        known = []
         async with self._database.read() as connection:
-            known = set((await connection.execute(query)).scalars())
-        return [
-            FieldError(f"nodes.{index}.config.deviceStateId", "no such device state")
-            for index, node in enumerate(draft.nodes)
-            if "deviceStateId" in node.config and node.config["deviceStateId"] not in known
-        ]
+            for table, ids in wanted:
+                query = select(table.c.id).where(table.c.organization_id == organization_id, table.c.id.in_(list(ids)))
+                known.append(set((await connection.execute(query)).scalars()) if ids else set())
+        return known[0], known[1]
 
 
 def _counted_from_now(draft: RuleChain) -> RuleChain:
@@ -152,15 +154,31 @@ def _refuse_past(changes: Mapping[str, object]) -> None:
 
 
 def _compiled(draft: RuleChain, types: Mapping[tuple[str, str], str]) -> tuple[Errors, CompiledChain | None]:
+    named = name_mistakes(draft.nodes)
     try:
-        return [], compile_chain(draft, types)  # type: ignore[arg-type]
+        compiled = compile_chain(draft, types)  # type: ignore[arg-type]
     except InvalidChain as error:
-        return [FieldError(where, what) for where, what in error.errors], None
+        return [FieldError(where, what) for where, what in dict.fromkeys([*named, *error.errors])], None
+    return [FieldError(where, what) for where, what in named], compiled
 
 
-def _missing_sensors(draft: RuleChain, known: Mapping[str, object]) -> Errors:
+_WHAT = {"sensorUUID": "no such sensor", "deviceStateId": "no such device state", "ruleChainId": "no such rule chain"}
+
+
+def _missing(draft: RuleChain, field: str, known: Collection[object]) -> Errors:
+    """What nodes name and the organization does not have, or, of rule chains, the chain itself."""
     return [
-        FieldError(f"nodes.{index}.config.sensorUUID", "no such sensor")
+        FieldError(f"nodes.{index}.config.{where}", _WHAT[field])
         for index, node in enumerate(draft.nodes)
-        if isinstance(uuid := node.config.get("sensorUUID"), str) and uuid not in known
+        for where, named in _values(node.config, field)
+        if isinstance(named, (str, int, float)) and named not in known
     ]
+
+
+def _values(config: Mapping[str, object], field: str, within: str = "") -> Iterator[tuple[str, object]]:
+    """(where, value) of each field of this name in a configuration."""
+    for name, value in config.items():
+        if name == field:
+            yield f"{within}{name}", value
+        elif isinstance(value, Mapping):
+            yield from _values(value, field, f"{within}{name}.")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import Any
 
 from aemos_core import audit
 from aemos_core.errors import not_found
+from aemos_core.identity import caller
 from aemos_core.times import now_ms
 from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
-from aemos_rules.domain import Node, RuleChain
+from aemos_rules.domain import Connection, Node, RuleChain
 
 AnyRow = Row[Any]
 _c = t.rule_chain.c
@@ -27,7 +29,7 @@ _SCHEDULE = ("id", "organization_id", "cron_expression", "timezone", "interval_s
 _SCHEDULES = select(*(_c[name] for name in _SCHEDULE)).where(_c.schedule_enabled, _c.enabled)
 
 
-def chain_of(row: AnyRow) -> RuleChain:
+def chain_of(row: Any) -> RuleChain:
     """A row as the judge knows it."""
     return RuleChain(
         id=row.id,
@@ -46,6 +48,7 @@ def chain_of(row: AnyRow) -> RuleChain:
         overlap_policy=row.overlap_policy,
         schedule_paused=row.schedule_paused,
         schedule_since_ms=row.schedule_since_ms,
+        connections=tuple(Connection(**one) for one in json.loads(row.connections or "[]")),
     )
 
 
@@ -56,6 +59,19 @@ async def get(connection: AsyncConnection, organization_id: int, chain_id: int) 
     if row is None:
         raise not_found("rule chain")
     return row
+
+
+async def get_version(connection: AsyncConnection, organization_id: int, chain_id: int, version: int) -> Any:
+    """A chain with the name, nodes and connections that it had in a version; 0: the newest."""
+    row = await get(connection, organization_id, chain_id)
+    if version in (0, row.version):
+        return row
+    of = t.rule_chain_version.c
+    query = select(of.version, of.name, of.nodes, of.connections)
+    older = (await connection.execute(query.where(of.rule_chain_id == chain_id, of.version == version))).first()
+    if older is None:
+        raise not_found("version of the rule chain")
+    return SimpleNamespace(**{**row._mapping, **older._mapping})
 
 
 async def page(connection: AsyncConnection, organization_id: int, after: int, limit: int) -> Sequence[AnyRow]:
@@ -94,9 +110,11 @@ async def pause(connection: AsyncConnection, chain_id: int, paused: bool) -> Non
 
 
 async def save(connection: AsyncConnection, chain: RuleChain, sensor_uuids: Iterable[str]) -> int:
-    """Inserts a chain (id 0) or replaces it; returns its id."""
-    values = asdict(chain) | {"nodes": json.dumps([asdict(node) for node in chain.nodes])}
+    """Inserts a chain (id 0) or replaces it, and keeps the version; returns its id."""
+    values = asdict(chain)
     del values["id"]
+    for part in ("nodes", "connections"):
+        values[part] = json.dumps(values[part])
     if chain.id:
         chain_id = chain.id
         await connection.execute(update(t.rule_chain).where(_c.id == chain_id).values(**values))
@@ -104,6 +122,9 @@ async def save(connection: AsyncConnection, chain: RuleChain, sensor_uuids: Iter
     else:
         created = await connection.execute(insert(t.rule_chain).values(**values, created_at_ms=now_ms()))
         chain_id = int(created.inserted_primary_key[0])  # type: ignore[index]
+    kept = {name: values[name] for name in ("version", "name", "nodes", "connections")}
+    kept |= {"rule_chain_id": chain_id, "saved_at_ms": now_ms(), "user_id": caller().user_id}
+    await connection.execute(insert(t.rule_chain_version).values(**kept))
     links = [{"sensor_uuid": uuid, "rule_chain_id": chain_id} for uuid in sorted(sensor_uuids)]
     if links:
         await connection.execute(insert(t.rule_chain_sensor), links)

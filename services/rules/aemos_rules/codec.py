@@ -15,7 +15,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from aemos_rules.alarm_store import AlarmQuery
 from aemos_rules.chain_store import AnyRow
-from aemos_rules.domain import Node, RuleChain
+from aemos_rules.domain import Connection, Node, RuleChain
+from aemos_rules.nodes.registry import NodeType
 
 _OPTIONAL = ("name", "enabled", "schedule_enabled", "cron_expression", "timezone", "interval_seconds", "misfire_policy",
              "overlap_policy", "schedule_paused")  # fmt: skip
@@ -24,8 +25,16 @@ _TIMINGS = {"cron_expression": "", "interval_seconds": 0, "run_at_ms": 0}
 
 
 def nodes_from_pb(nodes: Iterable[rule_chain_pb2.Node]) -> tuple[Node, ...]:
-    """Nodes of a draft."""
-    return tuple(Node(node.type, node.name, json_format.MessageToDict(node.config)) for node in nodes)
+    """Nodes of a draft; those without a name get one."""
+    return tuple(
+        Node(node.type, node.name or f"{node.type} {place}", json_format.MessageToDict(node.config))
+        for place, node in enumerate(nodes, 1)
+    )
+
+
+def connections_from_pb(connections: Iterable[rule_chain_pb2.NodeConnection]) -> tuple[Connection, ...]:
+    """Connections of a draft."""
+    return tuple(Connection(getattr(one, "from"), one.outcome, one.to) for one in connections)
 
 
 def draft_from_pb(request: rule_chain_pb2.CreateRuleChainRequest) -> RuleChain:
@@ -37,6 +46,7 @@ def draft_from_pb(request: rule_chain_pb2.CreateRuleChainRequest) -> RuleChain:
         enabled=request.enabled if request.HasField("enabled") else True,
         version=1,
         nodes=nodes_from_pb(request.nodes),
+        connections=connections_from_pb(request.connections),
         schedule_enabled=request.schedule_enabled,
         cron_expression=request.cron_expression,
         timezone=request.timezone or "UTC",
@@ -54,7 +64,11 @@ def changes_from_pb(request: rule_chain_pb2.UpdateRuleChainRequest) -> dict[str,
     changes |= _moments(request)
     given = [field for field in _TIMINGS if changes.get(field)]
     others = {field: empty for field, empty in _TIMINGS.items() if field not in changes} if given else {}
-    return changes | others | ({"nodes": nodes_from_pb(request.nodes)} if request.nodes else {})
+    if request.nodes:
+        changes["nodes"] = nodes_from_pb(request.nodes)
+    if request.nodes or request.connections:
+        changes["connections"] = connections_from_pb(request.connections)
+    return changes | others
 
 
 def _moments(request: rule_chain_pb2.CreateRuleChainRequest | rule_chain_pb2.UpdateRuleChainRequest) -> dict[str, int]:
@@ -84,7 +98,18 @@ def chain_to_pb(row: AnyRow) -> rule_chain_pb2.RuleChain:
     for node in json.loads(row.nodes):
         added = chain.nodes.add(type=node["type"], name=node["name"])
         added.config.update(node["config"])
+    for one in json.loads(row.connections or "[]"):
+        chain.connections.add(**{"from": one["origin"], "outcome": one["outcome"], "to": one["target"]})
     return chain
+
+
+def node_type_to_pb(kind: NodeType) -> rule_chain_pb2.NodeType:
+    """A kind of node."""
+    message = rule_chain_pb2.NodeType(
+        type=kind.type, kind=kind.kind, description=kind.description, outcomes=kind.outcomes
+    )
+    message.config_schema.update(kind.config_schema)
+    return message
 
 
 def schedule_to_pb(row: AnyRow) -> rule_chain_pb2.Schedule:

@@ -1,4 +1,4 @@
-"""Conditions in CEL, https://github.com/google/cel-spec: checked when a chain is saved, bounded when it runs.
+"""Expressions in CEL, https://github.com/google/cel-spec: checked when a chain is saved, bounded when it runs.
 
 CEL has no mixed arithmetic and people write `value > 25`: every number here is a double, literals included. Loops
 (`all`, `exists`, `map`...) are not offered: fifty characters of them took 20 s within CEL's budget of 10,000 rounds.
@@ -6,15 +6,16 @@ CEL has no mixed arithmetic and people write `value > 25`: every number here is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import Any, NoReturn
 
 from cel_expr_python import cel
 
-from .domain import NodeFailed, Reading, VariableType
+from .domain import NodeFailed, Reading, RuleChain, VariableType
 from .literals import Rewritten, double_literals
+from .run import NOWHERE, Run
 from .sayings import ERROR, LOOPS, plain
 
 MAX_LENGTH = 4096  # characters
@@ -41,12 +42,52 @@ _VALUE: dict[VariableType, cel.Type] = {
 }
 _SAMPLE: dict[VariableType, Any] = {"number": 1.0, "text": "1", "boolean": True, "json": {}}
 _SAMPLE_READING = Reading(1, 1, 1, "device", 1, "sensor", 1, "variable", "number", 1.0, 946_684_800_000, b"")
+_SAMPLE_RUN = Run(RuleChain(1, 1, "", True, 1, (), False, "", "UTC"), _SAMPLE_READING, 0, NOWHERE)
+_OBJECT = cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
 
-_CONTEXT: dict[str, tuple[cel.Type, Callable[[Reading], Any]]] = {
-    "variableName": (cel.Type.STRING, lambda reading: reading.variable_name),
-    "sensorUUID": (cel.Type.STRING, lambda reading: reading.sensor_uuid),
-    "deviceUuid": (cel.Type.STRING, lambda reading: reading.device_uuid),
-    "receivedAt": (cel.Type.TIMESTAMP, lambda reading: datetime.fromtimestamp(reading.received_at_ms / 1000, UTC)),
+PREVIOUS = "previous"
+FETCHED = frozenset({"device", "sensor", "states", "sensors"})
+"""Words that somebody must have fetched for the run."""
+
+
+def _of_reading(name: str) -> Callable[[Run], Any]:
+    return lambda run: getattr(run.reading, name, "")
+
+
+def _received_at(run: Run) -> datetime:
+    return datetime.fromtimestamp(run.mark[0] / 1000, UTC)
+
+
+def _reading(run: Run) -> Mapping[str, Any]:
+    reading = run.reading
+    if reading is None:
+        return {}
+    return {
+        "id": float(reading.id),
+        "value": doubles(reading.value),
+        "variableName": reading.variable_name,
+        "sensorUUID": reading.sensor_uuid,
+        "deviceUuid": reading.device_uuid,
+        "receivedAt": _received_at(run),
+    }
+
+
+def _fetched(word: str) -> Callable[[Run], Any]:
+    def of(run: Run) -> Any:
+        return {} if run.world.context is None else doubles(run.world.context.word(word, run.reading))
+
+    return of
+
+
+_CONTEXT: dict[str, tuple[cel.Type, Callable[[Run], Any]]] = {
+    "variableName": (cel.Type.STRING, _of_reading("variable_name")),
+    "sensorUUID": (cel.Type.STRING, _of_reading("sensor_uuid")),
+    "deviceUuid": (cel.Type.STRING, _of_reading("device_uuid")),
+    "receivedAt": (cel.Type.TIMESTAMP, _received_at),
+    "reading": (_OBJECT, _reading),
+    "now": (cel.Type.TIMESTAMP, lambda run: datetime.fromtimestamp(run.world.now_ms / 1000, UTC)),
+    "data": (_OBJECT, lambda run: doubles(run.data)),
+    **{word: (_OBJECT, _fetched(word)) for word in FETCHED},
 }
 
 
@@ -66,24 +107,44 @@ class ConditionFailed(NodeFailed):
     """The condition has no answer for this value (a missing key, mixed types)."""
 
 
-class Condition:
-    """A checked condition on readings of one variable type."""
+class Expression:
+    """A checked expression on readings of one variable type; `words` are the names in it."""
 
-    __slots__ = ("_context", "_eval", "_prepare")
+    __slots__ = ("_context", "_eval", "_prepare", "words")
 
     def __init__(self, program: cel.Expression, variable_type: VariableType, words: Collection[str]) -> None:
         self._eval = program.eval
         self._prepare = _PREPARE.get(variable_type)
         self._context = tuple((name, of) for name, (_, of) in _CONTEXT.items() if name in words)
+        self.words = frozenset(words)
 
-    def holds(self, value: Any, reading: Reading) -> bool:
-        """Whether `value`, of the condition's variable type, satisfies it. Raises ConditionFailed."""
+    def result(self, value: Any, run: Run, previous: Any = None) -> Any:
+        """What it makes of `value`, as JSON. Raises ConditionFailed."""
+        answer = self._answer(value, run, previous)
+        if answer.type() == cel.Type.ERROR:
+            raise ConditionFailed(plain(str(answer.value())))
+        return _as_json(answer.plain_value())
+
+    def _answer(self, value: Any, run: Run, previous: Any) -> Any:
         try:
-            data = {"value": value if self._prepare is None else self._prepare(value)}
-            for name, of in self._context:
-                data[name] = of(reading)
-            answer = self._eval(None, data).value()
+            return self._eval(None, self.inputs(value, run, previous))
         except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+            raise ConditionFailed(plain(str(error))) from None
+
+    def inputs(self, value: Any, run: Run, previous: Any = None) -> dict[str, Any]:
+        """The values of the names in it."""
+        data = {"value": value if self._prepare is None else self._prepare(value)}
+        for name, of in self._context:
+            data[name] = of(run)
+        if previous is not None:
+            data[PREVIOUS] = previous if self._prepare is None else self._prepare(previous)
+        return data
+
+    def holds(self, value: Any, run: Run, previous: Any = None) -> bool:
+        """Whether `value`, of the expression's variable type, satisfies it. Raises ConditionFailed."""
+        try:
+            answer = self._answer(value, run, previous).value()
+        except RuntimeError as error:
             raise ConditionFailed(plain(str(error))) from None
         # An ERROR value's content is its text; asking type() as well would cost a quarter of the evaluation.
         if answer is True or answer is False:
@@ -91,9 +152,43 @@ class Condition:
         raise ConditionFailed(plain(str(answer)))
 
 
+class ByType:
+    """An expression on readings of whatever type it makes sense for, compiled for each when it first comes."""
+
+    __slots__ = ("_compiled", "_expression", "_is_condition", "words")
+
+    def __init__(self, expression: str, candidates: Iterable[VariableType], is_condition: bool = True) -> None:
+        """Raises InvalidCondition unless it makes sense for one of `candidates`."""
+        self._expression, self._is_condition = expression, is_condition
+        self._compiled: dict[VariableType, Expression | None] = {}
+        refusals: list[InvalidCondition] = []
+        for kind in candidates:
+            try:
+                self._compiled[kind] = found = compile_expression(expression, kind, is_condition)
+                self.words = found.words
+                return
+            except InvalidCondition as error:
+                refusals.append(error)
+        # The type under which the text was understood furthest is the likeliest meant.
+        raise max(refusals, key=lambda error: (error.line, error.column))
+
+    def of(self, kind: VariableType) -> Expression | None:
+        """The expression for readings of this type; None when it makes no sense for them."""
+        try:
+            return self._compiled[kind]
+        except KeyError:
+            pass
+        try:
+            found = compile_expression(self._expression, kind, self._is_condition)
+        except InvalidCondition:
+            found = None
+        self._compiled[kind] = found
+        return found
+
+
 @lru_cache(maxsize=4096)
-def compile_condition(expression: str, variable_type: VariableType) -> Condition:
-    """The condition for readings of `variable_type`. Raises InvalidCondition with the first mistake."""
+def compile_expression(expression: str, variable_type: VariableType, is_condition: bool = True) -> Expression:
+    """The expression for readings of `variable_type`. Raises InvalidCondition with the first mistake."""
     if len(expression) > MAX_LENGTH:
         raise InvalidCondition(f"longer than {MAX_LENGTH} characters", MAX_LENGTH + 1)
     rewritten = double_literals(expression)
@@ -102,11 +197,11 @@ def compile_condition(expression: str, variable_type: VariableType) -> Condition
     if rewritten.words.count("matches") > MAX_PATTERNS:
         raise InvalidCondition(f"'matches' more than {MAX_PATTERNS} times", 1)
     program = _program(rewritten, variable_type)
-    if program.return_type() != cel.Type.BOOL:
+    if is_condition and program.return_type() != cel.Type.BOOL:
         raise InvalidCondition("a condition must be true or false, as in 'value > 25'", 1)
-    condition = Condition(program, variable_type, rewritten.words)
-    _try_sample(condition, variable_type)
-    return condition
+    compiled = Expression(program, variable_type, rewritten.words)
+    _try_sample(compiled, variable_type)
+    return compiled
 
 
 def _program(rewritten: Rewritten, variable_type: VariableType) -> cel.Expression:
@@ -123,7 +218,8 @@ def _program(rewritten: Rewritten, variable_type: VariableType) -> cel.Expressio
 
 @cache
 def _environment(variable_type: VariableType) -> cel.Env:
-    variables = {"value": _VALUE[variable_type], **{name: kind for name, (kind, _) in _CONTEXT.items()}}
+    kind = _VALUE[variable_type]
+    variables = {"value": kind, PREVIOUS: kind, **{name: kind for name, (kind, _) in _CONTEXT.items()}}
     # The checker refuses `size(value) > 3.0` although the evaluator compares whole numbers with doubles: declare it.
     pairs = [(name, kind, kind) for name, kind in _ORDERED.items()]
     pairs += [
@@ -139,9 +235,10 @@ def _environment(variable_type: VariableType) -> cel.Env:
     return cel.NewEnv(config=cel.NewEnvConfigFromYaml(_CONFIG), variables=variables, functions=functions)
 
 
-def _try_sample(condition: Condition, variable_type: VariableType) -> None:
+def _try_sample(compiled: Expression, variable_type: VariableType) -> None:
+    sample = _SAMPLE[variable_type]
     try:
-        condition.holds(_SAMPLE[variable_type], _SAMPLE_READING)
+        compiled.holds(sample, _SAMPLE_RUN, sample)
     except ConditionFailed as error:
         # Other failures depend on the value, and so does a type within JSON.
         if "regular expression" in str(error) or ("does not take" in str(error) and variable_type != "json"):
@@ -155,16 +252,26 @@ def _refuse(message: str, rewritten: Rewritten) -> NoReturn:
     raise InvalidCondition(text, rewritten.typed_column(line, column), max(line, 1))
 
 
-def _doubles(value: Any) -> Any:
+def doubles(value: Any) -> Any:
     """JSON has one kind of number, CEL has three: `value.count * 2` must not depend on how a device spells 3."""
     kind = type(value)
     if kind is int:
         return float(value)
     if kind is dict:
-        return {key: _doubles(item) for key, item in value.items()}
+        return {key: doubles(item) for key, item in value.items()}
     if kind is list:
-        return [_doubles(item) for item in value]
+        return [doubles(item) for item in value]
     return value
 
 
-_PREPARE: dict[VariableType, Callable[[Any], Any]] = {"number": float, "json": _doubles}
+def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+_PREPARE: dict[VariableType, Callable[[Any], Any]] = {"number": float, "json": doubles}

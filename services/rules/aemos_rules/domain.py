@@ -32,8 +32,18 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Connection:
+    """After the node named `origin` ended with `outcome` (true, false, success, failure), the node `target` runs."""
+
+    origin: str
+    outcome: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class RuleChain:
-    """Nodes run in their order. The schedule's fields are the contract's; `schedule_since_ms`: when it became this."""
+    """Nodes run in their order, or by `connections` if there are any. The schedule's fields are the contract's;
+    `schedule_since_ms`: when it became this."""
 
     id: int
     organization_id: int
@@ -51,6 +61,7 @@ class RuleChain:
     overlap_policy: str = "allow"
     schedule_paused: bool = False
     schedule_since_ms: int = 0
+    connections: tuple[Connection, ...] = ()
 
     @property
     def timing(self) -> Timing:
@@ -84,22 +95,45 @@ class Reading(NamedTuple):
 
 
 class StateAssertion(NamedTuple):
-    """A run says: this state has this value. `scheduled_at_ms` is the event time where there is no reading."""
+    """A run says: this state has this value. `at_ms` is the event time of a schedule or deadline."""
 
     device_state_id: int
     value: str
     chain_id: int
     reading: Reading | None
-    scheduled_at_ms: int = 0
+    at_ms: int = 0
 
     @property
     def watermark(self) -> Watermark:
         """Its place in event time. ValueError for a scheduled run without its instant: it would be ignored for ever."""
-        if self.reading is not None:
-            return (self.reading.received_at_ms, self.reading.id, self.chain_id)
-        if self.scheduled_at_ms <= 0:
+        reading = self.reading
+        if reading is not None:
+            return (self.at_ms or reading.received_at_ms, reading.id, self.chain_id)
+        if self.at_ms <= 0:
             raise ValueError("an assertion needs a reading or the instant of its schedule")
-        return (self.scheduled_at_ms, 0, self.chain_id)
+        return (self.at_ms, 0, self.chain_id)
+
+
+class Notice(NamedTuple):
+    """A run tells those who watch the device of its reading; `key` names it, so that they hear it once."""
+
+    key: str
+    message: str
+    reading: Reading
+    at_ms: int
+
+
+class DerivedReading(NamedTuple):
+    """A run says: this reading was derived. `value` is JSON; `depth` counts the chains that led to it."""
+
+    key: str
+    organization_id: int
+    sensor_uuid: str
+    variable_name: str
+    value: str
+    at_ms: int
+    depth: int
+    reading: Reading | None
 
 
 class Selection(NamedTuple):

@@ -1,14 +1,28 @@
-"""Chains, compiled once and run on every reading: pure functions of (chain, reading)."""
+"""Chains, compiled once and run on every reading: pure functions of (chain, reading, memory, context).
+
+A compiled chain is a flat table of steps in an order in which every node comes after all that lead to it. A run keeps
+the set of nodes that are to run as bits of one number, so each node runs once at the most, and joins cost nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-from .domain import NodeFailed, Reading, RuleChain, StateAssertion
-from .nodes import Errors, InvalidConfig, NodeKind, Run, VariableTypes, make_node
+from .domain import NodeFailed, Reading, RuleChain
+from .graph import Graph, graph_of, name_mistakes
+from .nodes import InvalidConfig, NodeKind, make_node
+from .nodes.registry import Errors, VariableTypes
+from .run import NOWHERE, Run, World
 
 MAX_NODES = 100
+
+Apply: TypeAlias = Callable[[Run], bool | None]
+Step: TypeAlias = tuple[int, Apply, int, int, int]
+"""(its own bit, what it does, bits of the nodes that run after true or success, after false, after failure).
+
+The bit above all nodes stands for a good end of the chain; no bit at all after an outcome is a stop.
+"""
 
 
 class InvalidChain(Exception):
@@ -22,11 +36,12 @@ class InvalidChain(Exception):
 class RunResult(NamedTuple):
     """How a run ended, where (`node_index` from 0, None when fired), and what follows from it.
 
-    A stopped run keeps the effects of the actions before the stop; one that failed has none.
+    It fired when it came to an end of the chain; it stopped when no node came next before that. A stopped run keeps
+    the effects of the actions before the stop; one that failed has none, and remembers nothing.
     """
 
     outcome: Literal["fired", "stopped", "error"]
-    effects: tuple[StateAssertion, ...] = ()
+    effects: tuple[Any, ...] = ()
     node_index: int | None = None
     node_name: str = ""
     error: str = ""
@@ -34,40 +49,89 @@ class RunResult(NamedTuple):
 
 
 class CompiledChain:
-    """A chain ready to run; `sensor_uuids` are those its filters name, `device_state_ids` those its actions assert."""
+    """A chain ready to run.
 
-    __slots__ = ("_steps", "_stops", "chain", "device_state_ids", "sensor_uuids")
+    `sensor_uuids` are those its filters name, `device_state_ids`, `rule_chain_ids` and `target_sensor_uuids` those its
+    actions do; `needs` are words of the context that it asks for. `plain` chains need and remember nothing.
+    """
 
-    def __init__(self, chain: RuleChain, nodes: tuple[NodeKind, ...]) -> None:
+    def __init__(self, chain: RuleChain, nodes: Sequence[NodeKind], graph: Graph) -> None:
         self.chain = chain
+        self.nodes = nodes
         self.sensor_uuids = frozenset[str]().union(*(node.sensor_uuids for node in nodes))
         self.device_state_ids = frozenset[int]().union(*(node.device_state_ids for node in nodes))
-        self._steps = tuple(node.apply for node in nodes)
-        self._stops = tuple(RunResult("stopped", (), index, node.name) for index, node in enumerate(chain.nodes))
+        self.rule_chain_ids = frozenset[int]().union(*(node.rule_chain_ids for node in nodes))
+        self.target_sensor_uuids = frozenset[str]().union(*(node.target_sensor_uuids for node in nodes))
+        self.needs = frozenset[str]().union(*(node.needs for node in nodes))
+        self.remembering = tuple(node.name for node in nodes if node.remembers)
+        self.plain = not self.needs and not self.remembering
+        self.order = graph.order
+        self._places = {index: place for place, index in enumerate(graph.order)}
+        self._end = 1 << len(nodes)
+        self._entries = self._mask(graph.entries)
+        self._stops = tuple(RunResult("stopped", (), index, nodes[index].name) for index in graph.order)
+        self.table: tuple[Step, ...] = tuple(self._step(index, graph.targets[index]) for index in graph.order)
 
-    def run(self, reading: Reading | None, scheduled_at_ms: int = 0) -> RunResult:
-        """Judges `reading`, or None on a schedule, whose instant is then the event time. Never raises."""
-        run = Run(self.chain.id, reading, scheduled_at_ms)
-        index = 0
-        try:
-            for step in self._steps:
-                if not step(run):
-                    return self._stopped(index, run)
-                index += 1
-        except NodeFailed as error:
-            return self._failed(index, str(error))
-        except Exception as error:
-            return self._failed(index, f"unexpected {type(error).__name__}")
+    def run(self, reading: Reading | None, at_ms: int = 0, world: World = NOWHERE) -> RunResult:
+        """Judges `reading`, or None on a schedule, whose instant `at_ms` is then the event time. Never raises."""
+        return self.go(Run(self.chain, reading, at_ms, world), self._entries, self.table)
+
+    def resume(self, node: str, run: Run, deadline_ms: int) -> RunResult:
+        """Goes on at the node whose deadline has come, or from the start when it is "". Never raises."""
+        if not node:
+            return self.go(run, self._entries, self.table)
+        for index, kind in enumerate(self.nodes):
+            if kind.name == node:
+                run.deadline_ms = deadline_ms
+                return self.go(run, 1 << self._places[index], self.table)
+        return RunResult("stopped", (), None, node)
+
+    def go(self, run: Run, todo: int, table: Sequence[Step]) -> RunResult:
+        """Runs the nodes whose bits are in `todo`, and those that they lead to. Never raises.
+
+        `table` is the chain's own, or one with the same rows whose steps also note what they see.
+        """
+        place = 0
+        for place, (bit, apply, then, otherwise, failed) in enumerate(table):
+            if not todo & bit:
+                continue
+            try:
+                outcome = apply(run)
+            except Exception as error:
+                if not failed or not isinstance(error, NodeFailed):
+                    return self._failed(place, error)
+                run.data = {**run.data, "error": str(error)}
+                todo |= failed
+                continue
+            run.deadline_ms = 0
+            if outcome:
+                todo |= then
+            elif outcome is False:
+                todo |= otherwise
+            if todo < bit + bit:
+                return self._stopped(place, run)
         return RunResult("fired", tuple(run.effects), None, "", "", run.data)
 
-    def _stopped(self, index: int, run: Run) -> RunResult:
-        stop = self._stops[index]
+    def _stopped(self, place: int, run: Run) -> RunResult:
+        stop = self._stops[place]
         if run.effects or run.data:
             return stop._replace(effects=tuple(run.effects), data=run.data)
         return stop
 
-    def _failed(self, index: int, error: str) -> RunResult:
-        return RunResult("error", (), index, self.chain.nodes[index].name, error)
+    def _failed(self, place: int, error: Exception) -> RunResult:
+        said = str(error) if isinstance(error, NodeFailed) else f"unexpected {type(error).__name__}"
+        return self._stops[place]._replace(outcome="error", error=said)
+
+    def _step(self, index: int, targets: Mapping[str, frozenset[int]]) -> Step:
+        node = self.nodes[index]
+        good, *others = node.outcomes
+        masks = {outcome: self._mask(found) for outcome, found in targets.items()}
+        decides = "false" in others and masks.get("false")
+        then = masks.get(good) or (0 if decides else self._end)
+        return (1 << self._places[index], node.apply, then, masks.get("false", 0), masks.get("failure", 0))
+
+    def _mask(self, indexes: Iterable[int]) -> int:
+        return sum(1 << self._places[index] for index in indexes)
 
 
 def compile_chain(chain: RuleChain, variable_types: VariableTypes | None = None) -> CompiledChain:
@@ -77,20 +141,32 @@ def compile_chain(chain: RuleChain, variable_types: VariableTypes | None = None)
     """
     if len(chain.nodes) > MAX_NODES:
         raise InvalidChain([("nodes", f"more than {MAX_NODES} nodes")])
-    nodes: list[NodeKind] = []
+    made: dict[int, NodeKind] = {}
     errors: Errors = []
-    asserted: set[int] = set()
     for index, node in enumerate(chain.nodes):
         try:
-            made = make_node(node, variable_types or {})
+            made[index] = make_node(node, variable_types or {})
         except InvalidConfig as error:
             errors += [(f"nodes.{index}.{where}", what) for where, what in error.errors]
-            continue
-        # Two assertions of one state in one run carry the same watermark: the second could never take effect.
-        if made.device_state_ids & asserted:
-            errors.append((f"nodes.{index}.config.deviceStateId", "already set by an earlier node of this chain"))
-        asserted |= made.device_state_ids
-        nodes.append(made)
+    if not chain.connections:
+        errors += _asserted_twice(made)
     if errors:
         raise InvalidChain(errors)
-    return CompiledChain(chain, tuple(nodes))
+    nodes = list(made.values())
+    graph, errors = graph_of(chain, [node.outcomes for node in nodes])
+    if any(node.remembers for node in nodes) and not chain.connections:
+        errors += name_mistakes(chain.nodes)
+    if errors:
+        raise InvalidChain(errors)
+    return CompiledChain(chain, nodes, graph)
+
+
+def _asserted_twice(nodes: Mapping[int, NodeKind]) -> Errors:
+    """Two assertions of one state in one run carry the same watermark: the second could never take effect."""
+    errors: Errors = []
+    asserted: set[int] = set()
+    for index, node in nodes.items():
+        if node.device_state_ids & asserted:
+            errors.append((f"nodes.{index}.config.deviceStateId", "already set by an earlier node of this chain"))
+        asserted |= node.device_state_ids
+    return errors

@@ -16,6 +16,7 @@ from google.api.httpbody_pb2 import HttpBody
 from aemos_rules import codec
 from aemos_rules.alarm_service import Alarms
 from aemos_rules.chain_service import RuleChains
+from aemos_rules.nodes import node_types
 from aemos_rules.report_service import Reports
 from aemos_rules.state_service import DeviceStates
 
@@ -32,7 +33,7 @@ class RuleChainServicer(rule_chain_pb2_grpc.RuleChainServiceServicer):
         return codec.chain_to_pb(await self._chains.create(codec.draft_from_pb(request)))
 
     async def GetRuleChain(self, request: chain_pb.GetRuleChainRequest, context: Context) -> chain_pb.RuleChain:
-        return codec.chain_to_pb(await self._chains.get(request.id))
+        return codec.chain_to_pb(await self._chains.get(request.id, request.version))
 
     async def ListRuleChains(
         self, request: chain_pb.ListRuleChainsRequest, context: Context
@@ -48,6 +49,11 @@ class RuleChainServicer(rule_chain_pb2_grpc.RuleChainServiceServicer):
     ) -> chain_pb.DeleteRuleChainResponse:
         await self._chains.delete(request.id)
         return chain_pb.DeleteRuleChainResponse()
+
+    async def ListNodeTypes(
+        self, request: chain_pb.ListNodeTypesRequest, context: Context
+    ) -> chain_pb.ListNodeTypesResponse:
+        return chain_pb.ListNodeTypesResponse(node_types=map(codec.node_type_to_pb, node_types()))
 
     async def ListSchedules(
         self, request: chain_pb.ListSchedulesRequest, context: Context

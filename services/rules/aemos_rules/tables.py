@@ -5,13 +5,28 @@ from __future__ import annotations
 from aemos_core.audit import audit_table
 from aemos_core.database import TABLE_ARGS, Id
 from aemos_core.outbox import OutboxTables
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 from sqlalchemy import UniqueConstraint as Unique
-from sqlalchemy.dialects.mysql import MEDIUMTEXT
+from sqlalchemy.dialects.mysql import LONGBLOB, MEDIUMTEXT
 
 metadata = MetaData()
 outbox = OutboxTables(metadata)
 audit = audit_table(metadata)
+
+_LONG_TEXT = Text().with_variant(MEDIUMTEXT, "mysql", "mariadb")
+_BYTES = LargeBinary().with_variant(LONGBLOB, "mysql", "mariadb")
 
 rule_chain = Table(
     "rule_chain",
@@ -21,7 +36,8 @@ rule_chain = Table(
     Column("name", String(200), nullable=False),
     Column("enabled", Boolean, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("nodes", Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
+    Column("nodes", _LONG_TEXT, nullable=False),
+    Column("connections", _LONG_TEXT),
     Column("schedule_enabled", Boolean, nullable=False, index=True),
     Column("cron_expression", String(100), nullable=False),
     Column("timezone", String(64), nullable=False),
@@ -34,6 +50,19 @@ rule_chain = Table(
     Column("schedule_since_ms", BigInteger, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Index("rule_chain_by_organization", "organization_id", "id"),
+    **TABLE_ARGS,
+)
+# What each save of a chain made of it.
+rule_chain_version = Table(
+    "rule_chain_version",
+    metadata,
+    Column("rule_chain_id", Id, ForeignKey("rule_chain.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(200), nullable=False),
+    Column("nodes", _LONG_TEXT, nullable=False),
+    Column("connections", _LONG_TEXT),
+    Column("saved_at_ms", BigInteger, nullable=False),
+    Column("user_id", BigInteger, nullable=False),
     **TABLE_ARGS,
 )
 # The sensors that a chain's filters name: what the index in Redis is built from.
@@ -51,6 +80,36 @@ rule_chain_change = Table(
     Column("id", Id, primary_key=True),
     Column("rule_chain_id", BigInteger, nullable=False),
     Column("at_ms", BigInteger, nullable=False, index=True),
+    **TABLE_ARGS,
+)
+# What nodes remember: the truth, written in the transaction of the effects that go with it.
+node_memory = Table(
+    "node_memory",
+    metadata,
+    Column("rule_chain_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("node", String(200), primary_key=True),
+    Column("cell_key", String(64), primary_key=True),
+    Column("value", _BYTES, nullable=False),
+    **TABLE_ARGS,
+)
+# Runs that go on later.
+deadline = Table(
+    "deadline",
+    metadata,
+    Column("rule_chain_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("node", String(200), primary_key=True),
+    Column("cell_key", String(64), primary_key=True),
+    Column("due_at_ms", BigInteger, nullable=False, index=True),
+    Column("lane", Integer, nullable=False),
+    Column("run", _BYTES, nullable=False),
+    **TABLE_ARGS,
+)
+# Which worker may trust its copy of a partition's memory.
+memory_owner = Table(
+    "memory_owner",
+    metadata,
+    Column("lane", Integer, primary_key=True, autoincrement=False),
+    Column("owner", String(32), nullable=False),
     **TABLE_ARGS,
 )
 # The asserted_* columns are the state's watermark: event time, reading and chain of the assertion it stands at.

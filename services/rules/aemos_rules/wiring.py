@@ -33,6 +33,7 @@ from aemos_rules.report_service import Reports
 from aemos_rules.scheduled_runs import FIRINGS_FINISHED, FinishSender, ScheduledRuns
 from aemos_rules.sensor_source import SensorSource
 from aemos_rules.settings import RulesSettings
+from aemos_rules.state_effects import StateApplier
 from aemos_rules.state_service import DeviceStates
 
 _REPORTS_AT_ONCE = 4
@@ -105,7 +106,7 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
         redis = await enter(open_redis(settings.redis_url))
         jobs_redis = await enter(open_redis(settings.jobs_url))
         outbox, receipts, broker = await _outbox(stack, settings, database, redis, jobs_redis)
-        index, effects = ChainIndex(database, redis), Effects(database, outbox, redis)
+        index, effects = ChainIndex(database, redis), Effects(database, outbox, [StateApplier(database, redis)])
         judge = Judge(index, effects, jobs_redis)
         scheduled = ScheduledRuns(index, effects, database, outbox, jobs_redis)
 

@@ -12,7 +12,7 @@ from aemos_core.errors import AemosError, Kind
 from aemos_core.times import now_ms
 from aemos_rules import chain_store, state_store
 from aemos_rules import tables as t
-from aemos_rules.domain import Node, RuleChain, StateRow
+from aemos_rules.domain import Connection, Node, RuleChain, StateRow
 from aemos_rules.state_store import Instance
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -46,13 +46,28 @@ async def test_a_chain_comes_back_as_it_was_saved(database: Database) -> None:
         assert not await chain_store.page(connection, OTHER, 0, 10)
 
 
+async def test_every_save_is_a_version(database: Database) -> None:
+    """An older one comes back with its nodes and connections; all go with the chain."""
+    ways = (Connection("hot", "true", "ÄÖ 🌡️"), Connection("hot", "false", "ÄÖ 🌡️"))
+    async with database.write() as connection:
+        chain_id = await chain_store.save(connection, replace(CHAIN, connections=ways), ["s1"])
+        await chain_store.save(connection, replace(CHAIN, id=chain_id, version=2, name="second"), ["s1"])
+        older = await chain_store.get_version(connection, OWN, chain_id, 1)
+        assert chain_store.chain_of(older) == replace(CHAIN, id=chain_id, connections=ways)
+        assert (await chain_store.get_version(connection, OWN, chain_id, 0)).name == "second"
+        with pytest.raises(AemosError):
+            await chain_store.get_version(connection, OWN, chain_id, 3)
+        await chain_store.remove(connection, chain_id)
+        assert await count(connection, t.rule_chain_version) == 0
+
+
 async def test_a_sensor_is_judged_by_the_chains_that_name_it(database: Database) -> None:
     """In the order of their ids; those that are disabled or name it no more are left out, and so is a deleted one."""
     async with database.write() as connection:
         ids = [await chain_store.save(connection, CHAIN, sensors) for sensors in (["s1"], ["s1", "s2"], ["s2", "S1"])]
         assert await chain_store.chains_of(connection, ["s1", "s2", "s3"]) == {"s1": ids[:2], "s2": ids[1:]}
-        await chain_store.save(connection, replace(CHAIN, id=ids[0], enabled=False), ["s1"])
-        await chain_store.save(connection, replace(CHAIN, id=ids[1]), ["s3"])
+        await chain_store.save(connection, replace(CHAIN, id=ids[0], version=2, enabled=False), ["s1"])
+        await chain_store.save(connection, replace(CHAIN, id=ids[1], version=2), ["s3"])
         assert await chain_store.chains_of(connection, ["s1", "s2", "s3"]) == {"s2": ids[2:], "s3": [ids[1]]}
         assert await chain_store.sensors_of(connection, ids[2]) == ["S1", "s2"]
         await chain_store.remove(connection, ids[2])

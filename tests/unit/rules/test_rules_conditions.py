@@ -4,9 +4,10 @@ import time
 from typing import Any
 
 import pytest
-from aemos_rules.conditions import ConditionFailed, InvalidCondition, compile_condition
-from aemos_rules.domain import Reading, VariableType
+from aemos_rules.conditions import ConditionFailed, InvalidCondition, compile_expression
+from aemos_rules.domain import Reading, RuleChain, VariableType
 from aemos_rules.literals import double_literals
+from aemos_rules.run import NOWHERE, Run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,8 @@ AT = 1768905000000  # 2026-01-20T10:30:00Z
 
 def holds(expression: str, kind: VariableType, value: Any) -> bool:
     reading = Reading(9876, 1, 42, "abc-123", 7, "sensor-abc-123", 5, "temperature", kind, value, AT, b"")
-    return compile_condition(expression, kind).holds(value, reading)
+    run = Run(RuleChain(1, 1, "chain", True, 1, (), False, "", "UTC"), reading, 0, NOWHERE)
+    return compile_expression(expression, kind).holds(value, run)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_a_mistake_is_refused_with_its_place(
 ) -> None:
     """Line and column, from 1, are those of the text as typed; the message speaks of variables, not of the library."""
     with pytest.raises(InvalidCondition) as refused:
-        compile_condition(expression, kind)
+        compile_expression(expression, kind)
     assert ((refused.value.line, refused.value.column), refused.value.message) == (where, message)
 
 
@@ -145,7 +147,7 @@ def test_a_bomb_is_refused_at_once(bomb: str) -> None:
     """Sums, loops, brackets and texts without end are refused within 10 ms for every type of variable."""
     kinds: tuple[VariableType, ...] = ("number", "text", "boolean", "json")
     for kind in kinds:
-        compile_condition("true", kind)  # the environment is made once per type
+        compile_expression("true", kind)  # the environment is made once per type
         best = min(refusal_seconds(bomb, kind) for _ in range(3))
         assert best < 0.010
 
@@ -153,7 +155,7 @@ def test_a_bomb_is_refused_at_once(bomb: str) -> None:
 def refusal_seconds(bomb: str, kind: VariableType) -> float:
     start = time.perf_counter()
     with pytest.raises(InvalidCondition):
-        compile_condition(bomb, kind)
+        compile_expression(bomb, kind)
     return time.perf_counter() - start
 
 
@@ -215,7 +217,7 @@ def test_any_text_is_accepted_or_refused(expression: str, kind: VariableType) ->
 
 def place_of_mistake(expression: str, kind: VariableType) -> tuple[int, int]:
     try:
-        compile_condition(expression, kind)
+        compile_expression(expression, kind)
     except InvalidCondition as refused:
         return refused.line, refused.column
     return 1, 1

@@ -235,6 +235,69 @@ class GenerateReport(_message.Message):
 Global___GenerateReport: _TypeAlias = GenerateReport  # noqa: Y015
 
 @_typing.final
+class ResumedRuns(_message.Message):
+    """Job `resume_runs`: runs of chains that go on at a deadline, or begin because another chain said so."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResumedRun]: ...
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[Global___ResumedRun] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumedRuns: _TypeAlias = ResumedRuns  # noqa: Y015
+
+@_typing.final
+class ResumedRun(_message.Message):
+    """One run. Coming twice it does nothing twice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_CHAIN_ID_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    DUE_AT_MS_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    rule_chain_id: _builtins.int
+    node: _builtins.str
+    """The name of the node at which it goes on; empty: at the start."""
+    key: _builtins.str
+    """What the node's deadlines are told apart by."""
+    due_at_ms: _builtins.int
+    """Milliseconds since 1970 UTC."""
+    partition: _builtins.int
+    """The queue's partition."""
+    state: _builtins.bytes
+    """The reading and the data of the run, as rules writes them for itself."""
+    def __init__(
+        self,
+        *,
+        rule_chain_id: _builtins.int = ...,
+        node: _builtins.str = ...,
+        key: _builtins.str = ...,
+        due_at_ms: _builtins.int = ...,
+        partition: _builtins.int = ...,
+        state: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_at_ms", b"due_at_ms", "key", b"key", "node", b"node", "partition", b"partition", "rule_chain_id", b"rule_chain_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumedRun: _TypeAlias = ResumedRun  # noqa: Y015
+
+@_typing.final
 class SendEmail(_message.Message):
     """Job `send_email`: one mail, a job of its own. Give its outbox row the weight of a whole batch, for two of them do not
     join.

@@ -28,7 +28,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61\x65mos/v1/rule_chain.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x03\n\tRuleChain\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x03 \x01(\x08\x12\x1d\n\x05nodes\x18\x04 \x03(\x0b\x32\x0e.aemos.v1.Node\x12\x18\n\x10schedule_enabled\x18\x05 \x01(\x08\x12\x17\n\x0f\x63ron_expression\x18\x06 \x01(\t\x12\x10\n\x08timezone\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\x05\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10interval_seconds\x18\x14 \x01(\x03\x12\x33\n\x0finterval_anchor\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06run_at\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0emisfire_policy\x18\x17 \x01(\t\x12\x16\n\x0eoverlap_policy\x18\x18 \x01(\t\x12\x17\n\x0fschedule_paused\x18\x19 \x01(\x08\"K\n\x04Node\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xf0\x02\n\x16\x43reateRuleChainRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x07\x65nabled\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x1d\n\x05nodes\x18\x03 \x03(\x0b\x32\x0e.aemos.v1.Node\x12\x18\n\x10schedule_enabled\x18\x04 \x01(\x08\x12\x17\n\x0f\x63ron_expression\x18\x05 \x01(\t\x12\x10\n\x08timezone\x18\x06 \x01(\t\x12\x18\n\x10interval_seconds\x18\x14 \x01(\x03\x12\x33\n\x0finterval_anchor\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06run_at\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0emisfire_policy\x18\x17 \x01(\t\x12\x16\n\x0eoverlap_policy\x18\x18 \x01(\t\x12\x17\n\x0fschedule_paused\x18\x19 \x01(\x08\x42\n\n\x08_enabled\"!\n\x13GetRuleChainRequest\x12\n\n\x02id\x18\x01 \x01(\x03\">\n\x15ListRuleChainsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x16ListRuleChainsResponse\x12(\n\x0brule_chains\x18\x01 \x03(\x0b\x32\x13.aemos.v1.RuleChain\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb2\x04\n\x16UpdateRuleChainRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07\x65nabled\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x1d\n\x05nodes\x18\x04 \x03(\x0b\x32\x0e.aemos.v1.Node\x12\x1d\n\x10schedule_enabled\x18\x05 \x01(\x08H\x02\x88\x01\x01\x12\x1c\n\x0f\x63ron_expression\x18\x06 \x01(\tH\x03\x88\x01\x01\x12\x15\n\x08timezone\x18\x07 \x01(\tH\x04\x88\x01\x01\x12\x1d\n\x10interval_seconds\x18\x14 \x01(\x03H\x05\x88\x01\x01\x12\x33\n\x0finterval_anchor\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06run_at\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x0emisfire_policy\x18\x17 \x01(\tH\x06\x88\x01\x01\x12\x1b\n\x0eoverlap_policy\x18\x18 \x01(\tH\x07\x88\x01\x01\x12\x1c\n\x0fschedule_paused\x18\x19 \x01(\x08H\x08\x88\x01\x01\x42\x07\n\x05_nameB\n\n\x08_enabledB\x13\n\x11_schedule_enabledB\x12\n\x10_cron_expressionB\x0b\n\t_timezoneB\x13\n\x11_interval_secondsB\x11\n\x0f_misfire_policyB\x11\n\x0f_overlap_policyB\x12\n\x10_schedule_paused\"$\n\x16\x44\x65leteRuleChainRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"\x19\n\x17\x44\x65leteRuleChainResponse\"=\n\x14ListSchedulesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"g\n\x15ListSchedulesResponse\x12%\n\tschedules\x18\x01 \x03(\x0b\x32\x12.aemos.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0e\n\x06now_ms\x18\x03 \x01(\x03\".\n\x1aListScheduleChangesRequest\x12\x10\n\x08since_ms\x18\x01 \x01(\x03\"\x88\x01\n\x1bListScheduleChangesResponse\x12%\n\tschedules\x18\x01 \x03(\x0b\x32\x12.aemos.v1.Schedule\x12\x1e\n\x16removed_rule_chain_ids\x18\x02 \x03(\x03\x12\x0e\n\x06now_ms\x18\x03 \x01(\x03\x12\x12\n\nincomplete\x18\x04 \x01(\x08\"k\n\x18SetSchedulePausedRequest\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\x0f\n\x07user_id\x18\x03 \x01(\x03\x12\x0e\n\x06paused\x18\x04 \x01(\x08\"A\n\x19SetSchedulePausedResponse\x12$\n\x08schedule\x18\x01 \x01(\x0b\x32\x12.aemos.v1.Schedule\"\x80\x02\n\x08Schedule\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\x17\n\x0f\x63ron_expression\x18\x03 \x01(\t\x12\x10\n\x08timezone\x18\x04 \x01(\t\x12\x18\n\x10interval_seconds\x18\x05 \x01(\x03\x12\x1a\n\x12interval_anchor_ms\x18\x06 \x01(\x03\x12\x11\n\trun_at_ms\x18\x07 \x01(\x03\x12\x16\n\x0emisfire_policy\x18\x08 \x01(\t\x12\x16\n\x0eoverlap_policy\x18\t \x01(\t\x12\x0e\n\x06paused\x18\n \x01(\x08\x12\x10\n\x08since_ms\x18\x0b \x01(\x03\x32\xf7\x06\n\x10RuleChainService\x12l\n\x0f\x43reateRuleChain\x12 .aemos.v1.CreateRuleChainRequest\x1a\x13.aemos.v1.RuleChain\"\"\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/rule-chains:\x01*\x12h\n\x0cGetRuleChain\x12\x1d.aemos.v1.GetRuleChainRequest\x1a\x13.aemos.v1.RuleChain\"$\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/rule-chains/{id}\x12t\n\x0eListRuleChains\x12\x1f.aemos.v1.ListRuleChainsRequest\x1a .aemos.v1.ListRuleChainsResponse\"\x1f\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x15\x12\x13/api/v1/rule-chains\x12q\n\x0fUpdateRuleChain\x12 .aemos.v1.UpdateRuleChainRequest\x1a\x13.aemos.v1.RuleChain\"\'\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x1d\x32\x18/api/v1/rule-chains/{id}:\x01*\x12|\n\x0f\x44\x65leteRuleChain\x12 .aemos.v1.DeleteRuleChainRequest\x1a!.aemos.v1.DeleteRuleChainResponse\"$\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x1a*\x18/api/v1/rule-chains/{id}\x12V\n\rListSchedules\x12\x1e.aemos.v1.ListSchedulesRequest\x1a\x1f.aemos.v1.ListSchedulesResponse\"\x04\x88\xb5\x18\x05\x12h\n\x13ListScheduleChanges\x12$.aemos.v1.ListScheduleChangesRequest\x1a%.aemos.v1.ListScheduleChangesResponse\"\x04\x88\xb5\x18\x05\x12\x62\n\x11SetSchedulePaused\x12\".aemos.v1.SetSchedulePausedRequest\x1a#.aemos.v1.SetSchedulePausedResponse\"\x04\x88\xb5\x18\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61\x65mos/v1/rule_chain.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x03\n\tRuleChain\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x03 \x01(\x08\x12\x1d\n\x05nodes\x18\x04 \x03(\x0b\x32\x0e.aemos.v1.Node\x12\x18\n\x10schedule_enabled\x18\x05 \x01(\x08\x12\x17\n\x0f\x63ron_expression\x18\x06 \x01(\t\x12\x10\n\x08timezone\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\x05\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10interval_seconds\x18\x14 \x01(\x03\x12\x33\n\x0finterval_anchor\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06run_at\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0emisfire_policy\x18\x17 \x01(\t\x12\x16\n\x0eoverlap_policy\x18\x18 \x01(\t\x12\x17\n\x0fschedule_paused\x18\x19 \x01(\x08\x12-\n\x0b\x63onnections\x18\n \x03(\x0b\x32\x18.aemos.v1.NodeConnection\";\n\x0eNodeConnection\x12\x0c\n\x04\x66rom\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\n\n\x02to\x18\x03 \x01(\t\"K\n\x04Node\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x9f\x03\n\x16\x43reateRuleChainRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x07\x65nabled\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x1d\n\x05nodes\x18\x03 \x03(\x0b\x32\x0e.aemos.v1.Node\x12\x18\n\x10schedule_enabled\x18\x04 \x01(\x08\x12\x17\n\x0f\x63ron_expression\x18\x05 \x01(\t\x12\x10\n\x08timezone\x18\x06 \x01(\t\x12\x18\n\x10interval_seconds\x18\x14 \x01(\x03\x12\x33\n\x0finterval_anchor\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06run_at\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0emisfire_policy\x18\x17 \x01(\t\x12\x16\n\x0eoverlap_policy\x18\x18 \x01(\t\x12\x17\n\x0fschedule_paused\x18\x19 \x01(\x08\x12-\n\x0b\x63onnections\x18\x07 \x03(\x0b\x32\x18.aemos.v1.NodeConnectionB\n\n\x08_enabled\"2\n\x13GetRuleChainRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\x05\">\n\x15ListRuleChainsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x16ListRuleChainsResponse\x12(\n\x0brule_chains\x18\x01 \x03(\x0b\x32\x13.aemos.v1.RuleChain\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe1\x04\n\x16UpdateRuleChainRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07\x65nabled\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x1d\n\x05nodes\x18\x04 \x03(\x0b\x32\x0e.aemos.v1.Node\x12\x1d\n\x10schedule_enabled\x18\x05 \x01(\x08H\x02\x88\x01\x01\x12\x1c\n\x0f\x63ron_expression\x18\x06 \x01(\tH\x03\x88\x01\x01\x12\x15\n\x08timezone\x18\x07 \x01(\tH\x04\x88\x01\x01\x12\x1d\n\x10interval_seconds\x18\x14 \x01(\x03H\x05\x88\x01\x01\x12\x33\n\x0finterval_anchor\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06run_at\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x0emisfire_policy\x18\x17 \x01(\tH\x06\x88\x01\x01\x12\x1b\n\x0eoverlap_policy\x18\x18 \x01(\tH\x07\x88\x01\x01\x12\x1c\n\x0fschedule_paused\x18\x19 \x01(\x08H\x08\x88\x01\x01\x12-\n\x0b\x63onnections\x18\x08 \x03(\x0b\x32\x18.aemos.v1.NodeConnectionB\x07\n\x05_nameB\n\n\x08_enabledB\x13\n\x11_schedule_enabledB\x12\n\x10_cron_expressionB\x0b\n\t_timezoneB\x13\n\x11_interval_secondsB\x11\n\x0f_misfire_policyB\x11\n\x0f_overlap_policyB\x12\n\x10_schedule_paused\"$\n\x16\x44\x65leteRuleChainRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"\x19\n\x17\x44\x65leteRuleChainResponse\"=\n\x14ListNodeTypesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x15ListNodeTypesResponse\x12&\n\nnode_types\x18\x01 \x03(\x0b\x32\x12.aemos.v1.NodeType\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"}\n\x08NodeType\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x10\n\x08outcomes\x18\x04 \x03(\t\x12.\n\rconfig_schema\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\"=\n\x14ListSchedulesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"g\n\x15ListSchedulesResponse\x12%\n\tschedules\x18\x01 \x03(\x0b\x32\x12.aemos.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0e\n\x06now_ms\x18\x03 \x01(\x03\".\n\x1aListScheduleChangesRequest\x12\x10\n\x08since_ms\x18\x01 \x01(\x03\"\x88\x01\n\x1bListScheduleChangesResponse\x12%\n\tschedules\x18\x01 \x03(\x0b\x32\x12.aemos.v1.Schedule\x12\x1e\n\x16removed_rule_chain_ids\x18\x02 \x03(\x03\x12\x0e\n\x06now_ms\x18\x03 \x01(\x03\x12\x12\n\nincomplete\x18\x04 \x01(\x08\"k\n\x18SetSchedulePausedRequest\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\x0f\n\x07user_id\x18\x03 \x01(\x03\x12\x0e\n\x06paused\x18\x04 \x01(\x08\"A\n\x19SetSchedulePausedResponse\x12$\n\x08schedule\x18\x01 \x01(\x0b\x32\x12.aemos.v1.Schedule\"\x80\x02\n\x08Schedule\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\x17\n\x0f\x63ron_expression\x18\x03 \x01(\t\x12\x10\n\x08timezone\x18\x04 \x01(\t\x12\x18\n\x10interval_seconds\x18\x05 \x01(\x03\x12\x1a\n\x12interval_anchor_ms\x18\x06 \x01(\x03\x12\x11\n\trun_at_ms\x18\x07 \x01(\x03\x12\x16\n\x0emisfire_policy\x18\x08 \x01(\t\x12\x16\n\x0eoverlap_policy\x18\t \x01(\t\x12\x0e\n\x06paused\x18\n \x01(\x08\x12\x10\n\x08since_ms\x18\x0b \x01(\x03\x32\xe9\x07\n\x10RuleChainService\x12l\n\x0f\x43reateRuleChain\x12 .aemos.v1.CreateRuleChainRequest\x1a\x13.aemos.v1.RuleChain\"\"\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/rule-chains:\x01*\x12h\n\x0cGetRuleChain\x12\x1d.aemos.v1.GetRuleChainRequest\x1a\x13.aemos.v1.RuleChain\"$\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/rule-chains/{id}\x12t\n\x0eListRuleChains\x12\x1f.aemos.v1.ListRuleChainsRequest\x1a .aemos.v1.ListRuleChainsResponse\"\x1f\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x15\x12\x13/api/v1/rule-chains\x12q\n\x0fUpdateRuleChain\x12 .aemos.v1.UpdateRuleChainRequest\x1a\x13.aemos.v1.RuleChain\"\'\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x1d\x32\x18/api/v1/rule-chains/{id}:\x01*\x12|\n\x0f\x44\x65leteRuleChain\x12 .aemos.v1.DeleteRuleChainRequest\x1a!.aemos.v1.DeleteRuleChainResponse\"$\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x1a*\x18/api/v1/rule-chains/{id}\x12p\n\rListNodeTypes\x12\x1e.aemos.v1.ListNodeTypesRequest\x1a\x1f.aemos.v1.ListNodeTypesResponse\"\x1e\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x14\x12\x12/api/v1/node-types\x12V\n\rListSchedules\x12\x1e.aemos.v1.ListSchedulesRequest\x1a\x1f.aemos.v1.ListSchedulesResponse\"\x04\x88\xb5\x18\x05\x12h\n\x13ListScheduleChanges\x12$.aemos.v1.ListScheduleChangesRequest\x1a%.aemos.v1.ListScheduleChangesResponse\"\x04\x88\xb5\x18\x05\x12\x62\n\x11SetSchedulePaused\x12\".aemos.v1.SetSchedulePausedRequest\x1a#.aemos.v1.SetSchedulePausedResponse\"\x04\x88\xb5\x18\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,6 +45,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RULECHAINSERVICE'].methods_by_name['UpdateRuleChain']._serialized_options = b'\210\265\030\004\202\323\344\223\002\0352\030/api/v1/rule-chains/{id}:\001*'
   _globals['_RULECHAINSERVICE'].methods_by_name['DeleteRuleChain']._loaded_options = None
   _globals['_RULECHAINSERVICE'].methods_by_name['DeleteRuleChain']._serialized_options = b'\210\265\030\004\202\323\344\223\002\032*\030/api/v1/rule-chains/{id}'
+  _globals['_RULECHAINSERVICE'].methods_by_name['ListNodeTypes']._loaded_options = None
+  _globals['_RULECHAINSERVICE'].methods_by_name['ListNodeTypes']._serialized_options = b'\210\265\030\002\202\323\344\223\002\024\022\022/api/v1/node-types'
   _globals['_RULECHAINSERVICE'].methods_by_name['ListSchedules']._loaded_options = None
   _globals['_RULECHAINSERVICE'].methods_by_name['ListSchedules']._serialized_options = b'\210\265\030\005'
   _globals['_RULECHAINSERVICE'].methods_by_name['ListScheduleChanges']._loaded_options = None
@@ -52,37 +54,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RULECHAINSERVICE'].methods_by_name['SetSchedulePaused']._loaded_options = None
   _globals['_RULECHAINSERVICE'].methods_by_name['SetSchedulePaused']._serialized_options = b'\210\265\030\005'
   _globals['_RULECHAIN']._serialized_start=157
-  _globals['_RULECHAIN']._serialized_end=572
-  _globals['_NODE']._serialized_start=574
-  _globals['_NODE']._serialized_end=649
-  _globals['_CREATERULECHAINREQUEST']._serialized_start=652
-  _globals['_CREATERULECHAINREQUEST']._serialized_end=1020
-  _globals['_GETRULECHAINREQUEST']._serialized_start=1022
-  _globals['_GETRULECHAINREQUEST']._serialized_end=1055
-  _globals['_LISTRULECHAINSREQUEST']._serialized_start=1057
-  _globals['_LISTRULECHAINSREQUEST']._serialized_end=1119
-  _globals['_LISTRULECHAINSRESPONSE']._serialized_start=1121
-  _globals['_LISTRULECHAINSRESPONSE']._serialized_end=1212
-  _globals['_UPDATERULECHAINREQUEST']._serialized_start=1215
-  _globals['_UPDATERULECHAINREQUEST']._serialized_end=1777
-  _globals['_DELETERULECHAINREQUEST']._serialized_start=1779
-  _globals['_DELETERULECHAINREQUEST']._serialized_end=1815
-  _globals['_DELETERULECHAINRESPONSE']._serialized_start=1817
-  _globals['_DELETERULECHAINRESPONSE']._serialized_end=1842
-  _globals['_LISTSCHEDULESREQUEST']._serialized_start=1844
-  _globals['_LISTSCHEDULESREQUEST']._serialized_end=1905
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=1907
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=2010
-  _globals['_LISTSCHEDULECHANGESREQUEST']._serialized_start=2012
-  _globals['_LISTSCHEDULECHANGESREQUEST']._serialized_end=2058
-  _globals['_LISTSCHEDULECHANGESRESPONSE']._serialized_start=2061
-  _globals['_LISTSCHEDULECHANGESRESPONSE']._serialized_end=2197
-  _globals['_SETSCHEDULEPAUSEDREQUEST']._serialized_start=2199
-  _globals['_SETSCHEDULEPAUSEDREQUEST']._serialized_end=2306
-  _globals['_SETSCHEDULEPAUSEDRESPONSE']._serialized_start=2308
-  _globals['_SETSCHEDULEPAUSEDRESPONSE']._serialized_end=2373
-  _globals['_SCHEDULE']._serialized_start=2376
-  _globals['_SCHEDULE']._serialized_end=2632
-  _globals['_RULECHAINSERVICE']._serialized_start=2635
-  _globals['_RULECHAINSERVICE']._serialized_end=3522
+  _globals['_RULECHAIN']._serialized_end=619
+  _globals['_NODECONNECTION']._serialized_start=621
+  _globals['_NODECONNECTION']._serialized_end=680
+  _globals['_NODE']._serialized_start=682
+  _globals['_NODE']._serialized_end=757
+  _globals['_CREATERULECHAINREQUEST']._serialized_start=760
+  _globals['_CREATERULECHAINREQUEST']._serialized_end=1175
+  _globals['_GETRULECHAINREQUEST']._serialized_start=1177
+  _globals['_GETRULECHAINREQUEST']._serialized_end=1227
+  _globals['_LISTRULECHAINSREQUEST']._serialized_start=1229
+  _globals['_LISTRULECHAINSREQUEST']._serialized_end=1291
+  _globals['_LISTRULECHAINSRESPONSE']._serialized_start=1293
+  _globals['_LISTRULECHAINSRESPONSE']._serialized_end=1384
+  _globals['_UPDATERULECHAINREQUEST']._serialized_start=1387
+  _globals['_UPDATERULECHAINREQUEST']._serialized_end=1996
+  _globals['_DELETERULECHAINREQUEST']._serialized_start=1998
+  _globals['_DELETERULECHAINREQUEST']._serialized_end=2034
+  _globals['_DELETERULECHAINRESPONSE']._serialized_start=2036
+  _globals['_DELETERULECHAINRESPONSE']._serialized_end=2061
+  _globals['_LISTNODETYPESREQUEST']._serialized_start=2063
+  _globals['_LISTNODETYPESREQUEST']._serialized_end=2124
+  _globals['_LISTNODETYPESRESPONSE']._serialized_start=2126
+  _globals['_LISTNODETYPESRESPONSE']._serialized_end=2214
+  _globals['_NODETYPE']._serialized_start=2216
+  _globals['_NODETYPE']._serialized_end=2341
+  _globals['_LISTSCHEDULESREQUEST']._serialized_start=2343
+  _globals['_LISTSCHEDULESREQUEST']._serialized_end=2404
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=2406
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=2509
+  _globals['_LISTSCHEDULECHANGESREQUEST']._serialized_start=2511
+  _globals['_LISTSCHEDULECHANGESREQUEST']._serialized_end=2557
+  _globals['_LISTSCHEDULECHANGESRESPONSE']._serialized_start=2560
+  _globals['_LISTSCHEDULECHANGESRESPONSE']._serialized_end=2696
+  _globals['_SETSCHEDULEPAUSEDREQUEST']._serialized_start=2698
+  _globals['_SETSCHEDULEPAUSEDREQUEST']._serialized_end=2805
+  _globals['_SETSCHEDULEPAUSEDRESPONSE']._serialized_start=2807
+  _globals['_SETSCHEDULEPAUSEDRESPONSE']._serialized_end=2872
+  _globals['_SCHEDULE']._serialized_start=2875
+  _globals['_SCHEDULE']._serialized_end=3131
+  _globals['_RULECHAINSERVICE']._serialized_start=3134
+  _globals['_RULECHAINSERVICE']._serialized_end=4135
 # @@protoc_insertion_point(module_scope)

@@ -22,7 +22,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class RuleChain(_message.Message):
-    """Nodes that run in order over a reading, or at the times of a schedule."""
+    """Nodes that run over a reading, or at the times of a schedule: in their order, or along connections if there are any.
+    Then those to which nothing leads begin, each runs once at the most, and after all that lead to it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -41,6 +43,7 @@ class RuleChain(_message.Message):
     MISFIRE_POLICY_FIELD_NUMBER: _builtins.int
     OVERLAP_POLICY_FIELD_NUMBER: _builtins.int
     SCHEDULE_PAUSED_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     name: _builtins.str
     enabled: _builtins.bool
@@ -78,6 +81,8 @@ class RuleChain(_message.Message):
     def run_at(self) -> _timestamp_pb2.Timestamp:
         """The only run."""
 
+    @_builtins.property
+    def connections(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeConnection]: ...
     def __init__(
         self,
         *,
@@ -96,14 +101,42 @@ class RuleChain(_message.Message):
         misfire_policy: _builtins.str = ...,
         overlap_policy: _builtins.str = ...,
         schedule_paused: _builtins.bool = ...,
+        connections: _abc.Iterable[Global___NodeConnection] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "interval_anchor", b"interval_anchor", "run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "cron_expression", b"cron_expression", "enabled", b"enabled", "id", b"id", "interval_anchor", b"interval_anchor", "interval_seconds", b"interval_seconds", "misfire_policy", b"misfire_policy", "name", b"name", "nodes", b"nodes", "overlap_policy", b"overlap_policy", "run_at", b"run_at", "schedule_enabled", b"schedule_enabled", "schedule_paused", b"schedule_paused", "timezone", b"timezone", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "created_at", b"created_at", "cron_expression", b"cron_expression", "enabled", b"enabled", "id", b"id", "interval_anchor", b"interval_anchor", "interval_seconds", b"interval_seconds", "misfire_policy", b"misfire_policy", "name", b"name", "nodes", b"nodes", "overlap_policy", b"overlap_policy", "run_at", b"run_at", "schedule_enabled", b"schedule_enabled", "schedule_paused", b"schedule_paused", "timezone", b"timezone", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RuleChain: _TypeAlias = RuleChain  # noqa: Y015
+
+@_typing.final
+class NodeConnection(_message.Message):
+    """Which node comes next."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    outcome: _builtins.str
+    """How it ended: "true" or "false" of a filter, "success" of the others, "failure"."""
+    to: _builtins.str
+    """The name of the node that runs then."""
+    def __init__(
+        self,
+        *,
+        outcome: _builtins.str = ...,
+        to: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "outcome", b"outcome", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeConnection: _TypeAlias = NodeConnection  # noqa: Y015
 
 @_typing.final
 class Node(_message.Message):
@@ -117,9 +150,10 @@ class Node(_message.Message):
     type: _builtins.str
     """"filter", "transform" or "action"."""
     name: _builtins.str
+    """Unique in the chain; its type and place, as in "filter 1", when absent. What the node remembers hangs on it."""
     @_builtins.property
     def config(self) -> _struct_pb2.Struct:
-        """By type, spelled as in the product's guide, such as `{"sensorUUID": "...", "condition": "value > 25"}`."""
+        """By type, spelled as node-types say, such as `{"sensorUUID": "...", "condition": "value > 25"}`."""
 
     def __init__(
         self,
@@ -154,6 +188,7 @@ class CreateRuleChainRequest(_message.Message):
     MISFIRE_POLICY_FIELD_NUMBER: _builtins.int
     OVERLAP_POLICY_FIELD_NUMBER: _builtins.int
     SCHEDULE_PAUSED_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 200 characters."""
     enabled: _builtins.bool
@@ -176,6 +211,10 @@ class CreateRuleChainRequest(_message.Message):
     def run_at(self) -> _timestamp_pb2.Timestamp:
         """In the future."""
 
+    @_builtins.property
+    def connections(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeConnection]:
+        """None: the nodes run in their order."""
+
     def __init__(
         self,
         *,
@@ -191,10 +230,11 @@ class CreateRuleChainRequest(_message.Message):
         misfire_policy: _builtins.str = ...,
         overlap_policy: _builtins.str = ...,
         schedule_paused: _builtins.bool = ...,
+        connections: _abc.Iterable[Global___NodeConnection] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "enabled", b"enabled", "interval_anchor", b"interval_anchor", "run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "cron_expression", b"cron_expression", "enabled", b"enabled", "interval_anchor", b"interval_anchor", "interval_seconds", b"interval_seconds", "misfire_policy", b"misfire_policy", "name", b"name", "nodes", b"nodes", "overlap_policy", b"overlap_policy", "run_at", b"run_at", "schedule_enabled", b"schedule_enabled", "schedule_paused", b"schedule_paused", "timezone", b"timezone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "connections", b"connections", "cron_expression", b"cron_expression", "enabled", b"enabled", "interval_anchor", b"interval_anchor", "interval_seconds", b"interval_seconds", "misfire_policy", b"misfire_policy", "name", b"name", "nodes", b"nodes", "overlap_policy", b"overlap_policy", "run_at", b"run_at", "schedule_enabled", b"schedule_enabled", "schedule_paused", b"schedule_paused", "timezone", b"timezone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
@@ -209,15 +249,19 @@ class GetRuleChainRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     id: _builtins.int
+    version: _builtins.int
+    """One of its versions; the newest when absent. Name, nodes and connections are that version's."""
     def __init__(
         self,
         *,
         id: _builtins.int = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -293,6 +337,7 @@ class UpdateRuleChainRequest(_message.Message):
     MISFIRE_POLICY_FIELD_NUMBER: _builtins.int
     OVERLAP_POLICY_FIELD_NUMBER: _builtins.int
     SCHEDULE_PAUSED_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     name: _builtins.str
     enabled: _builtins.bool
@@ -312,6 +357,10 @@ class UpdateRuleChainRequest(_message.Message):
     def interval_anchor(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def connections(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeConnection]:
+        """Replaced when nodes or connections are given."""
+
     def __init__(
         self,
         *,
@@ -328,10 +377,11 @@ class UpdateRuleChainRequest(_message.Message):
         misfire_policy: _builtins.str | None = ...,
         overlap_policy: _builtins.str | None = ...,
         schedule_paused: _builtins.bool | None = ...,
+        connections: _abc.Iterable[Global___NodeConnection] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cron_expression", b"_cron_expression", "_enabled", b"_enabled", "_interval_seconds", b"_interval_seconds", "_misfire_policy", b"_misfire_policy", "_name", b"_name", "_overlap_policy", b"_overlap_policy", "_schedule_enabled", b"_schedule_enabled", "_schedule_paused", b"_schedule_paused", "_timezone", b"_timezone", "cron_expression", b"cron_expression", "enabled", b"enabled", "interval_anchor", b"interval_anchor", "interval_seconds", b"interval_seconds", "misfire_policy", b"misfire_policy", "name", b"name", "overlap_policy", b"overlap_policy", "run_at", b"run_at", "schedule_enabled", b"schedule_enabled", "schedule_paused", b"schedule_paused", "timezone", b"timezone"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cron_expression", b"_cron_expression", "_enabled", b"_enabled", "_interval_seconds", b"_interval_seconds", "_misfire_policy", b"_misfire_policy", "_name", b"_name", "_overlap_policy", b"_overlap_policy", "_schedule_enabled", b"_schedule_enabled", "_schedule_paused", b"_schedule_paused", "_timezone", b"_timezone", "cron_expression", b"cron_expression", "enabled", b"enabled", "id", b"id", "interval_anchor", b"interval_anchor", "interval_seconds", b"interval_seconds", "misfire_policy", b"misfire_policy", "name", b"name", "nodes", b"nodes", "overlap_policy", b"overlap_policy", "run_at", b"run_at", "schedule_enabled", b"schedule_enabled", "schedule_paused", b"schedule_paused", "timezone", b"timezone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cron_expression", b"_cron_expression", "_enabled", b"_enabled", "_interval_seconds", b"_interval_seconds", "_misfire_policy", b"_misfire_policy", "_name", b"_name", "_overlap_policy", b"_overlap_policy", "_schedule_enabled", b"_schedule_enabled", "_schedule_paused", b"_schedule_paused", "_timezone", b"_timezone", "connections", b"connections", "cron_expression", b"cron_expression", "enabled", b"enabled", "id", b"id", "interval_anchor", b"interval_anchor", "interval_seconds", b"interval_seconds", "misfire_policy", b"misfire_policy", "name", b"name", "nodes", b"nodes", "overlap_policy", b"overlap_policy", "run_at", b"run_at", "schedule_enabled", b"schedule_enabled", "schedule_paused", b"schedule_paused", "timezone", b"timezone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cron_expression: _TypeAlias = _typing.Literal["cron_expression"]  # noqa: Y015
     _WhichOneofArgType__cron_expression: _TypeAlias = _typing.Literal["_cron_expression", b"_cron_expression"]  # noqa: Y015
@@ -409,6 +459,96 @@ class DeleteRuleChainResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteRuleChainResponse: _TypeAlias = DeleteRuleChainResponse  # noqa: Y015
+
+@_typing.final
+class ListNodeTypesRequest(_message.Message):
+    """Which page; there is only one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNodeTypesRequest: _TypeAlias = ListNodeTypesRequest  # noqa: Y015
+
+@_typing.final
+class ListNodeTypesResponse(_message.Message):
+    """Every kind of node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_TYPES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def node_types(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeType]: ...
+    def __init__(
+        self,
+        *,
+        node_types: _abc.Iterable[Global___NodeType] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "node_types", b"node_types"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNodeTypesResponse: _TypeAlias = ListNodeTypesResponse  # noqa: Y015
+
+@_typing.final
+class NodeType(_message.Message):
+    """A kind of node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    CONFIG_SCHEMA_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """The node's type: "filter", "transform" or "action"."""
+    kind: _builtins.str
+    """What its configuration names as `kind` (filters) or `action` (transforms and actions)."""
+    description: _builtins.str
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The outcomes that connections may name."""
+
+    @_builtins.property
+    def config_schema(self) -> _struct_pb2.Struct:
+        """JSON Schema of its configuration."""
+
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        description: _builtins.str = ...,
+        outcomes: _abc.Iterable[_builtins.str] | None = ...,
+        config_schema: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config_schema", b"config_schema"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_schema", b"config_schema", "description", b"description", "kind", b"kind", "outcomes", b"outcomes", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeType: _TypeAlias = NodeType  # noqa: Y015
 
 @_typing.final
 class ListSchedulesRequest(_message.Message):

@@ -60,6 +60,11 @@ class RuleChainServiceStub:
                 request_serializer=aemos_dot_v1_dot_rule__chain__pb2.DeleteRuleChainRequest.SerializeToString,
                 response_deserializer=aemos_dot_v1_dot_rule__chain__pb2.DeleteRuleChainResponse.FromString,
                 _registered_method=True)
+        self.ListNodeTypes = channel.unary_unary(
+                '/aemos.v1.RuleChainService/ListNodeTypes',
+                request_serializer=aemos_dot_v1_dot_rule__chain__pb2.ListNodeTypesRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_rule__chain__pb2.ListNodeTypesResponse.FromString,
+                _registered_method=True)
         self.ListSchedules = channel.unary_unary(
                 '/aemos.v1.RuleChainService/ListSchedules',
                 request_serializer=aemos_dot_v1_dot_rule__chain__pb2.ListSchedulesRequest.SerializeToString,
@@ -89,7 +94,7 @@ class RuleChainServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetRuleChain(self, request, context):
-        """One chain.
+        """One chain, as it is or as it was in an older version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,7 +108,7 @@ class RuleChainServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateRuleChain(self, request, context):
-        """Changes the fields that are given; nodes are replaced as a whole.
+        """Changes the fields that are given; nodes are replaced as a whole, with their connections.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +116,13 @@ class RuleChainServiceServicer:
 
     def DeleteRuleChain(self, request, context):
         """Removes a chain.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNodeTypes(self, request, context):
+        """What a node can be: every kind with the JSON Schema of its configuration. All on one page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,6 +176,11 @@ def add_RuleChainServiceServicer_to_server(servicer, server):
                     servicer.DeleteRuleChain,
                     request_deserializer=aemos_dot_v1_dot_rule__chain__pb2.DeleteRuleChainRequest.FromString,
                     response_serializer=aemos_dot_v1_dot_rule__chain__pb2.DeleteRuleChainResponse.SerializeToString,
+            ),
+            'ListNodeTypes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNodeTypes,
+                    request_deserializer=aemos_dot_v1_dot_rule__chain__pb2.ListNodeTypesRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_rule__chain__pb2.ListNodeTypesResponse.SerializeToString,
             ),
             'ListSchedules': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSchedules,
@@ -317,6 +334,33 @@ class RuleChainService:
             '/aemos.v1.RuleChainService/DeleteRuleChain',
             aemos_dot_v1_dot_rule__chain__pb2.DeleteRuleChainRequest.SerializeToString,
             aemos_dot_v1_dot_rule__chain__pb2.DeleteRuleChainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNodeTypes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.RuleChainService/ListNodeTypes',
+            aemos_dot_v1_dot_rule__chain__pb2.ListNodeTypesRequest.SerializeToString,
+            aemos_dot_v1_dot_rule__chain__pb2.ListNodeTypesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,13 +36,15 @@ class RuleChainServiceStub:
     CreateRuleChain: _grpc.UnaryUnaryMultiCallable[_rule_chain_pb2.CreateRuleChainRequest, _rule_chain_pb2.RuleChain]
     """Saves a chain. INVALID_ARGUMENT names the node, the field and, in a condition, the column."""
     GetRuleChain: _grpc.UnaryUnaryMultiCallable[_rule_chain_pb2.GetRuleChainRequest, _rule_chain_pb2.RuleChain]
-    """One chain."""
+    """One chain, as it is or as it was in an older version."""
     ListRuleChains: _grpc.UnaryUnaryMultiCallable[_rule_chain_pb2.ListRuleChainsRequest, _rule_chain_pb2.ListRuleChainsResponse]
     """Chains by id, oldest first."""
     UpdateRuleChain: _grpc.UnaryUnaryMultiCallable[_rule_chain_pb2.UpdateRuleChainRequest, _rule_chain_pb2.RuleChain]
-    """Changes the fields that are given; nodes are replaced as a whole."""
+    """Changes the fields that are given; nodes are replaced as a whole, with their connections."""
     DeleteRuleChain: _grpc.UnaryUnaryMultiCallable[_rule_chain_pb2.DeleteRuleChainRequest, _rule_chain_pb2.DeleteRuleChainResponse]
     """Removes a chain."""
+    ListNodeTypes: _grpc.UnaryUnaryMultiCallable[_rule_chain_pb2.ListNodeTypesRequest, _rule_chain_pb2.ListNodeTypesResponse]
+    """What a node can be: every kind with the JSON Schema of its configuration. All on one page."""
     ListSchedules: _grpc.UnaryUnaryMultiCallable[_rule_chain_pb2.ListSchedulesRequest, _rule_chain_pb2.ListSchedulesResponse]
     """Every enabled schedule of the installation, for scheduler's copy."""
     ListScheduleChanges: _grpc.UnaryUnaryMultiCallable[_rule_chain_pb2.ListScheduleChangesRequest, _rule_chain_pb2.ListScheduleChangesResponse]
@@ -58,13 +60,15 @@ class RuleChainServiceAsyncStub(RuleChainServiceStub):
     CreateRuleChain: _aio.UnaryUnaryMultiCallable[_rule_chain_pb2.CreateRuleChainRequest, _rule_chain_pb2.RuleChain]  # type: ignore[assignment]
     """Saves a chain. INVALID_ARGUMENT names the node, the field and, in a condition, the column."""
     GetRuleChain: _aio.UnaryUnaryMultiCallable[_rule_chain_pb2.GetRuleChainRequest, _rule_chain_pb2.RuleChain]  # type: ignore[assignment]
-    """One chain."""
+    """One chain, as it is or as it was in an older version."""
     ListRuleChains: _aio.UnaryUnaryMultiCallable[_rule_chain_pb2.ListRuleChainsRequest, _rule_chain_pb2.ListRuleChainsResponse]  # type: ignore[assignment]
     """Chains by id, oldest first."""
     UpdateRuleChain: _aio.UnaryUnaryMultiCallable[_rule_chain_pb2.UpdateRuleChainRequest, _rule_chain_pb2.RuleChain]  # type: ignore[assignment]
-    """Changes the fields that are given; nodes are replaced as a whole."""
+    """Changes the fields that are given; nodes are replaced as a whole, with their connections."""
     DeleteRuleChain: _aio.UnaryUnaryMultiCallable[_rule_chain_pb2.DeleteRuleChainRequest, _rule_chain_pb2.DeleteRuleChainResponse]  # type: ignore[assignment]
     """Removes a chain."""
+    ListNodeTypes: _aio.UnaryUnaryMultiCallable[_rule_chain_pb2.ListNodeTypesRequest, _rule_chain_pb2.ListNodeTypesResponse]  # type: ignore[assignment]
+    """What a node can be: every kind with the JSON Schema of its configuration. All on one page."""
     ListSchedules: _aio.UnaryUnaryMultiCallable[_rule_chain_pb2.ListSchedulesRequest, _rule_chain_pb2.ListSchedulesResponse]  # type: ignore[assignment]
     """Every enabled schedule of the installation, for scheduler's copy."""
     ListScheduleChanges: _aio.UnaryUnaryMultiCallable[_rule_chain_pb2.ListScheduleChangesRequest, _rule_chain_pb2.ListScheduleChangesResponse]  # type: ignore[assignment]
@@ -89,7 +93,7 @@ class RuleChainServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rule_chain_pb2.GetRuleChainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rule_chain_pb2.RuleChain, _abc.Awaitable[_rule_chain_pb2.RuleChain]]:
-        """One chain."""
+        """One chain, as it is or as it was in an older version."""
 
     @_abc_1.abstractmethod
     def ListRuleChains(
@@ -105,7 +109,7 @@ class RuleChainServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rule_chain_pb2.UpdateRuleChainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rule_chain_pb2.RuleChain, _abc.Awaitable[_rule_chain_pb2.RuleChain]]:
-        """Changes the fields that are given; nodes are replaced as a whole."""
+        """Changes the fields that are given; nodes are replaced as a whole, with their connections."""
 
     @_abc_1.abstractmethod
     def DeleteRuleChain(
@@ -114,6 +118,14 @@ class RuleChainServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rule_chain_pb2.DeleteRuleChainResponse, _abc.Awaitable[_rule_chain_pb2.DeleteRuleChainResponse]]:
         """Removes a chain."""
+
+    @_abc_1.abstractmethod
+    def ListNodeTypes(
+        self,
+        request: _rule_chain_pb2.ListNodeTypesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rule_chain_pb2.ListNodeTypesResponse, _abc.Awaitable[_rule_chain_pb2.ListNodeTypesResponse]]:
+        """What a node can be: every kind with the JSON Schema of its configuration. All on one page."""
 
     @_abc_1.abstractmethod
     def ListSchedules(

@@ -89,6 +89,8 @@ __all__ = (
     "ListDevicesResponse",
     "ListFiringsRequest",
     "ListFiringsResponse",
+    "ListNodeTypesRequest",
+    "ListNodeTypesResponse",
     "ListNotificationsRequest",
     "ListNotificationsResponse",
     "ListRegistryChangesRequest",
@@ -114,6 +116,8 @@ __all__ = (
     "NewReading",
     "NewRejection",
     "Node",
+    "NodeConnection",
+    "NodeType",
     "Notification",
     "NotifyServiceStub",
     "Organization",
@@ -138,6 +142,8 @@ __all__ = (
     "ReportServiceStub",
     "ResolveDeviceTokenRequest",
     "ResumeScheduleRequest",
+    "ResumedRun",
+    "ResumedRuns",
     "RevokeDeviceTokenRequest",
     "RevokeDeviceTokenResponse",
     "RotateDeviceTokenRequest",
@@ -704,6 +710,11 @@ class CreateRuleChainRequest(betterproto2.Message):
     overlap_policy: "str" = betterproto2.field(24, betterproto2.TYPE_STRING)
 
     schedule_paused: "bool" = betterproto2.field(25, betterproto2.TYPE_BOOL)
+
+    connections: "list[NodeConnection]" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    None: the nodes run in their order.
+    """
 
 
 default_message_pool.register_message("aemos.v1", "CreateRuleChainRequest", CreateRuleChainRequest)
@@ -1516,6 +1527,11 @@ class GetRuleChainRequest(betterproto2.Message):
 
     id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
 
+    version: "int" = betterproto2.field(2, betterproto2.TYPE_INT32)
+    """
+    One of its versions; the newest when absent. Name, nodes and connections are that version's.
+    """
+
 
 default_message_pool.register_message("aemos.v1", "GetRuleChainRequest", GetRuleChainRequest)
 
@@ -1901,6 +1917,34 @@ class ListFiringsResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("aemos.v1", "ListFiringsResponse", ListFiringsResponse)
+
+
+@dataclass(eq=False, repr=False)
+class ListNodeTypesRequest(betterproto2.Message):
+    """
+    Which page; there is only one.
+    """
+
+    page_size: "int" = betterproto2.field(1, betterproto2.TYPE_INT32)
+
+    page_token: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("aemos.v1", "ListNodeTypesRequest", ListNodeTypesRequest)
+
+
+@dataclass(eq=False, repr=False)
+class ListNodeTypesResponse(betterproto2.Message):
+    """
+    Every kind of node.
+    """
+
+    node_types: "list[NodeType]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+
+    next_page_token: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("aemos.v1", "ListNodeTypesResponse", ListNodeTypesResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -2413,14 +2457,76 @@ class Node(betterproto2.Message):
     """
 
     name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Unique in the chain; its type and place, as in "filter 1", when absent. What the node remembers hangs on it.
+    """
 
     config: "__google__protobuf__.Struct | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
     """
-    By type, spelled as in the product's guide, such as `{"sensorUUID": "...", "condition": "value > 25"}`.
+    By type, spelled as node-types say, such as `{"sensorUUID": "...", "condition": "value > 25"}`.
     """
 
 
 default_message_pool.register_message("aemos.v1", "Node", Node)
+
+
+@dataclass(eq=False, repr=False)
+class NodeConnection(betterproto2.Message):
+    """
+    Which node comes next.
+    """
+
+    from_: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The name of a node.
+    """
+
+    outcome: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    How it ended: "true" or "false" of a filter, "success" of the others, "failure".
+    """
+
+    to: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    The name of the node that runs then.
+    """
+
+
+default_message_pool.register_message("aemos.v1", "NodeConnection", NodeConnection)
+
+
+@dataclass(eq=False, repr=False)
+class NodeType(betterproto2.Message):
+    """
+    A kind of node.
+    """
+
+    type: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The node's type: "filter", "transform" or "action".
+    """
+
+    kind: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    What its configuration names as `kind` (filters) or `action` (transforms and actions).
+    """
+
+    description: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+
+    outcomes: "list[str]" = betterproto2.field(4, betterproto2.TYPE_STRING, repeated=True)
+    """
+    The outcomes that connections may name.
+    """
+
+    config_schema: "__google__protobuf__.Struct | None" = betterproto2.field(
+        5, betterproto2.TYPE_MESSAGE, optional=True
+    )
+    """
+    JSON Schema of its configuration.
+    """
+
+
+default_message_pool.register_message("aemos.v1", "NodeType", NodeType)
 
 
 @dataclass(eq=False, repr=False)
@@ -2885,6 +2991,55 @@ default_message_pool.register_message("aemos.v1", "ResolveDeviceTokenRequest", R
 
 
 @dataclass(eq=False, repr=False)
+class ResumedRun(betterproto2.Message):
+    """
+    One run. Coming twice it does nothing twice.
+    """
+
+    rule_chain_id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
+
+    node: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The name of the node at which it goes on; empty: at the start.
+    """
+
+    key: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    What the node's deadlines are told apart by.
+    """
+
+    due_at_ms: "int" = betterproto2.field(4, betterproto2.TYPE_INT64)
+    """
+    Milliseconds since 1970 UTC.
+    """
+
+    partition: "int" = betterproto2.field(5, betterproto2.TYPE_INT32)
+    """
+    The queue's partition.
+    """
+
+    state: "bytes" = betterproto2.field(6, betterproto2.TYPE_BYTES)
+    """
+    The reading and the data of the run, as rules writes them for itself.
+    """
+
+
+default_message_pool.register_message("aemos.v1", "ResumedRun", ResumedRun)
+
+
+@dataclass(eq=False, repr=False)
+class ResumedRuns(betterproto2.Message):
+    """
+    Job `resume_runs`: runs of chains that go on at a deadline, or begin because another chain said so.
+    """
+
+    runs: "list[ResumedRun]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+
+
+default_message_pool.register_message("aemos.v1", "ResumedRuns", ResumedRuns)
+
+
+@dataclass(eq=False, repr=False)
 class ResumeScheduleRequest(betterproto2.Message):
     """
     Which chain.
@@ -2950,7 +3105,8 @@ default_message_pool.register_message("aemos.v1", "RotateDeviceTokenRequest", Ro
 @dataclass(eq=False, repr=False)
 class RuleChain(betterproto2.Message):
     """
-    Nodes that run in order over a reading, or at the times of a schedule.
+    Nodes that run over a reading, or at the times of a schedule: in their order, or along connections if there are any.
+    Then those to which nothing leads begin, each runs once at the most, and after all that lead to it.
     """
 
     id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
@@ -3021,6 +3177,8 @@ class RuleChain(betterproto2.Message):
     """
     Nothing is due while paused, and nothing counts as missed.
     """
+
+    connections: "list[NodeConnection]" = betterproto2.field(10, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
 default_message_pool.register_message("aemos.v1", "RuleChain", RuleChain)
@@ -3464,6 +3622,11 @@ class UpdateRuleChainRequest(betterproto2.Message):
     overlap_policy: "str | None" = betterproto2.field(24, betterproto2.TYPE_STRING, optional=True)
 
     schedule_paused: "bool | None" = betterproto2.field(25, betterproto2.TYPE_BOOL, optional=True)
+
+    connections: "list[NodeConnection]" = betterproto2.field(8, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Replaced when nodes or connections are given.
+    """
 
 
 default_message_pool.register_message("aemos.v1", "UpdateRuleChainRequest", UpdateRuleChainRequest)
@@ -4566,7 +4729,7 @@ class RuleChainServiceStub(betterproto2_grpclib.ServiceStub):
         metadata: "MetadataLike | None" = None,
     ) -> "RuleChain":
         """
-        One chain.
+        One chain, as it is or as it was in an older version.
         """
 
         return await self._unary_unary(
@@ -4608,7 +4771,7 @@ class RuleChainServiceStub(betterproto2_grpclib.ServiceStub):
         metadata: "MetadataLike | None" = None,
     ) -> "RuleChain":
         """
-        Changes the fields that are given; nodes are replaced as a whole.
+        Changes the fields that are given; nodes are replaced as a whole, with their connections.
         """
 
         return await self._unary_unary(
@@ -4636,6 +4799,27 @@ class RuleChainServiceStub(betterproto2_grpclib.ServiceStub):
             "/aemos.v1.RuleChainService/DeleteRuleChain",
             message,
             DeleteRuleChainResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def list_node_types(
+        self,
+        message: "ListNodeTypesRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "ListNodeTypesResponse":
+        """
+        What a node can be: every kind with the JSON Schema of its configuration. All on one page.
+        """
+
+        return await self._unary_unary(
+            "/aemos.v1.RuleChainService/ListNodeTypes",
+            message,
+            ListNodeTypesResponse,
             timeout=timeout,
             deadline=deadline,
             metadata=metadata,

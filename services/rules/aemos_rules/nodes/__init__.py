@@ -1,0 +1,19 @@
+"""What a node can be, by family: one class for each kind, registered by being defined."""
+
+from __future__ import annotations
+
+from . import actions, filters, remembering, transforms, windows
+from .registry import KINDS, InvalidConfig, NodeKind, make_node, node_types
+
+__all__ = [
+    "KINDS",
+    "InvalidConfig",
+    "NodeKind",
+    "actions",
+    "filters",
+    "make_node",
+    "node_types",
+    "remembering",
+    "transforms",
+    "windows",
+]

@@ -1,0 +1,278 @@
+"""Filters that remember, one value for each variable that reaches them. Late and repeated readings change nothing:
+each memory has the place in event time, (ms, reading id), of the newest reading that it has seen."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from ..conditions import FETCHED, ByType
+from ..domain import VARIABLE_TYPES
+from ..run import Run
+from .filters import OfSensor, by_type, candidates
+from .registry import Cel, Configuration, Filter, InvalidConfig, Number, Place, Seconds, Text
+
+MAX_TIMES = 1_000
+Times: TypeAlias = Annotated[int, Meta(ge=2, le=MAX_TIMES, description=f"a whole number from 2 to {MAX_TIMES}")]
+Positive: TypeAlias = Annotated[float, Meta(gt=0, le=1e300, description="a number above 0")]
+
+
+class AnySensor(Configuration, kw_only=True):
+    """Readings of one sensor and variable, as far as they are named: else all that reach the node."""
+
+    sensor_uuid: Text = msgspec.field(name="sensorUUID", default="")
+    variable_name: Text = ""
+
+
+class OfNumber(AnySensor, kw_only=True):
+    """`field` is a value of the transforms before; the reading's own when absent."""
+
+    field: Text = ""
+
+
+class Memory(msgspec.Struct, array_like=True):
+    """`at` and `id` are the newest reading seen; 0 before the first."""
+
+    at: int = 0
+    id: int = 0
+
+
+class Remembering(OfSensor, Filter):
+    """A filter whose outcome depends on what came before, in event time."""
+
+    remembers = True
+    Memory: ClassVar[type[Memory]] = Memory
+
+    def apply(self, run: Run) -> bool | None:
+        if not self._concerns(run.reading):
+            return None
+        memory = run.recall(self.name, self.Memory) or self.Memory()
+        if run.deadline_ms:
+            return self._due(run, memory)
+        if run.mark <= (memory.at, memory.id):
+            return None
+        memory.at, memory.id = run.mark
+        outcome = self._judge(run, memory)
+        run.remember(self.name, memory)
+        return outcome
+
+    def _judge(self, run: Run, memory: Any) -> bool | None:
+        """The outcome of a reading newer than all before; changes `memory`."""
+        raise NotImplementedError
+
+    def _due(self, run: Run, memory: Any) -> bool | None:
+        """The outcome of a deadline that has come; None when it is not the one that the memory names."""
+        return None
+
+    def values(self, run: Run) -> Mapping[str, Any]:
+        memory = run.recall(self.name, self.Memory) or self.Memory()
+        return {"value": run.reading and run.reading.value, **msgspec.structs.asdict(memory)}
+
+
+class Change(Remembering, kind="change"):
+    """True when a number differs by an amount, or by percent, from the one that was true last; the first is false."""
+
+    class Config(OfNumber, kw_only=True):
+        amount: Positive | None = None
+        percent: Positive | None = None
+
+    class Memory(Memory, tag="change"):
+        base: float | None = None
+
+    def __init__(self, config: Any, place: Place) -> None:
+        super().__init__(config, place)
+        if (config.amount is None) == (config.percent is None):
+            raise InvalidConfig([("amount", "either amount or percent must be given")])
+        self._field, self._amount, self._percent = config.field, config.amount, config.percent
+
+    def _judge(self, run: Run, memory: Any) -> bool | None:
+        value, base = run.number(self._field), memory.base
+        if base is None:
+            memory.base = value
+            return False
+        least = self._amount if self._amount is not None else abs(base) * self._percent / 100
+        if abs(value - base) < least or value == base:
+            return False
+        memory.base = value
+        return True
+
+
+class Hysteresis(Remembering, kind="hysteresis"):
+    """True from when a number reaches the level `raise` until it reaches `clear`, which lies on the other side."""
+
+    class Config(OfNumber, kw_only=True):
+        raise_: Number = msgspec.field(name="raise")
+        clear: Number
+
+    class Memory(Memory, tag="hysteresis"):
+        raised: bool = False
+
+    def __init__(self, config: Any, place: Place) -> None:
+        super().__init__(config, place)
+        if config.raise_ == config.clear:
+            raise InvalidConfig([("clear", "must differ from raise")])
+        self._field, self._raise, self._clear = config.field, config.raise_, config.clear
+
+    def _judge(self, run: Run, memory: Any) -> bool | None:
+        value = run.number(self._field)
+        upwards = self._raise > self._clear
+        if value >= self._raise if upwards else value <= self._raise:
+            memory.raised = True
+        elif value <= self._clear if upwards else value >= self._clear:
+            memory.raised = False
+        return bool(memory.raised)
+
+
+class Conditional(Remembering):
+    """A remembering filter with a condition."""
+
+    def __init__(self, config: Any, place: Place) -> None:
+        super().__init__(config, place)
+        self._conditions: ByType | None = None
+        if config.condition:
+            known = candidates(config.sensor_uuid, config.variable_name, place.variable_types)
+            self._conditions = by_type("condition", config.condition, known if config.sensor_uuid else VARIABLE_TYPES)
+            self.needs = self._conditions.words & FETCHED
+
+    def _holds(self, run: Run) -> bool:
+        if self._conditions is None or run.reading is None:
+            return True
+        condition = self._conditions.of(run.reading.variable_type)
+        return condition is not None and condition.holds(run.reading.value, run)
+
+
+class Held(Conditional, kind="held"):
+    """True once the condition has held for so long, with or without another reading; false when it does not hold;
+    no outcome in between."""
+
+    class Config(AnySensor, kw_only=True):
+        condition: Cel
+        seconds: Seconds
+
+    class Memory(Memory, tag="held"):
+        since: int = 0
+        due: int = 0
+
+    def __init__(self, config: Any, place: Place) -> None:
+        super().__init__(config, place)
+        self._ms = int(config.seconds * 1000)
+
+    def _judge(self, run: Run, memory: Any) -> bool | None:
+        holds = self._holds(run)
+        if holds and not memory.since:
+            memory.since = memory.at
+        left = memory.since + self._ms - memory.at
+        if holds and left > 0:
+            memory.due = memory.due or run.arm(self.name, left)
+            return None
+        if memory.due:
+            run.disarm(self.name)
+            memory.due = 0
+        if not holds:
+            memory.since = 0
+        return holds
+
+    def _due(self, run: Run, memory: Any) -> bool | None:
+        if run.deadline_ms != memory.due:
+            return None
+        memory.due, run.at_ms = 0, memory.since + self._ms
+        run.remember(self.name, memory)
+        return True
+
+
+class Absence(Remembering, kind="absence"):
+    """True when nothing came for so long; false at each reading."""
+
+    class Config(AnySensor, kw_only=True):
+        seconds: Seconds
+
+    class Memory(Memory, tag="absence"):
+        seen: int = 0
+        due: int = 0
+
+    def __init__(self, config: Any, place: Place) -> None:
+        super().__init__(config, place)
+        self._ms = int(config.seconds * 1000)
+
+    def _judge(self, run: Run, memory: Any) -> bool | None:
+        # A deadline that is armed stays: when it comes, it is put off to where it belongs. That spares each reading
+        # the writing of a deadline.
+        memory.seen = run.world.now_ms
+        memory.due = memory.due or run.arm(self.name, self._ms)
+        return False
+
+    def _due(self, run: Run, memory: Any) -> bool | None:
+        if run.deadline_ms != memory.due:
+            return None
+        left = memory.seen + self._ms - run.deadline_ms
+        if left > 0:
+            memory.due = run.arm(self.name, memory.seen + self._ms - run.world.now_ms)
+            run.remember(self.name, memory)
+            return None
+        memory.due, run.at_ms = 0, memory.at + self._ms
+        run.remember(self.name, memory)
+        return True
+
+
+class Repeated(Conditional, kind="repeated"):
+    """True when this is at least the n-th reading (that satisfies the condition, if there is one) within so long."""
+
+    class Config(AnySensor, kw_only=True):
+        times: Times
+        seconds: Seconds
+        condition: Cel = ""
+
+    class Memory(Memory, tag="repeated"):
+        marks: list[tuple[int, int]] = []
+
+    def __init__(self, config: Any, place: Place) -> None:
+        super().__init__(config, place)
+        self._times, self._ms = config.times, int(config.seconds * 1000)
+
+    def apply(self, run: Run) -> bool | None:
+        """A reading between others counts once, in its place; the newest `times` are remembered."""
+        if not self._concerns(run.reading):
+            return None
+        if not self._holds(run):
+            return False
+        memory: Any = run.recall(self.name, self.Memory) or self.Memory()
+        marks, mark = memory.marks, run.mark
+        if mark in marks or (len(marks) == self._times and mark < marks[0]):
+            return None
+        insort(marks, mark)
+        del marks[: -self._times]
+        run.remember(self.name, memory)
+        place = marks.index(mark)
+        first = place + 1 - self._times
+        return first >= 0 and bool(mark[0] - marks[first][0] <= self._ms)
+
+
+class Throttle(Remembering, kind="throttle"):
+    """True at most once in so long; false for readings that come too soon."""
+
+    class Config(AnySensor, kw_only=True):
+        seconds: Seconds
+
+    class Memory(Memory, tag="throttle"):
+        pass
+
+    def __init__(self, config: Any, place: Place) -> None:
+        super().__init__(config, place)
+        self._ms = int(config.seconds * 1000)
+
+    def apply(self, run: Run) -> bool | None:
+        if not self._concerns(run.reading):
+            return None
+        memory = run.recall(self.name, self.Memory) or self.Memory()
+        mark = run.mark
+        if mark <= (memory.at, memory.id):
+            return None
+        if memory.at and mark[0] - memory.at < self._ms:
+            return False
+        memory.at, memory.id = mark
+        run.remember(self.name, memory)
+        return True

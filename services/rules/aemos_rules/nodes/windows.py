@@ -1,0 +1,141 @@
+"""Aggregates over windows of event time.
+
+Time is cut into panes, `everySeconds` long; a window is its last `seconds / everySeconds` panes and closes at the end
+of the newest. It waits for late readings until a reading `allowedLatenessSeconds` behind its end came, or nothing came
+for as long as that would take. Every window goes on from a deadline, so each closes once, in order, whoever was down.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import Meta
+
+from ..run import Run
+from .filters import OfSensor
+from .registry import MAX_SECONDS, InvalidConfig, Place, Seconds, Transform
+from .remembering import Memory, OfNumber
+
+MOST_PANES = 1_000
+MOST_SEEN = 128
+"""Newest reading ids remembered in a cell: a repeated one counts once. One that is older than all of them, though so
+many newer ones of its variable came, is taken for repeated too: jobs are disordered by two batches at the most."""
+
+Function: TypeAlias = Literal["avg", "min", "max", "sum", "count"]
+Lateness: TypeAlias = Annotated[float, Meta(ge=0, le=MAX_SECONDS, description=f"seconds, 0 to {MAX_SECONDS}")]
+Pane: TypeAlias = tuple[int, int, float, float, float]
+"""(number since 1970, count, sum, min, max)"""
+
+
+class WindowMemory(Memory, tag="window"):
+    """`closed` is the first pane that no closed window ends before; `seen` are ids in order; `due` the deadline."""
+
+    closed: int = 0
+    due: int = 0
+    panes: list[Pane] = []  # noqa: RUF012  msgspec copies it
+    seen: list[int] = []  # noqa: RUF012
+
+
+class Window(OfSensor, Transform, kind="window"):
+    """Aggregates numbers by event time; adds avg, min, max, sum and count, windowStart and windowEnd (ms) when a window
+    closes. Tumbling, or sliding when everySeconds is less than seconds."""
+
+    remembers = True
+
+    class Config(OfNumber, kw_only=True):
+        seconds: Seconds
+        every_seconds: Seconds = 0.0
+        allowed_lateness_seconds: Lateness = 0.0
+
+    def __init__(self, config: Any, place: Place) -> None:
+        super().__init__(config, place)
+        size, every = int(config.seconds * 1000), int((config.every_seconds or config.seconds) * 1000)
+        if size % every or size // every > MOST_PANES:
+            raise InvalidConfig([("everySeconds", f"must divide seconds into 1 to {MOST_PANES} parts")])
+        self._every, self._panes = every, size // every
+        self._late, self._field = int(config.allowed_lateness_seconds * 1000), config.field
+
+    def apply(self, run: Run) -> bool | None:
+        if not self._concerns(run.reading) or run.reading is None:
+            return None
+        memory = run.recall(self.name, WindowMemory) or WindowMemory()
+        if run.deadline_ms:
+            return self._close(run, memory)
+        pane = run.mark[0] // self._every
+        value = run.number(self._field)
+        if pane < memory.closed or not _is_new(memory.seen, run.mark[1]):
+            return None
+        memory.at = max(memory.at, run.mark[0])
+        _add(memory.panes, pane, value)
+        self._arm(run, memory)
+        run.remember(self.name, memory)
+        return None
+
+    def _next_end(self, memory: WindowMemory) -> int:
+        """The pane behind the window that closes next."""
+        return max(memory.closed, memory.panes[0][0]) + 1
+
+    def _arm(self, run: Run, memory: WindowMemory) -> None:
+        """The deadline is as far away on the clock as the close is in event time: a backlog closes nothing early."""
+        left = max(0, self._next_end(memory) * self._every + self._late - memory.at)
+        due = run.world.now_ms + left
+        if not memory.due or (left == 0 and memory.due > due):
+            memory.due = run.arm(self.name, left)
+
+    def _close(self, run: Run, memory: WindowMemory) -> bool | None:
+        if run.deadline_ms != memory.due or not memory.panes:
+            return None
+        end = self._next_end(memory)
+        left = end * self._every + self._late - memory.at
+        window = [pane for pane in memory.panes if end - self._panes <= pane[0] < end]
+        memory.closed = end
+        memory.panes = [pane for pane in memory.panes if pane[0] > end - self._panes]
+        memory.due = 0
+        if memory.panes:
+            self._arm_after(run, memory, left)
+        run.remember(self.name, memory)
+        run.at_ms = end * self._every
+        run.data = {**run.data, **_aggregate(window), "windowStart": float((end - self._panes) * self._every)}
+        run.data["windowEnd"] = float(run.at_ms)
+        return True
+
+    def _arm_after(self, run: Run, memory: WindowMemory, left: int) -> None:
+        """Closes the next window as long after this one as it ends after it, or at once when its time has come."""
+        wait = self._next_end(memory) * self._every + self._late - max(memory.at, memory.at + left)
+        memory.due = run.arm(self.name, wait)
+
+    def values(self, run: Run) -> Mapping[str, Any]:
+        memory = run.recall(self.name, WindowMemory) or WindowMemory()
+        return {"panes": [list(pane) for pane in memory.panes], "closedUntil": memory.closed * self._every}
+
+
+def _is_new(seen: list[int], reading_id: int) -> bool:
+    """Whether this id comes for the first time; notes it."""
+    place = bisect_left(seen, reading_id)
+    if (place < len(seen) and seen[place] == reading_id) or (place == 0 and len(seen) >= MOST_SEEN):
+        return False
+    seen.insert(place, reading_id)
+    del seen[:-MOST_SEEN]
+    return True
+
+
+def _add(panes: list[Pane], number: int, value: float) -> None:
+    place = bisect_left(panes, (number,))
+    if place < len(panes) and panes[place][0] == number:
+        _, count, total, least, most = panes[place]
+        panes[place] = (number, count + 1, total + value, min(least, value), max(most, value))
+    else:
+        panes.insert(place, (number, 1, value, value, value))
+
+
+def _aggregate(panes: list[Pane]) -> dict[str, float]:
+    count, total = sum(pane[1] for pane in panes), sum(pane[2] for pane in panes)
+    return {
+        "count": float(count),
+        "sum": total,
+        "avg": total / count,
+        "min": min(pane[3] for pane in panes),
+        "max": max(pane[4] for pane in panes),
+    }

@@ -1,0 +1,122 @@
+"""Assertions of device states, carried out: compared and set in event time, changes announced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from aemos_core import telemetry
+from aemos_core.database import Database
+from aemos_core.outbox import Row
+from aemos_core.redis_link import RedisClient
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aemos_rules import state_store
+from aemos_rules.announcements import outbox_row, state_change
+from aemos_rules.domain import StateAssertion, StateChange, StateRow, Watermark, fold
+from aemos_rules.state_store import AnyRow, Instance
+
+Folded: TypeAlias = list[tuple[StateRow, list[StateChange]]]
+
+_ASSERTED = "device-state:asserted"
+"""Redis hash (rules): by state id the greatest watermark that an equal value left, "ms:reading:chain".
+
+The database has the watermark of the last change. Equal values, which are nearly all, advance only this one, so they
+cost no write to the database; when Redis loses it, a late reading may count until the next one comes.
+"""
+
+
+class StateApplier:
+    """Applies assertions: one query, and a transaction only when a state changes."""
+
+    effect = StateAssertion
+
+    def __init__(self, database: Database, redis: RedisClient) -> None:
+        self._database = database
+        self._redis = redis
+
+    async def prepare(self, effects: Sequence[StateAssertion]) -> _Changes:
+        """Reads the states and what they were asserted to be."""
+        by_state: dict[int, list[StateAssertion]] = {}
+        for assertion in effects:
+            by_state.setdefault(assertion.device_state_id, []).append(assertion)
+        async with self._database.read() as connection:
+            states = await state_store.load(connection, by_state)
+        asserted = await self._asserted([state.id for state in states])
+        return _Changes(self._redis, by_state, asserted, _fold(states, asserted, by_state))
+
+    async def _asserted(self, state_ids: list[int]) -> dict[int, Watermark]:
+        found = await self._redis.hmget(_ASSERTED, state_ids) if state_ids else []
+        return {state_id: _watermark(mark) for state_id, mark in zip(state_ids, found, strict=True) if mark is not None}
+
+
+class _Changes:
+    """What one job's assertions make of their states."""
+
+    def __init__(
+        self,
+        redis: RedisClient,
+        by_state: Mapping[int, Sequence[StateAssertion]],
+        asserted: Mapping[int, Watermark],
+        folded: Folded,
+    ) -> None:
+        self._redis = redis
+        self._by_state = by_state
+        self._asserted = asserted
+        self._folded = folded
+        self._changing = [row.device_state_id for row, changes in folded if changes]
+        self.writes = bool(self._changing)
+
+    async def write(self, connection: AsyncConnection) -> Sequence[Row]:
+        """Stores new values and instances; announces each change."""
+        states = {state.id: state for state in await state_store.load(connection, self._changing, lock=True)}
+        folded = [(row, found) for row, found in _fold(states.values(), self._asserted, self._by_state) if found]
+        changes = [change for _, found in folded for change in found]
+        if not changes:
+            return []
+        await state_store.change(connection, [row for row, _ in folded], [_instance(change) for change in changes])
+        told = [
+            state_change(states[c.device_state_id], c.old_value, c.new_value, _trace_of(c.assertion)) for c in changes
+        ]
+        return [outbox_row(told)]
+
+    async def settle(self) -> None:
+        """Notes how far each state was asserted, whether it changed or not."""
+        advanced = {row.device_state_id: row.watermark for row, _ in self._folded}
+        moved = {key: mark for key, mark in advanced.items() if mark != self._asserted.get(key)}
+        if moved:
+            await self._redis.hset(_ASSERTED, mapping={key: _text(mark) for key, mark in moved.items()})
+
+
+def _fold(
+    states: Iterable[AnyRow],
+    asserted: Mapping[int, Watermark],
+    by_state: Mapping[int, Sequence[StateAssertion]],
+) -> Folded:
+    folded = []
+    for state in states:
+        row = state_store.state_row(state)
+        row = replace(row, watermark=max(row.watermark, asserted.get(state.id, row.watermark)))
+        folded.append(fold(row, by_state[state.id]))
+    return folded
+
+
+def _text(watermark: Watermark) -> str:
+    at, reading, chain = watermark
+    return f"{at}:{reading}:{chain}"
+
+
+def _watermark(text: bytes | str) -> Watermark:
+    at, reading, chain = (text.decode() if isinstance(text, bytes) else text).split(":")
+    return int(at), int(reading), int(chain)
+
+
+def _instance(change: StateChange) -> Instance:
+    assertion = change.assertion
+    at, reading_id, chain_id = assertion.watermark
+    return Instance(change.device_state_id, change.old_value, change.new_value, at, chain_id, reading_id)
+
+
+def _trace_of(assertion: StateAssertion) -> bytes:
+    return assertion.reading.trace_context if assertion.reading is not None else telemetry.current()
