@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import uvicorn
-from aemos.v1 import identity_pb2, identity_pb2_grpc
+from aemos.v1 import history_pb2_grpc, identity_pb2, identity_pb2_grpc
 from aemos_core.errors import AemosError, unauthenticated
 from aemos_core.identity import TokenVerifier
 from aemos_core.process import PortInUse
@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from aemos_gateway import http_body, openapi, problems, rest
+from aemos_gateway import export, http_body, openapi, problems, rest
 from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.json_codec import to_json
 from aemos_gateway.readings import MAX_BATCH_BYTES, MAX_READING_BYTES, Receipt, in_part
@@ -139,6 +139,8 @@ def make_app(channels: Mapping[str, grpc.aio.Channel], verifier: TokenVerifier, 
         serving = answer.status == health_pb2.HealthCheckResponse.SERVING
         return PlainTextResponse("ok" if serving else "ingest is not serving", 200 if serving else 503)
 
+    exported = export.Export(history_pb2_grpc.HistoryServiceStub(ingest), verifier)
+    app.add_route(export.PATH, exported.answer, include_in_schema=False)
     rest.add_routes(app, channels, verifier)
     return app
 

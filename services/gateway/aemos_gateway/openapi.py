@@ -30,6 +30,12 @@ _WELL_KNOWN: dict[str, dict[str, Any]] = {
     "google.protobuf.Struct": {"type": "object"},
 }
 _PROBLEM = {"description": "A problem (RFC 9457).", "content": {"application/problem+json": {}}}
+
+
+def _query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": schema}
+
+
 _HAND_WRITTEN: dict[str, Any] = {
     "/api/v1/datastreams/token": {
         "post": {
@@ -56,7 +62,26 @@ _HAND_WRITTEN: dict[str, Any] = {
             },
             "responses": {"201": {"description": "Stored."}, "default": _PROBLEM},
         }
-    }
+    },
+    "/api/v1/datastreams/export": {
+        "get": {
+            "operationId": "ExportReadings",
+            "summary": "All readings of a range; an answer that ends without its last chunk is not whole.",
+            "description": "Role: viewer.",
+            "parameters": [
+                _query("format", {"type": "string", "enum": ["ndjson", "csv"]}),
+                _query("sensorUuid", {"type": "array", "items": {"type": "string"}}),
+                _query("variableName", {"type": "array", "items": {"type": "string"}}),
+                _query("from", {"type": "string", "format": "date-time"}),
+                _query("to", {"type": "string", "format": "date-time"}),
+                _query("order", {"type": "string", "enum": ["asc", "desc"]}),
+            ],
+            "responses": {
+                "200": {"description": "The readings.", "content": {"application/x-ndjson": {}, "text/csv": {}}},
+                "default": _PROBLEM,
+            },
+        }
+    },
 }
 
 

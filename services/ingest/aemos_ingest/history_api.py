@@ -20,7 +20,7 @@ async def queried(
         cut = codec.cut(request)
         return codec.readings(*await history.readings(of, cut), cut.limit)
     series = await history.aggregates(of, codec.bounds(request), codec.aggregation(request))
-    return codec.aggregates(series, request.aggregate)
+    return codec.aggregates(series)
 
 
 class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):

@@ -18,6 +18,9 @@ from aemos_ingest.history_service import Aggregation, Of, Series, Surroundings
 from aemos_ingest.history_store import END_OF_TIME, Cut
 from aemos_ingest.registry_store import AnyRow
 
+_MOST_TEXT = 700_000
+"""Characters of a page's values, each up to 4 bytes: a message has at most 4 MiB."""
+
 
 def bounds(request: pb.QueryReadingsRequest) -> tuple[int, int]:
     """The range in milliseconds, exclusive its end."""
@@ -55,36 +58,34 @@ def aggregation(request: pb.QueryReadingsRequest) -> Aggregation:
 
 
 def readings(rows: Sequence[AnyRow], variables: Mapping[int, AnyRow], limit: int) -> pb.QueryReadingsResponse:
-    """A page out of the rows that were read, of which the last of `limit` is the next page's."""
-    page = rows[: limit - 1]
-    token = f"{page[-1].received_at_ms}-{page[-1].id}" if len(rows) == limit else ""
+    """A page out of the rows that were read, of which the last of `limit` is the next page's; less of long ones."""
+    page: list[AnyRow] = []
+    room = _MOST_TEXT
+    for row in rows[: limit - 1]:
+        page.append(row)
+        room -= len(row.value)
+        if room < 0:
+            break
+    token = f"{page[-1].received_at_ms}-{page[-1].id}" if len(page) < len(rows) else ""
     return pb.QueryReadingsResponse(
         readings=[codec.reading(row, variables[row.telemetry_data_id]) for row in page], next_page_token=token
     )
 
 
-def aggregates(series: Iterable[Series], wanted: Sequence[str]) -> pb.QueryReadingsResponse:
+def aggregates(series: Iterable[Series]) -> pb.QueryReadingsResponse:
     """Every interval of every variable."""
-    names = [name for name in wanted if name != "count"]
-    return pb.QueryReadingsResponse(aggregates=[_series(one, names) for one in series])
+    return pb.QueryReadingsResponse(aggregates=map(_series, series))
 
 
-def _series(series: Series, names: Sequence[str]) -> pb.AggregateSeries:
-    variable = series.variable
-    return pb.AggregateSeries(
-        sensor_uuid=variable.sensor_uuid,
-        variable_name=variable.variable_name,
-        telemetry_data_id=variable.id,
-        intervals=[_interval(start, end, row, names) for start, end, row in series.intervals()],
+def _series(series: Series) -> pb.AggregateSeries:
+    variable, names = series.variable, ("count", *series.wanted)
+    made = pb.AggregateSeries(
+        sensor_uuid=variable.sensor_uuid, variable_name=variable.variable_name, telemetry_data_id=variable.id
     )
-
-
-def _interval(start: int, end: int, row: AnyRow | None, names: Sequence[str]) -> pb.Aggregate:
-    values: dict[str, Any] = {"from": to_timestamp(start), "to": to_timestamp(end)}
-    if row is not None:
-        values["count"] = row.n
-        values |= {name: getattr(row, name) for name in names}
-    return pb.Aggregate(**values)
+    add = made.intervals.add  # thousands: what is done for each is what a call costs
+    for start, end, values in series.intervals():
+        add(**{"from": to_timestamp(start), "to": to_timestamp(end)}, **dict(zip(names, values, strict=False)))
+    return made
 
 
 def latest(found: Iterable[tuple[Any, AnyRow]]) -> history_pb2.GetLatestReadingsResponse:

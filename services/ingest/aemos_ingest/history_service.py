@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aemos_core.database import Database
 from aemos_core.errors import invalid, not_found
@@ -40,17 +41,18 @@ class Aggregation:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Aggregates of one variable: the intervals, and a row for each that has readings, by its start."""
+    """Aggregates of one variable: intervals, and (count, what is wanted) of those that have readings, by start."""
 
     variable: AnyRow
     spans: Sequence[Span]
-    rows: Mapping[int, AnyRow]
+    wanted: Sequence[str]
+    values: Mapping[int, Sequence[Any]]
 
-    def intervals(self) -> Iterator[tuple[int, int, AnyRow | None]]:
-        """Start, end and row of every interval; no row in a gap."""
+    def intervals(self) -> Iterator[tuple[int, int, Sequence[Any]]]:
+        """Start, end and values of every interval; no values in a gap."""
         for span in self.spans:
             for start in span.starts():
-                yield start, start + span.width_ms, self.rows.get(start)
+                yield start, start + span.width_ms, self.values.get(start, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,13 @@ class History:
         variables = await self._variables(of)
         bounds = max(bounds[0], 0), min(bounds[1], LATEST_MS)
         found = spans(how.interval, how.timezone, *bounds, MOST // max(len(variables), 1))
-        rows: dict[int, dict[int, AnyRow]] = {variable.id: {} for variable in variables}
-        for span in found if rows else ():
-            for row in await store.aggregates(self._database, list(rows), span, bounds, how.wanted):
-                rows[row.telemetry_data_id][row.start] = row
-        return [Series(variable, found, rows[variable.id]) for variable in variables]
+        values: dict[int, dict[int, Sequence[Any]]] = {variable.id: {} for variable in variables}
+        for span in found if variables else ():
+            rows = await store.aggregates(self._database, list(values), span, bounds, how.wanted)
+            for variable_id, start, *row in rows:
+                values[variable_id][start] = row
+        wanted = [name for name in store.AGGREGATES if name in how.wanted and name != "count"]
+        return [Series(variable, found, wanted, values[variable.id]) for variable in variables]
 
     async def latest(self, of: Of) -> list[tuple[Newest, AnyRow]]:
         """The newest reading of each variable that has one, with its variable."""

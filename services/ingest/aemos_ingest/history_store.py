@@ -22,6 +22,7 @@ _AT_ONCE = 100
 
 _OF_NUMBERS: dict[str, Callable[[Any], Any]] = {"min": func.min, "max": func.max, "avg": func.avg, "sum": func.sum}
 AGGREGATES = (*_OF_NUMBERS, "first", "last", "count")
+"""In the order in which a row has those that are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +111,13 @@ def _readings_of(variable_id: int, cut: Cut, *columns: Any) -> Select[Any]:
 async def aggregates(
     database: Database, variable_ids: Sequence[int], span: Span, bounds: tuple[int, int], wanted: Sequence[str]
 ) -> Sequence[AnyRow]:
-    """A row (telemetry_data_id, start, n, then what is wanted) for each interval with readings.
+    """A row (telemetry_data_id, start, count, then what is wanted) for each interval with readings.
 
     One sweep for each variable; then, for "first" and "last", one look at the primary key for each interval.
     """
     offset = (_c.received_at_ms - span.start_ms) % span.width_ms
     start = (_c.received_at_ms - offset).label("start")
-    numbers = [_OF_NUMBERS[name](_c.number).label(name) for name in wanted if name in _OF_NUMBERS]
+    numbers = [_OF_NUMBERS[name](_c.number).label(name) for name in _OF_NUMBERS if name in wanted]
     edges = [func.min(_c.received_at_ms).label("first_ms"), func.max(_c.received_at_ms).label("last_ms")]
     with_edges = "first" in wanted or "last" in wanted
     inner = (
@@ -146,7 +147,7 @@ def _with_edges(inner: Select[Any], wanted: Sequence[str]) -> Select[Any]:
         "last": value(of.c.last_ms, reading.c.id.desc()).label("last"),
     }
     kept = [column for column in of.c if column.name not in ("first_ms", "last_ms")]
-    return select(*kept, *(edges[name] for name in wanted if name in edges))
+    return select(*kept, *(edge for name, edge in edges.items() if name in wanted))
 
 
 async def newest(database: Database, variable_ids: Sequence[int]) -> list[AnyRow]:

@@ -1,0 +1,56 @@
+"""An export over a real socket: what is cut short is seen to be."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import time
+from typing import Any
+
+import pytest
+from aemos_core.errors import unavailable
+from aemos_gateway.export import PATH
+from aemos_gateway.http_edge import http_edge
+
+from tests.support.fake_history import FakeHistory, export_app
+from tests.support.redis_server import free_port
+
+pytestmark = pytest.mark.asyncio
+
+
+def read(port: int, **headers: str) -> bytes:
+    deadline = time.monotonic() + 10
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    while not connection.sock:
+        try:
+            connection.connect()
+        except ConnectionRefusedError:  # bound, and not yet listening
+            assert time.monotonic() < deadline
+    sent = {"Authorization": "Bearer x", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    connection.request("GET", f"{PATH}?sensorUuid=s", headers=sent)
+    return connection.getresponse().read()
+
+
+async def served(history: FakeHistory, **headers: str) -> bytes:
+    """What a client reads of an export of this history."""
+    port, stop = free_port(), asyncio.Event()
+    app: Any = export_app(history)
+    async with http_edge("127.0.0.1", port, app, 5) as edge:
+        running = asyncio.create_task(edge.run(stop))
+        try:
+            return await asyncio.to_thread(read, port, **headers)
+        finally:
+            stop.set()
+            await running
+
+
+async def test_an_export_of_many_pages_is_whole() -> None:
+    """A client reads to its end."""
+    assert (await served(FakeHistory(20))).count(b"\n") == 10_000
+
+
+@pytest.mark.parametrize("headers", [{}, {"Accept_Encoding": "gzip"}])
+async def test_an_export_that_is_cut_short_is_not_taken_for_whole(headers: dict[str, str]) -> None:
+    """The connection ends within the answer, which a client says."""
+    with pytest.raises(http.client.IncompleteRead):
+        await served(FakeHistory(20, unavailable("the database did not answer")), **headers)
