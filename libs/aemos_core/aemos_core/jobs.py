@@ -102,6 +102,16 @@ SEND_EMAIL = JobSpec(
     time_limit_ms=MINUTE_MS,
     max_age_ms=DAY_MS,
 )
+SEND_DELIVERY = JobSpec(
+    name="send_delivery",
+    event_type="send-delivery",
+    queue="notify-deliveries",
+    max_retries=8,
+    min_backoff_ms=5_000,
+    max_backoff_ms=10 * MINUTE_MS,
+    time_limit_ms=30_000,
+    max_age_ms=DAY_MS,
+)
 
 # KEYS: the messages of a queue and of its delay queue. ARGV: how the id begins. Atomic: a retry moves between the two.
 UNFINISHED = """

@@ -17,7 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from aemos_core import telemetry
-from aemos_core.contract import Access, methods
+from aemos_core.contract import Access, AccessValue, Method, methods
 from aemos_core.errors import AemosError, from_grpc, internal, malformed, to_grpc_trailers, unavailable
 from aemos_core.identity import (
     ANYBODY,
@@ -66,32 +66,38 @@ class _ServerEdge(grpc.aio.ServerInterceptor):
     ) -> Any:
         handler = await continuation(handler_call_details)
         method = methods().get(handler_call_details.method)
-        if handler is None or method is None or not handler.unary_unary:
+        if handler is None or method is None:
             return handler  # unknown, or one of the standard services: health and reflection
-        serve, access = handler.unary_unary, method.access
+        # Bytes are parsed behind the guard: grpc itself would answer UNKNOWN, with the parser's own words.
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(
+                self._guarded_stream(handler, method), None, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(self._guarded(handler, method), None, handler.response_serializer)
 
+    def _guarded(self, handler: Any, method: Method) -> Any:
         async def guarded(received: bytes, context: Any) -> Any:
-            try:
-                metadata = dict(context.invocation_metadata() or ())
-                who = await self._caller(str(metadata.get(_AUTHORIZATION, "")))
-                check_access(who, access)
-                set_caller(who)
+            async with _errors_as_status(context, method.path):
+                await self._enter(context, method.access)
                 async with asyncio.timeout(_seconds_left(context)):
-                    return await serve(handler.request_deserializer(received), context)
-            except AemosError as error:
-                await _abort(context, error)
-            except DecodeError:
-                await _abort(context, malformed("the request is not a message of this method"))
-            except TimeoutError:
-                await _abort(context, unavailable("it took too long"))
-            except grpc.aio.AioRpcError as error:
-                await _abort(context, from_grpc(error))
-            except Exception:
-                log.exception("%s failed", method.path)
-                await _abort(context, internal())
+                    return await handler.unary_unary(handler.request_deserializer(received), context)
 
-        # Bytes are parsed in `guarded`: grpc itself would answer UNKNOWN, with the parser's own words.
-        return grpc.unary_unary_rpc_method_handler(guarded, None, handler.response_serializer)
+        return guarded
+
+    def _guarded_stream(self, handler: Any, method: Method) -> Any:
+        async def guarded(received: bytes, context: Any) -> AsyncIterator[Any]:
+            async with _errors_as_status(context, method.path):
+                await self._enter(context, method.access)
+                async for answer in handler.unary_stream(handler.request_deserializer(received), context):
+                    yield answer
+
+        return guarded
+
+    async def _enter(self, context: Any, access: AccessValue) -> None:
+        metadata = dict(context.invocation_metadata() or ())
+        who = await self._caller(str(metadata.get(_AUTHORIZATION, "")))
+        check_access(who, access)
+        set_caller(who)
 
     async def _caller(self, authorization: str) -> Caller:
         scheme, _, credentials = authorization.partition(" ")
@@ -100,6 +106,26 @@ class _ServerEdge(grpc.aio.ServerInterceptor):
         if scheme.lower() == "bearer":
             return await self._verifier.verify(credentials)
         return ANYBODY
+
+
+@asynccontextmanager
+async def _errors_as_status(context: Any, path: str) -> AsyncIterator[None]:
+    """Whatever is raised in the block ends the call with its place in the error table."""
+    try:
+        yield
+    except AemosError as error:
+        await _abort(context, error)
+    except DecodeError:
+        await _abort(context, malformed("the request is not a message of this method"))
+    except TimeoutError:
+        await _abort(context, unavailable("it took too long"))
+    except grpc.aio.AioRpcError as error:
+        await _abort(context, from_grpc(error))
+    except grpc.aio.AbortError:
+        raise
+    except Exception:
+        log.exception("%s failed", path)
+        await _abort(context, internal())
 
 
 def _seconds_left(context: Context) -> float:

@@ -55,11 +55,17 @@ def query_from_pb(request: pb.ListNotificationsRequest) -> Query:
 def page_to_pb(entries: Sequence[Entry], next_page_token: str) -> pb.ListNotificationsResponse:
     """A page of the ledger."""
     return pb.ListNotificationsResponse(
-        notifications=[_entry_to_pb(entry) for entry in entries], next_page_token=next_page_token
+        notifications=[entry_to_pb(entry) for entry in entries], next_page_token=next_page_token
     )
 
 
-def _entry_to_pb(entry: Entry) -> pb.Notification:
+def notification_of(entry: Entry) -> dict[str, Any]:
+    """The notification as it was delivered."""
+    return {**_body_decoder.decode(entry.body), "id": entry.id}
+
+
+def entry_to_pb(entry: Entry) -> pb.Notification:
+    """A notification."""
     body = _body_decoder.decode(entry.body)
     metadata = Struct()
     if isinstance(body.get("metadata"), dict):

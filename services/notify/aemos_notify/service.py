@@ -15,6 +15,7 @@ from aemos_core.times import now_ms
 from redis.exceptions import RedisError
 
 from aemos_notify import codec, store
+from aemos_notify.dispatch import Dispatcher
 from aemos_notify.domain import Entry, Query
 
 KEPT_MS = 30 * 24 * 60 * 60 * 1000
@@ -39,11 +40,14 @@ class Ledger:
         async with self._database.read() as connection:
             return await store.cursor(connection, organization_id)
 
-    async def append(self, organization_id: int, entries: Sequence[Entry]) -> None:
-        """Adds entries of the log, in its order, and remembers how far it is copied; adding twice is adding once."""
+    async def append(self, organization_id: int, entries: Sequence[Entry], dispatcher: Dispatcher) -> None:
+        """Adds entries of the log, in its order, with their deliveries, and remembers how far it is copied; adding twice
+        is adding once."""
         async with self._database.write() as connection:
-            await store.append(connection, organization_id, entries)
+            new = await store.append(connection, organization_id, entries)
+            rows = await dispatcher.add(connection, organization_id, new)
             await store.forget(connection, organization_id, now_ms() - KEPT_MS)
+        dispatcher.sent_off(rows)
 
     async def backwards(self, organization_id: int, after: LogId, upto: LogId) -> AsyncIterator[Sequence[Logged]]:
         """Pages of what lies behind `after`, up to `upto`, newest first."""
@@ -84,11 +88,12 @@ class History:
 
 
 class LogCopier:
-    """Copies notification logs from Redis to the ledger."""
+    """Copies notification logs from Redis to the ledger, and sets off what subscriptions make of them."""
 
-    def __init__(self, ledger: Ledger, redis: RedisClient) -> None:
+    def __init__(self, ledger: Ledger, redis: RedisClient, dispatcher: Dispatcher) -> None:
         self._ledger = ledger
         self._redis = redis
+        self._dispatcher = dispatcher
 
     async def copy(self, organization_ids: Iterable[int]) -> None:
         """Copies what is new of these organizations. Raises redis.RedisError or UNAVAILABLE; begun again, goes on."""
@@ -102,5 +107,6 @@ class LogCopier:
         log = notification_log(organization_id)
         found: Any = await self._redis.xrange(log, min=f"({after}", count=_ENTRIES_AT_ONCE)
         if found:
-            await self._ledger.append(organization_id, [codec.entry_from_log(*entry) for entry in found])
+            entries = [codec.entry_from_log(*entry) for entry in found]
+            await self._ledger.append(organization_id, entries, self._dispatcher)
         return len(found) == _ENTRIES_AT_ONCE

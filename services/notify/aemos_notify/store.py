@@ -57,8 +57,8 @@ async def cursor(connection: AsyncConnection, organization_id: int) -> LogId:
     return await _cursor(connection, organization_id) or LogId()
 
 
-async def append(connection: AsyncConnection, organization_id: int, entries: Sequence[Entry]) -> None:
-    """Adds what lies behind the cursor and moves it to the last of `entries` (in the log's order).
+async def append(connection: AsyncConnection, organization_id: int, entries: Sequence[Entry]) -> list[Entry]:
+    """Adds what lies behind the cursor and moves it to the last of `entries` (in the log's order); returns those.
 
     Holding the cursor's row makes it safe to copy the same twice, also at the same time: the later one finds nothing
     left. Only the very first copies of an organization can collide; then one of them raises EXISTS and is tried again.
@@ -66,7 +66,7 @@ async def append(connection: AsyncConnection, organization_id: int, entries: Seq
     reached = await _cursor(connection, organization_id, hold=True)
     new = [entry for entry in entries if entry.log_id > (reached or LogId())]
     if not new:
-        return
+        return []
     place = {"ms": new[-1].log_id.ms, "seq": new[-1].log_id.seq}
     if reached is None:
         await connection.execute(insert(ledger_cursor).values(organization_id=organization_id, **place))
@@ -74,6 +74,7 @@ async def append(connection: AsyncConnection, organization_id: int, entries: Seq
         await connection.execute(update(ledger_cursor).where(_c.organization_id == organization_id).values(place))
     now = now_ms()
     await connection.execute(insert(notification), [_row(organization_id, entry, now) for entry in new])
+    return new
 
 
 async def entries(connection: AsyncConnection, organization_id: int, query: Query, limit: int) -> list[Entry]:
@@ -84,6 +85,14 @@ async def entries(connection: AsyncConnection, organization_id: int, query: Quer
         statement = statement.where(_n.device_uuid == query.device_uuid)
     rows = await connection.execute(statement.order_by(_n.ms, _n.seq).limit(limit))
     return [Entry(LogId(row.ms, row.seq), row.type, row.device_uuid, row.body) for row in rows]
+
+
+async def entry(connection: AsyncConnection, organization_id: int, place: LogId) -> Entry | None:
+    """The entry of an organization at a place."""
+    statement = select(_n.ms, _n.seq, _n.type, _n.device_uuid, _n.body)
+    at = (_n.organization_id == organization_id, _n.ms == place.ms, _n.seq == place.seq)
+    row = (await connection.execute(statement.where(*at))).first()
+    return Entry(place, row.type, row.device_uuid, row.body) if row else None
 
 
 async def backwards(
