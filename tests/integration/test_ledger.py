@@ -26,6 +26,7 @@ from aemos_notify.service import Ledger, LogCopier
 
 from tests.support.fake_registry import SECRET
 from tests.support.notify import WITHIN_S, Notify, running_notify
+from tests.support.notify_worker import dispatcher
 from tests.support.redis_server import POLL_S, redis_server
 
 pytestmark = pytest.mark.asyncio
@@ -143,7 +144,7 @@ async def test_copying_twice_stores_once(redis: RedisClient, tmp_path: Path, mon
     """Copies one after another and at the same time leave each entry once, in the log's order, over several pages."""
     monkeypatch.setattr(service, "_ENTRIES_AT_ONCE", 7)
     async with open_ledger(tmp_path) as ledger:
-        copier = LogCopier(ledger, redis)
+        copier = LogCopier(ledger, redis, dispatcher(ledger._database))
         for start in (0, 20, 21):
             await Announcer(redis).announce([announcement(n) for n in range(start, 40)])
             await asyncio.gather(*(copier.copy([1, 2]) for _ in range(3)))
@@ -158,7 +159,7 @@ async def test_old_entries_are_not_stored_again(tmp_path: Path) -> None:
         now = now_ms()
         one, two, three = (Entry(LogId(now, seq), "t", "d", "{}") for seq in (1, 2, 3))
         for batch in ([one, two], [one], [one, two, three], []):
-            await ledger.append(1, batch)
+            await ledger.append(1, batch, dispatcher(ledger._database))
         assert await entries(ledger) == [one, two, three]
         assert await ledger.reached(1) == LogId(now, 3)
         assert await ledger.reached(2) == LogId()
@@ -168,9 +169,13 @@ async def test_ledger_keeps_a_month(tmp_path: Path) -> None:
     """What is older goes when something new comes."""
     async with open_ledger(tmp_path) as ledger:
         now = now_ms()
-        await ledger.append(1, [Entry(LogId(now - 29 * 24 * 3_600_000, 0), "t", "d", "{}")])
-        await ledger.append(2, [Entry(LogId(now - 31 * 24 * 3_600_000, 0), "t", "d", "{}")])
-        await ledger.append(1, [Entry(LogId(now, 0), "t", "d", "{}")])
+        await ledger.append(
+            1, [Entry(LogId(now - 29 * 24 * 3_600_000, 0), "t", "d", "{}")], dispatcher(ledger._database)
+        )
+        await ledger.append(
+            2, [Entry(LogId(now - 31 * 24 * 3_600_000, 0), "t", "d", "{}")], dispatcher(ledger._database)
+        )
+        await ledger.append(1, [Entry(LogId(now, 0), "t", "d", "{}")], dispatcher(ledger._database))
         assert len(await entries(ledger)) == 2
         assert len((await ledger.list(2, Query(LogId(), ""), Page(1000, 0)))[0]) == 0
 
@@ -181,7 +186,7 @@ async def test_strange_entries_do_not_stop_the_copy(redis: RedisClient, tmp_path
     for fields in (*strange, {"n": '{"type": "t", "deviceUuid": "d"}'}):
         await redis.xadd(notification_log(1), fields)
     async with open_ledger(tmp_path) as ledger:
-        await LogCopier(ledger, redis).copy([1])
+        await LogCopier(ledger, redis, dispatcher(ledger._database)).copy([1])
         assert [(e.type, e.device_uuid, e.body) for e in await entries(ledger)] == [
             *[("", "", "{}")] * 3,
             ("t", "d", '{"type": "t", "deviceUuid": "d"}'),

@@ -99,6 +99,7 @@ class Outbox:
         self._seq = itertools.count(1)
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._relays = {self.relay_id}
+        self._is_known = False
         self._settled: deque[tuple[int, str, int]] = deque()
 
     def add_sender(self, kind: str, sender: Sender) -> None:
@@ -107,6 +108,8 @@ class Outbox:
 
     async def add(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
         """Writes rows in the caller's transaction; give what it returns to `committed` after the commit."""
+        if not self._is_known:  # or what is written before the first heartbeat would never be adopted
+            await self._say_alive(connection)
         numbered = [replace(row, relay=self.relay_id, seq=next(self._seq)) for row in rows]
         if numbered:
             values = [
@@ -197,6 +200,7 @@ class Outbox:
             async with self._database.write() as connection:
                 await self._say_alive(connection)
                 adopted = await self._adopt(connection)
+            self._is_known = True
             for relay in adopted:
                 await self._take_over(relay)
         except AemosError as error:

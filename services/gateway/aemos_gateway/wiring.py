@@ -27,7 +27,7 @@ from aemos_gateway.settings import GatewaySettings
 _OWNERS = {
     "rules": ("RuleChainService", "DeviceStateService", "AlarmService", "ReportService"),
     "scheduler": ("SchedulerService",),
-    "notify": ("NotifyService",),
+    "notify": ("NotifyService", "SubscriptionService"),
 }
 """Which service answers which part of the contract; what is not named is ingest's."""
 

@@ -17,7 +17,8 @@ import httpx
 from aemos_core.errors import invalid
 from standardwebhooks.webhooks import Webhook
 
-from aemos_notify.public_net import NotPublic, PublicNet
+from aemos_notify.public_net import NotPublic, PublicNet, networks
+from aemos_notify.subscriptions import Channel
 from aemos_notify.templates import Message
 
 WEBHOOK_SECONDS = 5.0
@@ -162,6 +163,13 @@ def envelope(sender: str, recipients: Iterable[str], subject: str, uid: str) -> 
     mail["Subject"] = subject or "AEMOS"
     mail["Message-ID"] = f"<{uid}@{make_msgid().rstrip('>').rpartition('@')[2]}>"
     return mail
+
+
+@asynccontextmanager
+async def open_channels(mail: MailServer, webhook_networks: str) -> AsyncIterator[dict[str, ChannelSender]]:
+    """Every channel by its name; a new one is a class above and a line here."""
+    async with open_webhooks(PublicNet(networks(webhook_networks.split(",")))) as webhooks:
+        yield {Channel.EMAIL: EmailChannel(mail), Channel.WEBHOOK: webhooks}
 
 
 @asynccontextmanager

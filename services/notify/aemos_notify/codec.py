@@ -10,7 +10,7 @@ import msgspec
 from aemos.v1 import notification_pb2 as pb
 from aemos.v1.job_pb2 import CommittedReading
 from aemos_core import telemetry
-from aemos_core.notification_log import logged, parse_log_id
+from aemos_core.notification_log import Logged, logged, parse_log_id
 from aemos_core.times import parse_rfc3339, rfc3339
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -34,7 +34,11 @@ _encode = msgspec.json.Encoder().encode
 
 def entry_from_log(log_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
     """An entry of a Redis stream. One that is no notification is kept as an empty object: it must not stop the rest."""
-    found = logged(log_id, fields)
+    return entry_of(logged(log_id, fields))
+
+
+def entry_of(found: Logged) -> Entry:
+    """An entry as the ledger has it."""
     try:
         head = _head_decoder.decode(found.body)
     except msgspec.DecodeError:

@@ -8,14 +8,15 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from aemos.v1 import history_pb2, history_pb2_grpc
 from aemos.v1.job_pb2 import SendDelivery
 from aemos_core.database import Database
 from aemos_core.errors import AemosError
-from aemos_core.jobs import SEND_DELIVERY
+from aemos_core.jobs import SEND_DELIVERY, JobQueue
 from aemos_core.notification_log import LogId
 from aemos_core.outbox import Outbox, OutboxRows, Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
-from aemos_core.outbox_senders import send_receipt
+from aemos_core.outbox_senders import JobSender, Receipts, send_receipt
 from aemos_core.redis_link import RedisClient, wait
 from aemos_core.times import now_ms
 from aemos_core.worker import current_job
@@ -48,6 +49,24 @@ def delivery_row(delivery_id: int, subscription_id: int) -> Row:
     """The outbox row that sends a delivery. It fills its job: what is slow must not wait for what is slower."""
     payload = SendDelivery(delivery_id=delivery_id).SerializeToString()
     return Row(SEND_DELIVERY.name, subscription_id % _LANES, payload, MOST_IN_BATCH)
+
+
+def delivery_outbox(database: Database, queue: JobQueue, jobs_redis: RedisClient) -> tuple[Outbox, Receipts]:
+    """The outbox whose rows become jobs, and what settles them: both are components."""
+    outbox = Outbox(database, subscriptions.outbox)
+    receipts = Receipts(jobs_redis, outbox.relay_id)
+    outbox.add_sender(SEND_DELIVERY.name, JobSender(queue, SEND_DELIVERY, jobs_redis, receipts))
+    return outbox, receipts
+
+
+def labels_from(history: history_pb2_grpc.HistoryServiceAsyncStub) -> Labels:
+    """Asks ingest."""
+
+    async def labels(organization_id: int, uuids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        request = history_pb2.GetContextRequest(organization_id=organization_id, devices=uuids)
+        return {device.uuid: dict(device.labels) for device in (await history.GetContext(request)).devices}
+
+    return labels
 
 
 class Dispatcher:

@@ -41,8 +41,7 @@ class Ledger:
             return await store.cursor(connection, organization_id)
 
     async def append(self, organization_id: int, entries: Sequence[Entry], dispatcher: Dispatcher) -> None:
-        """Adds entries of the log, in its order, with their deliveries, and remembers how far it is copied; adding twice
-        is adding once."""
+        """Adds entries of the log, in its order, and their deliveries; adding twice is adding once."""
         async with self._database.write() as connection:
             new = await store.append(connection, organization_id, entries)
             rows = await dispatcher.add(connection, organization_id, new)

@@ -7,6 +7,8 @@ from typing import Literal
 from aemos_core.settings import ServiceSettings
 from pydantic import Field
 
+from aemos_notify.channels import MailServer
+
 
 class NotifySettings(ServiceSettings):
     """What notify reads beside what every process reads."""
@@ -24,3 +26,9 @@ class NotifySettings(ServiceSettings):
         "", description="Networks that webhooks may reach though they are not public, such as 10.1.0.0/16,127.0.0.1/32."
     )
     notify_worker_threads: int = Field(20, ge=1, le=200, description="Jobs that one notify worker does at a time.")
+
+    @property
+    def mail_server(self) -> MailServer:
+        """Where mails go."""
+        login = (self.smtp_user, self.smtp_password)
+        return MailServer(self.smtp_host, self.smtp_port, self.mail_from, *login, self.smtp_security)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import grpc
+from aemos.v1 import device_pb2_grpc, rule_chain_pb2_grpc, sensor_pb2_grpc
 from aemos.v1.device_pb2 import Device, GetDeviceRequest
 from aemos.v1.rule_chain_pb2 import GetRuleChainRequest, RuleChain
 from aemos.v1.sensor_pb2 import GetSensorRequest, Sensor
@@ -62,3 +64,12 @@ class Subjects:
         return Subject(
             frozenset(names), (device_room(device.uuid), device_id_room(device.id)), device_room(device.uuid)
         )
+
+
+def subjects_of(ingest: grpc.aio.Channel, rules: grpc.aio.Channel) -> Subjects:
+    """Asks the services that own them."""
+    return Subjects(
+        device_pb2_grpc.DeviceServiceStub(ingest).GetDevice,
+        sensor_pb2_grpc.SensorServiceStub(ingest).GetSensor,
+        rule_chain_pb2_grpc.RuleChainServiceStub(rules).GetRuleChain,
+    )

@@ -56,8 +56,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 _FILTERS = frozenset(
-    "abs capitalize d default e escape first float int join last length lower round string title tojson trim truncate "
-    "upper".split()
+    (
+        *("abs", "capitalize", "d", "default", "e", "escape", "first", "float", "int", "join", "last", "length"),
+        *("lower", "round", "string", "title", "tojson", "trim", "truncate", "upper"),
+    )
 )
 _METHODS = frozenset(("get", "items", "keys", "values"))
 _FORBIDDEN: tuple[type[nodes.Node], ...] = (

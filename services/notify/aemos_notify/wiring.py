@@ -6,31 +6,39 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import grpc
-from aemos.v1 import device_pb2_grpc, rule_chain_pb2_grpc, sensor_pb2_grpc
+from aemos.v1 import device_pb2_grpc, history_pb2_grpc
 from aemos_core import rpc
-from aemos_core.broker import open_broker
+from aemos_core.announce import Announcer
+from aemos_core.broker import WakeRedisBroker, open_broker
 from aemos_core.database import migrate, open_database
-from aemos_core.jobs import RECORD_NOTIFICATIONS, JobQueue
+from aemos_core.jobs import RECORD_NOTIFICATIONS, SEND_DELIVERY, SEND_EMAIL, JobQueue
 from aemos_core.notification_log import NotificationFeed
 from aemos_core.process import Component
 from aemos_core.redis_link import open_redis
 from aemos_core.worker import JobWorker, actor_on_loop
 from google.protobuf.message import DecodeError
 
+from aemos_notify.channels import EmailChannel, open_channels
 from aemos_notify.deliveries import Deliveries
+from aemos_notify.dispatch import DeliverJob, DeliverySweep, Dispatcher, delivery_outbox, labels_from
 from aemos_notify.grpc_api import NotifyServicer
 from aemos_notify.jobs import LedgerFeed, RecordJob
 from aemos_notify.listener import Listener, SocketIoApp, bound_socket
 from aemos_notify.live_readings import CommittedReadings, LiveReadings
+from aemos_notify.mail_job import MailJob
+from aemos_notify.publish import Publisher
 from aemos_notify.replay import Replayer
 from aemos_notify.rooms import Rooms
 from aemos_notify.service import History, Ledger, LogCopier
 from aemos_notify.settings import NotifySettings
 from aemos_notify.socketio_edge import SocketIoEdge
-from aemos_notify.subjects import Subjects
+from aemos_notify.subjects import subjects_of
+from aemos_notify.subscription_api import SubscriptionServicer
+from aemos_notify.subscription_service import ReadCursors, Subscriptions
+from aemos_notify.watch import Watchers
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
+_LEDGER_THREADS = 2
 
 
 async def migrate_database(settings: NotifySettings) -> None:
@@ -38,61 +46,71 @@ async def migrate_database(settings: NotifySettings) -> None:
     await migrate(settings.database_of("notify"), MIGRATIONS)
 
 
+def _broker(stack: AsyncExitStack, settings: NotifySettings) -> WakeRedisBroker:
+    broker = open_broker(settings.jobs_url)
+    stack.callback(broker.close)
+    return broker
+
+
 @asynccontextmanager
 async def wire(settings: NotifySettings) -> AsyncIterator[Sequence[Component]]:
     """Opens what the notify service needs, in order; closes it in reverse."""
     async with AsyncExitStack() as stack:
+        enter, secret = stack.enter_async_context, settings.service_secret
         bound = stack.enter_context(bound_socket(settings.bind, settings.socketio_port, "AEMOS_SOCKETIO_PORT"))
-        database = await stack.enter_async_context(open_database(settings.database_of("notify")))
-        redis = await stack.enter_async_context(open_redis(settings.redis_url))
-        broker = open_broker(settings.jobs_url)
-        stack.callback(broker.close)
-        queue = JobQueue(broker)
+        database = await enter(open_database(settings.database_of("notify")))
+        redis, jobs_redis = await enter(open_redis(settings.redis_url)), await enter(open_redis(settings.jobs_url))
+        queue = JobQueue(_broker(stack, settings))
         stack.callback(queue.close)
-        ingest = await stack.enter_async_context(rpc.open_channel(settings.ingest_target, settings.service_secret))
-        rules = await stack.enter_async_context(rpc.open_channel(settings.rules_target, settings.service_secret))
-        verifier = rpc.remote_verifier(ingest)
+        ingest = await enter(rpc.open_channel(settings.ingest_target, secret))
+        rules = await enter(rpc.open_channel(settings.rules_target, secret))
+        channels = await enter(open_channels(settings.mail_server, settings.webhook_networks))
+        verifier, subjects = rpc.remote_verifier(ingest), subjects_of(ingest, rules)
         ledger, ledger_feed, rooms = Ledger(database), LedgerFeed(redis, queue), Rooms()
-        feed = NotificationFeed(redis, Deliveries(rooms, ledger_feed.noticed).deliver, ledger_feed.missed_some)
+        watchers = Watchers(ledger, redis)
+        deliveries = Deliveries(rooms, (ledger_feed.noticed, watchers.noticed))
+        feed = NotificationFeed(redis, deliveries.deliver, ledger_feed.missed_some)
         readings = LiveReadings()
         committed = CommittedReadings(redis, readings)
         replayer = Replayer(feed, History(ledger, redis), rooms)
-        edge = SocketIoEdge(verifier, _subjects(ingest, rules), rooms, feed, replayer, readings, committed.flowing)
+        edge = SocketIoEdge(verifier, subjects, rooms, feed, replayer, readings, committed.flowing)
         stack.push_async_callback(edge.server.shutdown)
-        server = await stack.enter_async_context(
-            rpc.grpc_server(
-                f"{settings.bind}:{settings.notify_grpc_port}",
-                "AEMOS_NOTIFY_GRPC_PORT",
-                settings.service_secret,
-                verifier,
-                [NotifyServicer(ledger)],
-            )
-        )
-        yield [
-            server,
-            Listener(SocketIoApp(edge.server, settings.socketio_clients), bound),
-            feed,
-            committed,
-            ledger_feed,
+        outbox, receipts = delivery_outbox(database, queue, jobs_redis)
+        publisher = Publisher(Announcer(redis), device_pb2_grpc.DeviceServiceStub(ingest).GetDevice)
+        servicers = [
+            NotifyServicer(ledger, ReadCursors(database), publisher, watchers, feed),
+            SubscriptionServicer(Subscriptions(database, outbox, channels)),
         ]
-
-
-def _subjects(ingest: grpc.aio.Channel, rules: grpc.aio.Channel) -> Subjects:
-    return Subjects(
-        device_pb2_grpc.DeviceServiceStub(ingest).GetDevice,
-        sensor_pb2_grpc.SensorServiceStub(ingest).GetSensor,
-        rule_chain_pb2_grpc.RuleChainServiceStub(rules).GetRuleChain,
-    )
+        address = f"{settings.bind}:{settings.notify_grpc_port}"
+        server = await enter(rpc.grpc_server(address, "AEMOS_NOTIFY_GRPC_PORT", secret, verifier, servicers))
+        app = SocketIoApp(edge.server, settings.socketio_clients)
+        yield [server, Listener(app, bound), feed, committed, ledger_feed, outbox, receipts]
 
 
 @asynccontextmanager
 async def wire_worker(settings: NotifySettings) -> AsyncIterator[Sequence[Component]]:
-    """Opens what the notify worker needs."""
+    """Opens what the notify worker needs: the ledger has threads of its own, so that no slow target holds it up."""
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(settings.database_of("notify")))
-        redis = await stack.enter_async_context(open_redis(settings.redis_url))
-        broker = open_broker(settings.jobs_url)
-        stack.callback(broker.close)
-        job = RecordJob(LogCopier(Ledger(database), redis))
-        actor_on_loop(broker, RECORD_NOTIFICATIONS, job, never_retry=(DecodeError,))
-        yield [JobWorker(broker, [RECORD_NOTIFICATIONS.queue_name()], threads=settings.notify_worker_threads)]
+        enter = stack.enter_async_context
+        database = await enter(open_database(settings.database_of("notify")))
+        redis, jobs_redis = await enter(open_redis(settings.redis_url)), await enter(open_redis(settings.jobs_url))
+        ingest = await enter(rpc.open_channel(settings.ingest_target, settings.service_secret))
+        channels = await enter(open_channels(settings.mail_server, settings.webhook_networks))
+        recording, sending = _broker(stack, settings), _broker(stack, settings)
+        queue = JobQueue(sending)
+        stack.callback(queue.close)
+        outbox, receipts = delivery_outbox(database, queue, jobs_redis)
+        dispatcher = Dispatcher(outbox, labels_from(history_pb2_grpc.HistoryServiceStub(ingest)))
+        record = RecordJob(LogCopier(Ledger(database), redis, dispatcher))
+        mail = MailJob(EmailChannel(settings.mail_server), settings.mail_from, redis, jobs_redis)
+        actor_on_loop(recording, RECORD_NOTIFICATIONS, record, never_retry=(DecodeError,))
+        actor_on_loop(sending, SEND_DELIVERY, DeliverJob(database, channels, jobs_redis), never_retry=(DecodeError,))
+        actor_on_loop(sending, SEND_EMAIL, mail, never_retry=(DecodeError,))
+        queues = [SEND_DELIVERY.queue_name(), SEND_EMAIL.queue_name()]
+        yield [
+            JobWorker(recording, [RECORD_NOTIFICATIONS.queue_name()], threads=_LEDGER_THREADS),
+            JobWorker(sending, queues, threads=settings.notify_worker_threads),
+            DeliverySweep(database, outbox),
+            outbox,
+            receipts,
+        ]

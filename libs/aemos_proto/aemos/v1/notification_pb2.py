@@ -28,7 +28,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61\x65mos/v1/notification.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\x18ListNotificationsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_uuid\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"c\n\x19ListNotificationsResponse\x12-\n\rnotifications\x18\x01 \x03(\x0b\x32\x16.aemos.v1.Notification\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa9\x01\n\x0cNotification\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65vice_uuid\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08trace_id\x18\x06 \x01(\t2\x90\x01\n\rNotifyService\x12\x7f\n\x11ListNotifications\x12\".aemos.v1.ListNotificationsRequest\x1a#.aemos.v1.ListNotificationsResponse\"!\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/notificationsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61\x65mos/v1/notification.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"x\n\x1aPublishNotificationRequest\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_uuid\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x1d\n\x1bPublishNotificationResponse\"\x16\n\x14GetReadCursorRequest\"#\n\x15MoveReadCursorRequest\x12\n\n\x02id\x18\x01 \x01(\t\"(\n\nReadCursor\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06unread\x18\x02 \x01(\x05\"2\n\x0cWatchRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_uuid\x18\x02 \x01(\t\"e\n\x18ListNotificationsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_uuid\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"c\n\x19ListNotificationsResponse\x12-\n\rnotifications\x18\x01 \x03(\x0b\x32\x16.aemos.v1.Notification\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa9\x01\n\x0cNotification\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65vice_uuid\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08trace_id\x18\x06 \x01(\t2\xcd\x04\n\rNotifyService\x12\x7f\n\x11ListNotifications\x12\".aemos.v1.ListNotificationsRequest\x1a#.aemos.v1.ListNotificationsResponse\"!\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/notifications\x12\x88\x01\n\x13PublishNotification\x12$.aemos.v1.PublishNotificationRequest\x1a%.aemos.v1.PublishNotificationResponse\"$\x88\xb5\x18\x03\x82\xd3\xe4\x93\x02\x1a\"\x15/api/v1/notifications:\x01*\x12t\n\rGetReadCursor\x12\x1e.aemos.v1.GetReadCursorRequest\x1a\x14.aemos.v1.ReadCursor\"-\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02#\x12!/api/v1/notifications/read-cursor\x12y\n\x0eMoveReadCursor\x12\x1f.aemos.v1.MoveReadCursorRequest\x1a\x14.aemos.v1.ReadCursor\"0\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02&\x1a!/api/v1/notifications/read-cursor:\x01*\x12?\n\x05Watch\x12\x16.aemos.v1.WatchRequest\x1a\x16.aemos.v1.Notification\"\x04\x88\xb5\x18\x02\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,12 +37,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NOTIFYSERVICE'].methods_by_name['ListNotifications']._loaded_options = None
   _globals['_NOTIFYSERVICE'].methods_by_name['ListNotifications']._serialized_options = b'\210\265\030\002\202\323\344\223\002\027\022\025/api/v1/notifications'
-  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_start=158
-  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_end=259
-  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_start=261
-  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_end=360
-  _globals['_NOTIFICATION']._serialized_start=363
-  _globals['_NOTIFICATION']._serialized_end=532
-  _globals['_NOTIFYSERVICE']._serialized_start=535
-  _globals['_NOTIFYSERVICE']._serialized_end=679
+  _globals['_NOTIFYSERVICE'].methods_by_name['PublishNotification']._loaded_options = None
+  _globals['_NOTIFYSERVICE'].methods_by_name['PublishNotification']._serialized_options = b'\210\265\030\003\202\323\344\223\002\032\"\025/api/v1/notifications:\001*'
+  _globals['_NOTIFYSERVICE'].methods_by_name['GetReadCursor']._loaded_options = None
+  _globals['_NOTIFYSERVICE'].methods_by_name['GetReadCursor']._serialized_options = b'\210\265\030\002\202\323\344\223\002#\022!/api/v1/notifications/read-cursor'
+  _globals['_NOTIFYSERVICE'].methods_by_name['MoveReadCursor']._loaded_options = None
+  _globals['_NOTIFYSERVICE'].methods_by_name['MoveReadCursor']._serialized_options = b'\210\265\030\002\202\323\344\223\002&\032!/api/v1/notifications/read-cursor:\001*'
+  _globals['_NOTIFYSERVICE'].methods_by_name['Watch']._loaded_options = None
+  _globals['_NOTIFYSERVICE'].methods_by_name['Watch']._serialized_options = b'\210\265\030\002'
+  _globals['_PUBLISHNOTIFICATIONREQUEST']._serialized_start=158
+  _globals['_PUBLISHNOTIFICATIONREQUEST']._serialized_end=278
+  _globals['_PUBLISHNOTIFICATIONRESPONSE']._serialized_start=280
+  _globals['_PUBLISHNOTIFICATIONRESPONSE']._serialized_end=309
+  _globals['_GETREADCURSORREQUEST']._serialized_start=311
+  _globals['_GETREADCURSORREQUEST']._serialized_end=333
+  _globals['_MOVEREADCURSORREQUEST']._serialized_start=335
+  _globals['_MOVEREADCURSORREQUEST']._serialized_end=370
+  _globals['_READCURSOR']._serialized_start=372
+  _globals['_READCURSOR']._serialized_end=412
+  _globals['_WATCHREQUEST']._serialized_start=414
+  _globals['_WATCHREQUEST']._serialized_end=464
+  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_start=466
+  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_end=567
+  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_start=569
+  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_end=668
+  _globals['_NOTIFICATION']._serialized_start=671
+  _globals['_NOTIFICATION']._serialized_end=840
+  _globals['_NOTIFYSERVICE']._serialized_start=843
+  _globals['_NOTIFYSERVICE']._serialized_end=1432
 # @@protoc_insertion_point(module_scope)

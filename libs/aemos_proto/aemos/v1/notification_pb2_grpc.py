@@ -40,6 +40,26 @@ class NotifyServiceStub:
                 request_serializer=aemos_dot_v1_dot_notification__pb2.ListNotificationsRequest.SerializeToString,
                 response_deserializer=aemos_dot_v1_dot_notification__pb2.ListNotificationsResponse.FromString,
                 _registered_method=True)
+        self.PublishNotification = channel.unary_unary(
+                '/aemos.v1.NotifyService/PublishNotification',
+                request_serializer=aemos_dot_v1_dot_notification__pb2.PublishNotificationRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_notification__pb2.PublishNotificationResponse.FromString,
+                _registered_method=True)
+        self.GetReadCursor = channel.unary_unary(
+                '/aemos.v1.NotifyService/GetReadCursor',
+                request_serializer=aemos_dot_v1_dot_notification__pb2.GetReadCursorRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_notification__pb2.ReadCursor.FromString,
+                _registered_method=True)
+        self.MoveReadCursor = channel.unary_unary(
+                '/aemos.v1.NotifyService/MoveReadCursor',
+                request_serializer=aemos_dot_v1_dot_notification__pb2.MoveReadCursorRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_notification__pb2.ReadCursor.FromString,
+                _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/aemos.v1.NotifyService/Watch',
+                request_serializer=aemos_dot_v1_dot_notification__pb2.WatchRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_notification__pb2.Notification.FromString,
+                _registered_method=True)
 
 
 class NotifyServiceServicer:
@@ -53,6 +73,34 @@ class NotifyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PublishNotification(self, request, context):
+        """Announces something of the caller's own to browsers, devices and subscriptions. With the same uuid again: nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReadCursor(self, request, context):
+        """How far the caller has read, and how many notifications came since.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveReadCursor(self, request, context):
+        """Says how far the caller has read; never back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Watch(self, request, context):
+        """Notifications behind `after`, then those that come. Ends itself after 10 minutes: go on with the last id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NotifyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +108,26 @@ def add_NotifyServiceServicer_to_server(servicer, server):
                     servicer.ListNotifications,
                     request_deserializer=aemos_dot_v1_dot_notification__pb2.ListNotificationsRequest.FromString,
                     response_serializer=aemos_dot_v1_dot_notification__pb2.ListNotificationsResponse.SerializeToString,
+            ),
+            'PublishNotification': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishNotification,
+                    request_deserializer=aemos_dot_v1_dot_notification__pb2.PublishNotificationRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_notification__pb2.PublishNotificationResponse.SerializeToString,
+            ),
+            'GetReadCursor': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReadCursor,
+                    request_deserializer=aemos_dot_v1_dot_notification__pb2.GetReadCursorRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_notification__pb2.ReadCursor.SerializeToString,
+            ),
+            'MoveReadCursor': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveReadCursor,
+                    request_deserializer=aemos_dot_v1_dot_notification__pb2.MoveReadCursorRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_notification__pb2.ReadCursor.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=aemos_dot_v1_dot_notification__pb2.WatchRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_notification__pb2.Notification.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +158,114 @@ class NotifyService:
             '/aemos.v1.NotifyService/ListNotifications',
             aemos_dot_v1_dot_notification__pb2.ListNotificationsRequest.SerializeToString,
             aemos_dot_v1_dot_notification__pb2.ListNotificationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishNotification(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.NotifyService/PublishNotification',
+            aemos_dot_v1_dot_notification__pb2.PublishNotificationRequest.SerializeToString,
+            aemos_dot_v1_dot_notification__pb2.PublishNotificationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReadCursor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.NotifyService/GetReadCursor',
+            aemos_dot_v1_dot_notification__pb2.GetReadCursorRequest.SerializeToString,
+            aemos_dot_v1_dot_notification__pb2.ReadCursor.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveReadCursor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.NotifyService/MoveReadCursor',
+            aemos_dot_v1_dot_notification__pb2.MoveReadCursorRequest.SerializeToString,
+            aemos_dot_v1_dot_notification__pb2.ReadCursor.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aemos.v1.NotifyService/Watch',
+            aemos_dot_v1_dot_notification__pb2.WatchRequest.SerializeToString,
+            aemos_dot_v1_dot_notification__pb2.Notification.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,14 @@ class NotifyServiceStub:
     def __new__(cls, channel: _aio.Channel) -> NotifyServiceAsyncStub: ...
     ListNotifications: _grpc.UnaryUnaryMultiCallable[_notification_pb2.ListNotificationsRequest, _notification_pb2.ListNotificationsResponse]
     """The ledger's notifications, oldest first."""
+    PublishNotification: _grpc.UnaryUnaryMultiCallable[_notification_pb2.PublishNotificationRequest, _notification_pb2.PublishNotificationResponse]
+    """Announces something of the caller's own to browsers, devices and subscriptions. With the same uuid again: nothing."""
+    GetReadCursor: _grpc.UnaryUnaryMultiCallable[_notification_pb2.GetReadCursorRequest, _notification_pb2.ReadCursor]
+    """How far the caller has read, and how many notifications came since."""
+    MoveReadCursor: _grpc.UnaryUnaryMultiCallable[_notification_pb2.MoveReadCursorRequest, _notification_pb2.ReadCursor]
+    """Says how far the caller has read; never back."""
+    Watch: _grpc.UnaryStreamMultiCallable[_notification_pb2.WatchRequest, _notification_pb2.Notification]
+    """Notifications behind `after`, then those that come. Ends itself after 10 minutes: go on with the last id."""
 
 @_typing.type_check_only
 class NotifyServiceAsyncStub(NotifyServiceStub):
@@ -43,6 +51,14 @@ class NotifyServiceAsyncStub(NotifyServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListNotifications: _aio.UnaryUnaryMultiCallable[_notification_pb2.ListNotificationsRequest, _notification_pb2.ListNotificationsResponse]  # type: ignore[assignment]
     """The ledger's notifications, oldest first."""
+    PublishNotification: _aio.UnaryUnaryMultiCallable[_notification_pb2.PublishNotificationRequest, _notification_pb2.PublishNotificationResponse]  # type: ignore[assignment]
+    """Announces something of the caller's own to browsers, devices and subscriptions. With the same uuid again: nothing."""
+    GetReadCursor: _aio.UnaryUnaryMultiCallable[_notification_pb2.GetReadCursorRequest, _notification_pb2.ReadCursor]  # type: ignore[assignment]
+    """How far the caller has read, and how many notifications came since."""
+    MoveReadCursor: _aio.UnaryUnaryMultiCallable[_notification_pb2.MoveReadCursorRequest, _notification_pb2.ReadCursor]  # type: ignore[assignment]
+    """Says how far the caller has read; never back."""
+    Watch: _aio.UnaryStreamMultiCallable[_notification_pb2.WatchRequest, _notification_pb2.Notification]  # type: ignore[assignment]
+    """Notifications behind `after`, then those that come. Ends itself after 10 minutes: go on with the last id."""
 
 class NotifyServiceServicer(metaclass=_abc_1.ABCMeta):
     """The notifications of the caller's organization."""
@@ -54,5 +70,37 @@ class NotifyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_notification_pb2.ListNotificationsResponse, _abc.Awaitable[_notification_pb2.ListNotificationsResponse]]:
         """The ledger's notifications, oldest first."""
+
+    @_abc_1.abstractmethod
+    def PublishNotification(
+        self,
+        request: _notification_pb2.PublishNotificationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notification_pb2.PublishNotificationResponse, _abc.Awaitable[_notification_pb2.PublishNotificationResponse]]:
+        """Announces something of the caller's own to browsers, devices and subscriptions. With the same uuid again: nothing."""
+
+    @_abc_1.abstractmethod
+    def GetReadCursor(
+        self,
+        request: _notification_pb2.GetReadCursorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notification_pb2.ReadCursor, _abc.Awaitable[_notification_pb2.ReadCursor]]:
+        """How far the caller has read, and how many notifications came since."""
+
+    @_abc_1.abstractmethod
+    def MoveReadCursor(
+        self,
+        request: _notification_pb2.MoveReadCursorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notification_pb2.ReadCursor, _abc.Awaitable[_notification_pb2.ReadCursor]]:
+        """Says how far the caller has read; never back."""
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _notification_pb2.WatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_notification_pb2.Notification], _abc.AsyncIterator[_notification_pb2.Notification]]:
+        """Notifications behind `after`, then those that come. Ends itself after 10 minutes: go on with the last id."""
 
 def add_NotifyServiceServicer_to_server(servicer: NotifyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

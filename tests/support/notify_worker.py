@@ -1,0 +1,49 @@
+"""What the notify worker leans on, without a queue behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from aemos_core.database import Database
+from aemos_core.outbox import Outbox, Row
+from aemos_notify import subscription_store
+from aemos_notify.channels import Failed, Letter
+from aemos_notify.dispatch import Dispatcher
+
+
+class KeptOutbox(Outbox):
+    """Rows are written and kept, not sent."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, subscription_store.outbox)
+        self.rows: list[Row] = []
+
+    def committed(self, rows: Sequence[Row]) -> None:
+        self.rows += rows
+
+
+class FakeChannel:
+    """Takes letters, or fails as it is told."""
+
+    def __init__(self) -> None:
+        self.letters: list[Letter] = []
+        self.failure: Failed | None = None
+
+    async def check_target(self, target: str) -> None:
+        """Any will do."""
+
+    async def send(self, letter: Letter) -> str:
+        if self.failure is not None:
+            raise self.failure
+        self.letters.append(letter)
+        return "taken"
+
+
+async def labels(organization_id: int, uuids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+    """Every device stands in Hamburg."""
+    return {uuid: {"site": "hamburg"} for uuid in uuids}
+
+
+def dispatcher(database: Database) -> Dispatcher:
+    """One that adds deliveries and sends nothing."""
+    return Dispatcher(KeptOutbox(database), labels)
