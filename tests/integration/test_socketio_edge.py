@@ -204,7 +204,9 @@ async def test_broadcast_stays_in_the_organization(redis_url: str, tmp_path: Pat
         browser(notify, notify.registry.token(2)) as foreign,
     ):
         await Announcer(notify.redis).announce([announcement("b1", rooms=[])])
-        await Announcer(notify.redis).announce([announcement("b2", rooms=[], organization_id=2)])
+        await Announcer(notify.redis).announce(
+            [announcement("b2", rooms=[], organization_id=2, notification_json="{}")]
+        )
         assert len(await one.hears(1)) == len(await two.hears(1)) == len(await foreign.hears(1)) == 1
         assert one.heard == two.heard != foreign.heard
 
