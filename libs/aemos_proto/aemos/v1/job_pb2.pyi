@@ -376,6 +376,27 @@ class EmailAttachment(_message.Message):
 Global___EmailAttachment: _TypeAlias = EmailAttachment  # noqa: Y015
 
 @_typing.final
+class SendDelivery(_message.Message):
+    """Job `send_delivery`: one notification to one subscription. Give its outbox row the weight of a whole batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERY_ID_FIELD_NUMBER: _builtins.int
+    delivery_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        delivery_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_id", b"delivery_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendDelivery: _TypeAlias = SendDelivery  # noqa: Y015
+
+@_typing.final
 class RecordNotifications(_message.Message):
     """Job `record_notifications`: copy the notification log of these organizations to the ledger."""
 
