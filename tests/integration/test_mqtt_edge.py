@@ -20,6 +20,8 @@ from tests.support.fake_mqtt_ports import (
     TOKEN,
     UUID,
     FakeAuth,
+    FakeLog,
+    FakeSessions,
     FakeUplink,
     Raw,
     connect,
@@ -299,7 +301,9 @@ async def test_a_storm_of_connects_leaves_the_others_their_turn() -> None:
 async def test_a_taken_port_names_its_variable() -> None:
     """Somebody else listens there."""
     async with world() as it:
-        edge = mqtt_edge("127.0.0.1", it.edge.port, FakeAuth(), FakeUplink(), Downlink())
+        log = FakeLog(Downlink())
+        sessions = FakeSessions(log)
+        edge = mqtt_edge("127.0.0.1", it.edge.port, FakeAuth(), FakeUplink(), Downlink(), log, sessions, log.read)
         with pytest.raises(PortInUse, match="AEMOS_MQTT_PORT"):
             async with edge:
                 pass

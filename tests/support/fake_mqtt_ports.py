@@ -3,15 +3,19 @@
 import asyncio
 import logging
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any, cast
 
-from aemos_core.errors import AemosError, unauthenticated
+import msgspec
+from aemos_core.errors import AemosError, unauthenticated, unavailable
+from aemos_core.notification_log import Logged, LogId, NotificationFeed, Published
 from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.mqtt_connection import Hold
 from aemos_gateway.mqtt_edge import Limits, MqttEdge, mqtt_edge
+from aemos_gateway.mqtt_sessions import Kept, Sessions
 from aemos_gateway.readings import Reading, decode
 from aemos_gateway.service import ONCE, Done, Origin, Uplink
 
@@ -94,6 +98,68 @@ class FakeUplink(Uplink):
             done(receipt(len(self.stored), "sensor-1", reading))
 
 
+class FakeLog(NotificationFeed):
+    """The log of both organizations, and the feed of it, without Redis; `away` is how it does not answer."""
+
+    def __init__(self, downlink: Downlink) -> None:
+        self.downlink = downlink
+        self.entries: list[Logged] = []
+        self.away = False
+        self.sessions: dict[str, Kept] = {}
+        """What is saved."""
+        self.saves = 0
+        self.pages = 0
+        self.answering = asyncio.Event()
+        """While it is clear, `read` waits."""
+        self.answering.set()
+
+    def reached(self, organization_id: int) -> LogId:
+        return self.entries[-1].id if self.entries else LogId()
+
+    async def position(self, organization_id: int) -> LogId:
+        if self.away:
+            raise unavailable("Redis is away")
+        return self.reached(organization_id)
+
+    async def read(self, organization_id: int, after: LogId, upto: LogId, count: int) -> list[Logged]:
+        await self.answering.wait()
+        self.pages += 1
+        return [entry for entry in self.entries if after < entry.id <= upto][:count]
+
+    def publish(self, number: int, uuid: str = UUID) -> None:
+        """Logs a notification and hands it over, as the feed would."""
+        entry = Logged(LogId(1, number), "e", (f"device-uuid-{uuid}",), f'{{"number":{number}}}')
+        self.entries.append(entry)
+        self.downlink.deliver(Published(1, entry.id, entry.event, entry.rooms, entry.notification.encode()))
+
+
+class FakeSessions(Sessions):
+    """Sessions in memory, which outlive a gateway."""
+
+    def __init__(self, log: FakeLog) -> None:
+        super().__init__(cast(Any, None))
+        self._log = log
+
+    async def _read(self, key: str) -> dict[bytes, bytes]:
+        kept = self._log.sessions.get(key)
+        if self._log.away:
+            raise ConnectionError
+        if kept is None:
+            return {}
+        topics = msgspec.json.encode(kept.granted)
+        return {b"topics": topics, b"place": str(kept.place).encode(), b"number": str(kept.number).encode()}
+
+    async def _write(self, batch: Mapping[str, Kept | None], taken: list[str]) -> None:
+        await asyncio.sleep(0)
+        if self._log.away:
+            raise ConnectionError
+        self._log.saves += 1
+        for key, kept in batch.items():
+            self._log.sessions.pop(key, None)
+            if kept is not None:
+                self._log.sessions[key] = kept
+
+
 class Errors(logging.Handler):
     """What nobody should have to read."""
 
@@ -113,6 +179,7 @@ class World:
     auth: FakeAuth
     uplink: FakeUplink
     downlink: Downlink
+    log: FakeLog
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     """Of the clients that are to be closed at the end."""
@@ -132,13 +199,19 @@ class World:
 
 
 @asynccontextmanager
-async def world(limits: Limits | None = None, real_auth: DeviceAuth | None = None) -> AsyncIterator[World]:
-    """A running edge on a free port; it must leave no task, no listener and no error in the log behind."""
+async def world(
+    limits: Limits | None = None, real_auth: DeviceAuth | None = None, log: FakeLog | None = None
+) -> AsyncIterator[World]:
+    """A running edge on a free port, that begins with the `log` of another one; it must leave no task, no listener and
+    no error in the log behind."""
     before, errors = asyncio.all_tasks(), Errors()
     logging.getLogger().addHandler(errors)
     auth, uplink, downlink = FakeAuth(), FakeUplink(), Downlink()
-    async with mqtt_edge("127.0.0.1", 0, real_auth or auth, uplink, downlink, limits) as edge:
-        it = World(edge, auth, uplink, downlink)
+    log = log or FakeLog(downlink)
+    log.downlink = downlink
+    ports = downlink, log, FakeSessions(log), log.read
+    async with mqtt_edge("127.0.0.1", 0, real_auth or auth, uplink, *ports, limits) as edge:
+        it = World(edge, auth, uplink, downlink, log)
         running = asyncio.create_task(edge.run(it.stop))
         try:
             yield it

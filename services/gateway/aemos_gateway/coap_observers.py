@@ -12,6 +12,7 @@ from itertools import count, islice
 
 import msgspec
 from aemos_core.errors import AemosError, Kind, unavailable
+from aemos_core.notification_log import LogId
 
 from aemos_gateway.coap_answers import MOST_PAYLOAD
 from aemos_gateway.downlink import Downlink, Listener
@@ -141,7 +142,7 @@ class Observers:
         for listener in list(self._inboxes.values()):
             listener.close()
 
-    def _heard(self, inbox: Inbox, device_uuid: str, notification: bytes) -> None:
+    def _heard(self, inbox: Inbox, device_uuid: str, notification: bytes, _: LogId | None) -> None:
         payload = fitting(notification)
         self._newest.pop(device_uuid, None)
         self._newest[device_uuid] = payload

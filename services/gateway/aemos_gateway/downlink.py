@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
+from aemos_core.names import device_room
+from aemos_core.notification_log import LogId, Published
 
-log = logging.getLogger("aemos.gateway")
-
-_ROOM_PREFIX = "device-uuid-"
-
-
-class _Envelope(msgspec.Struct):
-    """The JSON on `notifications:device-state-change`, as far as devices need it."""
-
-    notification: msgspec.Raw
-    rooms: list[str] = []
-
-
-_decoder = msgspec.json.Decoder(_Envelope)
+_ROOM_PREFIX = device_room("")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Listener:
-    """A connection of a device that wants to hear. `send` gets the notification's JSON and must not block."""
+    """A connection of a device that wants to hear.
+
+    `send` gets the notification's JSON and its place in the log, None when it is in none, and must not block.
+    """
 
     device_uuid: str
     protocol: str
     peer: str
-    send: Callable[[bytes], None]
+    send: Callable[[bytes, LogId | None], None]
     close: Callable[[], None]
 
 
@@ -60,16 +51,15 @@ class Downlink:
         """Every connection, in the order of their devices."""
         return [listener for uuid in sorted(self._listeners) for listener in self._listeners[uuid]]
 
-    def send(self, device_uuid: str, payload: bytes) -> int:
+    def send(self, device_uuid: str, payload: bytes, place: LogId | None = None) -> int:
         """Hands a payload to every connection of a device; how many there are."""
         listeners = self.of(device_uuid)
         for listener in listeners:
-            listener.send(payload)
+            listener.send(payload, place)
         return len(listeners)
 
-    def published(self, message: bytes) -> None:
-        """A message of the Redis channel: to the devices whose rooms it names."""
-        envelope = _decoder.decode(message)
-        for room in envelope.rooms:
+    def deliver(self, published: Published) -> None:
+        """A notification of the feed: to the devices whose rooms it names."""
+        for room in published.rooms:
             if room.startswith(_ROOM_PREFIX):
-                self.send(room.removeprefix(_ROOM_PREFIX), bytes(envelope.notification))
+                self.send(room.removeprefix(_ROOM_PREFIX), published.notification, published.id)

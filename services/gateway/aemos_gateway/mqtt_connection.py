@@ -29,7 +29,7 @@ class Hold(Enum):
 
 
 class Connection(asyncio.Protocol):
-    """A transport as amqtt's writer, whose packets go to a function; amqtt never has to ask a reader for them.
+    """A transport whose packets go to a function.
 
     `made` is called when the peer is there, and may `end` it at once.
     """
@@ -146,7 +146,7 @@ class Connection(asyncio.Protocol):
         else:
             self._set_timer(self._loop.call_later(left, self._check_silence))
 
-    # What amqtt's writer has to have; what is written in one turn of the loop leaves in one piece.
+    # What is written in one turn of the loop leaves in one piece.
 
     @property
     def congested(self) -> bool:
@@ -160,21 +160,6 @@ class Connection(asyncio.Protocol):
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(data)
-
-    async def drain(self) -> None:
-        """Waits for nothing: a peer that does not read is not read from."""
-
-    def get_peer_info(self) -> tuple[str, int]:
-        """Host and port."""
-        host, _, port = self.peer.rpartition(":")
-        return host, int(port)
-
-    def get_ssl_info(self) -> None:
-        """TLS ends before us."""
-
-    async def close(self) -> None:
-        """Ends, for amqtt."""
-        self.end("")
 
     def end(self, reason: str) -> None:
         """Sends what was written and closes; cut off when the peer does not take it."""

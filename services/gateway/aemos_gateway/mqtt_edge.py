@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from aemos_core.errors import AemosError, Kind
+from aemos_core.notification_log import NotificationFeed
 from aemos_core.process import PortInUse
-from amqtt.broker import Broker
-from amqtt.errors import MQTTError
+from aemos_core.redis_link import wait
 from amqtt.mqtt.connack import ConnackPacket
-from amqtt.session import Session
+from redis.exceptions import RedisError
 
 from aemos_gateway.device_auth import DeviceAuth
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.mqtt_admission import Proven, Refusal, prove
-from aemos_gateway.mqtt_broker import connected, new_session, open_broker
+from aemos_gateway.mqtt_backlog import Backlog, ReadLog
 from aemos_gateway.mqtt_connection import Connection
 from aemos_gateway.mqtt_device import DeviceLink, Ports
 from aemos_gateway.mqtt_frames import ProtocolError
+from aemos_gateway.mqtt_received import Received
+from aemos_gateway.mqtt_sessions import Kept, Sessions
 from aemos_gateway.service import Uplink
 
 log = logging.getLogger("aemos.gateway.mqtt")
@@ -30,8 +33,11 @@ log = logging.getLogger("aemos.gateway.mqtt")
 PORT_VARIABLE = "AEMOS_MQTT_PORT"
 _BACKLOG = 1024
 _RECHECK_S = 1.0
+_REFRESH_S = 600.0
+"""A session that is kept is saved so often, however silent it is."""
+_SAVE_S = 3.0
 _AT_ONCE = 32
-"""Connections let in, let go or asked about at the same time: a storm of them leaves the others their turn."""
+"""Connections let in or asked about at the same time: a storm of them leaves the others their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +61,22 @@ class _Visit:
     task: asyncio.Task[None]
     proven: Proven | None = None
     link: DeviceLink | None = None
+    is_cut_short: bool = False
+    """Its session is to be kept, and could not be read: it ends when that is possible again."""
 
 
 class MqttEdge:
     """A component: the MQTT connections of this process."""
 
-    def __init__(self, broker: Broker, auth: DeviceAuth, ports: Ports, limits: Limits) -> None:
-        self._broker = broker
+    def __init__(self, auth: DeviceAuth, ports: Ports, limits: Limits) -> None:
         self._auth = auth
         self._ports = ports
         self._limits = limits
         self._visits: dict[Connection, _Visit] = {}
         self._by_session: dict[str, Connection] = {}
+        self._received: dict[str, Received] = {}
+        """Of sessions that are to be kept, the one that came last at the end."""
         self._admissions = asyncio.Semaphore(_AT_ONCE)
-        self._departures = asyncio.Semaphore(_AT_ONCE)
         self._server: asyncio.Server
 
     @property
@@ -93,8 +101,13 @@ class MqttEdge:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Ends connections whose token was revoked; at the end answers what was taken, then closes."""
-        while not await _set_within(stop, _RECHECK_S):
+        refresh_at = time.monotonic() + _REFRESH_S
+        while not await wait(stop, _RECHECK_S):
             await self._recheck()
+            await self._end_what_was_cut_short()
+            if time.monotonic() > refresh_at:
+                refresh_at += _REFRESH_S
+                self._refresh()
         self._server.close()
         for connection, visit in list(self._visits.items()):
             if visit.link is not None:
@@ -102,6 +115,7 @@ class MqttEdge:
             else:
                 connection.end("")
         await self._all_gone()
+        await self._ports.sessions.drain(_SAVE_S)
 
     async def close(self) -> None:
         """Cuts off whatever is left."""
@@ -109,6 +123,8 @@ class MqttEdge:
         for connection in self.connections:
             connection.cut_off("this process stops")
         await self._all_gone()
+        await self._ports.backlog.close()
+        await self._ports.sessions.close()
 
     def disconnect(self, device_uuid: str) -> int:
         """Closes every connection of a device, whether it listens or not; how many there were."""
@@ -117,7 +133,15 @@ class MqttEdge:
             connection.end("an operator asked for it")
         return len(found)
 
-    # The way in: Door of mqtt_broker.
+    def taken(self, message: bytes) -> None:
+        """Another gateway says which session came to it: a connection of it here is over."""
+        connection = self._by_session.get(self._ports.sessions.taken_elsewhere(message))
+        if connection is not None:
+            if (link := self._visits[connection].link) is not None:
+                link.keeping = False
+            connection.cut_off("the same device and client id connected to another gateway")
+
+    # The way in.
 
     def _made(self, connection: Connection) -> None:
         if len(self._visits) >= self._limits.connections:
@@ -127,7 +151,9 @@ class MqttEdge:
 
     async def _serve(self, connection: Connection) -> None:
         try:
-            await connected(self._broker, connection, self)
+            if (proven := await self._admit(connection)) is not None:
+                await self._enter(connection, proven)
+                await connection.ended
         except Exception:
             log.exception("mqtt %s: cut off", connection.peer)
         finally:
@@ -136,24 +162,19 @@ class MqttEdge:
             self._forget(connection, self._visits.pop(connection).proven)
 
     def _forget(self, connection: Connection, proven: Proven | None) -> None:
-        if proven is None:
-            return
-        key = proven.session_key
-        if self._by_session.get(key) is connection:
-            del self._by_session[key]
-        session, _ = self._broker.sessions.get(key, (None, None))
-        if session is not None and session.clean_session:
-            del self._broker.sessions[key]  # amqtt would go on with it when a CONNECT asks for a kept one
+        if proven is not None and self._by_session.get(proven.session_key) is connection:
+            del self._by_session[proven.session_key]
 
-    async def admit(self, connection: Connection) -> Session:
-        """The session of a connection that proved whose it is."""
+    async def _admit(self, connection: Connection) -> Proven | None:
+        """Whose the connection is, when it proved it; the old one of its session is gone then."""
         try:
             async with asyncio.timeout(self._limits.connect_s):
                 body = await connection.connect_packet()
                 async with self._admissions:
                     proven = await prove(body, self._auth)
-                    await asyncio.sleep(0)  # a session costs amqtt half a millisecond: no more of them in one turn
-                    return await self._admit(connection, proven)
+                    await asyncio.sleep(0)  # a storm of them leaves the others their turn
+                    await self._take_over(connection, proven)
+                    return proven
         except Refusal as refusal:
             connection.write(ConnackPacket.build(0, refusal.code).to_bytes())
             reason = f"CONNACK {refusal.code}: {refusal}"
@@ -162,37 +183,59 @@ class MqttEdge:
         except TimeoutError:
             reason = "no CONNECT in time"
         connection.end(reason)
-        raise MQTTError(reason)
+        return None
 
-    async def _admit(self, connection: Connection, proven: Proven) -> Session:
-        """Takes the session over (MQTT 3.1.1, 3.1.4): the old connection is gone before amqtt looks the session up."""
+    async def _take_over(self, connection: Connection, proven: Proven) -> None:
+        """Takes the session over (MQTT 3.1.1, 3.1.4): its connection is this one, and another one ends."""
         key = proven.session_key
         old = self._by_session.get(key)
         self._by_session[key] = connection
         self._visits[connection].proven = proven
+        self._ports.sessions.take(key)
         if old is not None:
             old.cut_off("the same device and client id connected again")
             await asyncio.wait([self._visits[old].task])
         if connection.ending:
             raise ProtocolError("gone before its CONNACK")
-        sessions = self._broker.sessions
-        full = key not in sessions and len(sessions) >= 2 * self._limits.connections
-        return new_session(key, proven.clean or full)
 
-    def enter(self, connection: Connection, session: Session) -> None:
-        """The CONNACK is written."""
-        visit = self._visits[connection]
-        assert visit.proven is not None  # amqtt comes here with what admit gave it
-        visit.link = DeviceLink(connection, visit.proven, session, self._ports)
-        visit.link.start()
+    async def _enter(self, connection: Connection, proven: Proven) -> None:
+        """Answers the CONNECT, and takes packets from then on."""
+        visit, kept = self._visits[connection], None
+        if proven.clean:
+            self._ports.sessions.drop(proven.session_key)
+        else:
+            try:
+                kept = await self._load(proven)
+            except (RedisError, OSError, AemosError):
+                visit.is_cut_short = True
+        if connection.ending or self._by_session.get(proven.session_key) is not connection:
+            return
+        connection.write(ConnackPacket.build(int(kept is not None), 0).to_bytes())
+        keeping = not (proven.clean or visit.is_cut_short)
+        received = self._received_of(proven.session_key, keeping)
+        visit.link = DeviceLink(connection, proven, received, self._ports, keeping=keeping)
+        visit.link.start(kept)
 
-    async def gone(self, connection: Connection) -> None:
-        """The connection has ended, and it is its turn to be tidied up."""
-        await connection.ended
-        async with self._departures:
-            await asyncio.sleep(0)
+    async def _load(self, proven: Proven) -> Kept | None:
+        await self._ports.feed.position(proven.device.organization_id)
+        return await self._ports.sessions.load(proven.session_key)
 
-    # Revoked tokens.
+    def _received_of(self, key: str, keeping: bool) -> Received:
+        found = self._received.pop(key, None)
+        if not keeping or found is None:
+            found = Received()
+        if keeping:
+            self._received[key] = found
+            if len(self._received) > self._limits.connections:
+                del self._received[next(iter(self._received))]
+        return found
+
+    # Every second.
+
+    def _refresh(self) -> None:
+        for visit in self._visits.values():
+            if visit.link is not None:
+                visit.link.save()
 
     async def _recheck(self) -> None:
         unsure = [(c, proven) for c, proven in self._all_proven() if self._auth.known(proven.token) is None]
@@ -210,6 +253,15 @@ class MqttEdge:
             connection.end("its token was revoked")
         return True
 
+    async def _end_what_was_cut_short(self) -> None:
+        """A device whose session could not be read connects again, and goes on with it."""
+        short = [(c, visit.proven) for c, visit in self._visits.items() if visit.is_cut_short]
+        with suppress(RedisError, OSError, AemosError):
+            if short and short[0][1] is not None:
+                await self._load(short[0][1])
+                for connection, _ in short:
+                    connection.end("its session can be read again")
+
     def _all_proven(self) -> list[tuple[Connection, Proven]]:
         return [(c, visit.proven) for c, visit in self._visits.items() if visit.proven is not None]
 
@@ -225,20 +277,17 @@ async def mqtt_edge(
     auth: DeviceAuth,
     uplink: Uplink,
     downlink: Downlink,
+    feed: NotificationFeed,
+    sessions: Sessions,
+    read: ReadLog,
     limits: Limits | None = None,
 ) -> AsyncIterator[MqttEdge]:
     """Listens on `port` until the end of the block; PortInUse when somebody else does."""
     limits = limits or Limits()
-    async with open_broker() as broker:
-        edge = MqttEdge(broker, auth, Ports(uplink, downlink, Downlink(), limits.resend_s), limits)
-        await edge.listen(host, port)
-        try:
-            yield edge
-        finally:
-            await edge.close()
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
-    return event.is_set()
+    ports = Ports(uplink, downlink, Downlink(), feed, sessions, Backlog(feed, read), limits.resend_s)
+    edge = MqttEdge(auth, ports, limits)
+    await edge.listen(host, port)
+    try:
+        yield edge
+    finally:
+        await edge.close()

@@ -140,3 +140,18 @@ def encoded(name: str) -> bytes:
     """A string with its length (MQTT 1.5.3)."""
     data = name.encode()
     return len(data).to_bytes(2) + data
+
+
+def publish(name: str, payload: bytes, number: int, *, dup: bool = False) -> bytes:
+    """A PUBLISH of QoS 1 with its packet id, of QoS 0 when that is 0 (MQTT 3.3)."""
+    body = encoded(name) + (number.to_bytes(2) if number else b"") + payload
+    return bytes([PUBLISH | 8 * dup | 2 * (number > 0)]) + _length(len(body)) + body
+
+
+def _length(size: int) -> bytes:
+    """A remaining length (MQTT 2.2.3)."""
+    digits = bytearray()
+    while size >= 128:
+        digits.append(size & 127 | 128)
+        size >>= 7
+    return bytes([*digits, size])

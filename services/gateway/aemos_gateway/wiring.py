@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import grpc
 from aemos.v1 import data_stream_pb2_grpc, identity_pb2_grpc, rejection_pb2_grpc
 from aemos_core.contract import methods
-from aemos_core.names import DEVICE_STATE_CHANGE, REGISTRY_CHANGED
+from aemos_core.names import REGISTRY_CHANGED
+from aemos_core.notification_log import NotificationFeed, entries
 from aemos_core.process import Component
 from aemos_core.redis_link import Subscriber, open_redis
 from aemos_core.rpc import grpc_server, open_channel, remote_verifier
@@ -19,6 +21,7 @@ from aemos_gateway.downlink import Downlink
 from aemos_gateway.grpc_api import GatewayServicer
 from aemos_gateway.http_edge import IngestRoute, http_edge, make_app
 from aemos_gateway.mqtt_edge import mqtt_edge
+from aemos_gateway.mqtt_sessions import TAKEN, Sessions
 from aemos_gateway.quota import Quota
 from aemos_gateway.rejections import Rejections
 from aemos_gateway.service import Uplink
@@ -56,17 +59,21 @@ async def wire(settings: GatewaySettings) -> AsyncIterator[Sequence[Component]]:
         rejections = Rejections(rejection_pb2_grpc.RejectionServiceStub(ingest))
         uplink = Uplink(data_stream_pb2_grpc.DataStreamServiceStub(ingest), quota, rejections)
         downlink = Downlink()
+        feed = NotificationFeed(redis, downlink.deliver)
 
         app = IngestRoute(auth, uplink, make_app(_channels(services), verifier, ingest))
         http = await enter(http_edge(settings.bind, settings.http_port, app, settings.drain_seconds))
-        mqtt = await enter(mqtt_edge(settings.bind, settings.mqtt_port, auth, uplink, downlink))
+        log = partial(entries, redis)
+        mqtt = await enter(
+            mqtt_edge(settings.bind, settings.mqtt_port, auth, uplink, downlink, feed, Sessions(redis), log)
+        )
         coap = await enter(coap_edge(settings.bind, settings.coap_port, auth, uplink, downlink))
         address = f"{settings.bind}:{settings.gateway_grpc_port}"
         servicers = [GatewayServicer(downlink, mqtt.disconnect)]
         server = await enter(grpc_server(address, "AEMOS_GATEWAY_GRPC_PORT", secret, verifier, servicers))
         subscriber = Subscriber(
             redis,
-            {DEVICE_STATE_CHANGE: downlink.published, REGISTRY_CHANGED: auth.look_again},
+            {TAKEN: mqtt.taken, REGISTRY_CHANGED: auth.look_again},
             auth.look_again,
         )
-        yield [http, mqtt, coap, server, auth, uplink, subscriber]
+        yield [http, mqtt, coap, server, auth, uplink, feed, subscriber]

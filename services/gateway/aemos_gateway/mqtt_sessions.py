@@ -1,0 +1,158 @@
+"""Sessions that are to be kept, in Redis: any gateway goes on with them, also after this one was killed.
+
+Keys (gateway): `mqtt-session:{deviceUuid}/{clientId}`, for a day after the last sign of life. Channel (gateway):
+`mqtt-sessions:taken`, a replica's name and the session that a connection of it took over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from aemos_core.notification_log import LogId, parse_log_id
+from aemos_core.redis_link import RedisClient
+from aemos_core.settings import process_name
+from redis.exceptions import RedisError
+
+log = logging.getLogger("aemos.gateway.mqtt")
+
+TAKEN = "mqtt-sessions:taken"
+KEPT_SECONDS = 24 * 60 * 60
+MOST_UNSAVED = 100_000
+"""Sessions whose newest state Redis does not have yet."""
+_AT_ONCE = 500
+_AGAIN_SECONDS = 1.0
+_LOAD_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What outlives a connection."""
+
+    granted: Mapping[str, int]
+    """Topic to QoS."""
+    place: LogId
+    """Notifications up to here are acknowledged, or not for the session."""
+    number: int
+    """Packet id of the one after them."""
+
+
+class Sessions:
+    """Reads and writes them. What changes while a write is under way forms the next one, each session once."""
+
+    def __init__(self, redis: RedisClient) -> None:
+        self._redis = redis
+        self._name = process_name()
+        self._unsaved: dict[str, tuple[Kept | None, list[Callable[[], None]]]] = {}
+        self._taken: list[str] = []
+        self._saving: asyncio.Task[None] | None = None
+
+    def has_room(self) -> bool:
+        """Whether one more can be remembered."""
+        return len(self._unsaved) < MOST_UNSAVED
+
+    async def load(self, key: str) -> Kept | None:
+        """The session; None when there is none. Raises redis.RedisError, OSError or TimeoutError."""
+        if key in self._unsaved:
+            return self._unsaved[key][0]
+        async with asyncio.timeout(_LOAD_SECONDS):
+            found = await self._read(key)
+        if not found:
+            return None
+        granted = msgspec.json.decode(found[b"topics"], type=dict[str, int])
+        return Kept(granted, parse_log_id(found[b"place"].decode(), "place"), int(found[b"number"]))
+
+    def save(self, key: str, kept: Kept, saved: Callable[[], None] | None = None) -> None:
+        """Remembers it; `saved` is called when that is durable, however long Redis is away."""
+        self._put(key, kept, saved)
+
+    def drop(self, key: str) -> None:
+        """Forgets it."""
+        if self.has_room():
+            self._put(key, None, None)
+
+    def take(self, key: str) -> None:
+        """Tells the other gateways that the session's connection is here now."""
+        if len(self._taken) < MOST_UNSAVED:
+            self._taken.append(key)
+            self._start()
+
+    def taken_elsewhere(self, message: bytes) -> str:
+        """The session that another gateway took over, and that is no more ours to save; empty when it was this one."""
+        name, _, key = message.decode().partition(" ")
+        if name == self._name:
+            return ""
+        self._unsaved.pop(key, None)
+        return key
+
+    async def drain(self, seconds: float) -> None:
+        """Waits until all is saved, so long at the most."""
+        if self._saving is not None:
+            await asyncio.wait([self._saving], timeout=seconds)
+
+    async def close(self) -> None:
+        """Gives up what is not saved."""
+        if self._saving is not None:
+            self._saving.cancel()
+            await asyncio.wait([self._saving])
+
+    def _put(self, key: str, kept: Kept | None, saved: Callable[[], None] | None) -> None:
+        waiting = self._unsaved[key][1] if key in self._unsaved else []
+        self._unsaved[key] = kept, waiting if saved is None else [*waiting, saved]
+        self._start()
+
+    def _start(self) -> None:
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.get_running_loop().create_task(self._save_all())
+
+    async def _save_all(self) -> None:
+        while self._unsaved or self._taken:
+            batch = {key: self._unsaved[key] for key in list(self._unsaved)[:_AT_ONCE]}
+            try:
+                taken, self._taken = self._taken, []
+                await self._write({key: kept for key, (kept, _) in batch.items()}, taken)
+            except (RedisError, OSError) as error:
+                log.warning("mqtt sessions wait to be saved: %s", type(error).__name__)
+                await asyncio.sleep(_AGAIN_SECONDS)
+                continue
+            for key, (kept, waiting) in batch.items():
+                newest = self._unsaved.get(key)
+                if newest is not None and newest[0] is kept:
+                    del self._unsaved[key]
+                elif newest is not None:
+                    self._unsaved[key] = newest[0], newest[1][len(waiting) :]
+                for saved in waiting:
+                    saved()
+
+    async def _read(self, key: str) -> dict[bytes, bytes]:
+        found: Any = await self._redis.hgetall(_redis_key(key))
+        return dict(found)
+
+    async def _write(self, batch: Mapping[str, Kept | None], taken: list[str]) -> None:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for key in taken:
+                pipe.publish(TAKEN, f"{self._name} {key}")
+            for key, kept in batch.items():
+                if kept is None:
+                    pipe.delete(_redis_key(key))
+                else:
+                    topics = msgspec.json.encode(kept.granted)
+                    fields: list[str | bytes | int] = [
+                        "topics",
+                        topics,
+                        "place",
+                        str(kept.place),
+                        "number",
+                        kept.number,
+                    ]
+                    pipe.hset(_redis_key(key), items=fields)
+                    pipe.expire(_redis_key(key), KEPT_SECONDS)
+            await pipe.execute()
+
+
+def _redis_key(key: str) -> str:
+    return f"mqtt-session:{key}"

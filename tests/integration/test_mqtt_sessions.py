@@ -1,0 +1,98 @@
+"""Sessions of devices in a real Redis."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from aemos_core.notification_log import LogId
+from aemos_core.redis_link import RedisClient, open_redis
+from aemos_gateway import mqtt_sessions
+from aemos_gateway.mqtt_sessions import KEPT_SECONDS, Kept, Sessions
+
+from tests.support.redis_server import redis_server
+
+KEY = "abc-123/c1"
+KEPT = Kept({"aemos/devices/abc-123/notifications": 1}, LogId(5, 2), 7)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture
+async def redis(server: str) -> AsyncIterator[RedisClient]:
+    async with open_redis(server) as client:
+        await client.flushall()
+        yield client
+
+
+async def commands(redis: RedisClient, name: str) -> int:
+    found = await redis.info("commandstats")
+    return int(found.get(f"cmdstat_{name}", {"calls": 0})["calls"])
+
+
+async def test_another_gateway_goes_on(redis: RedisClient) -> None:
+    """What one saved another one loads, for a day; what is dropped is gone; what is not saved yet counts here."""
+    one, two = Sessions(redis), Sessions(redis)
+    assert await one.load(KEY) is None
+    saved = asyncio.Event()
+    one.save(KEY, KEPT, saved.set)
+    assert await one.load(KEY) == KEPT
+    await asyncio.wait_for(saved.wait(), 5)
+    assert await two.load(KEY) == KEPT
+    assert 0 < await redis.ttl(f"mqtt-session:{KEY}") <= KEPT_SECONDS
+    two.drop(KEY)
+    assert await two.load(KEY) is None
+    await two.drain(5)
+    assert await one.load(KEY) is None
+    assert await redis.keys("*") == []
+
+
+async def test_a_thousand_acknowledgements_are_few_writes(redis: RedisClient) -> None:
+    """What comes while a write is under way is one more write, with the newest place of each session."""
+    sessions = Sessions(redis)
+    for number in range(1_000):
+        sessions.save(KEY, Kept(KEPT.granted, LogId(5, number), number))
+        if number % 10 == 0:
+            await asyncio.sleep(0)
+    await sessions.drain(5)
+    kept = await Sessions(redis).load(KEY)
+    assert kept is not None
+    assert kept.place == LogId(5, 999)
+    assert await commands(redis, "hset") < 500
+
+
+async def test_a_session_taken_elsewhere_is_told_to_all_but_oneself(
+    redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each gateway hears of it, and the one that took it hears nothing new."""
+    one = Sessions(redis)
+    monkeypatch.setattr(mqtt_sessions, "process_name", lambda: "another")
+    two = Sessions(redis)
+    async with redis.pubsub() as pubsub:
+        await pubsub.subscribe(mqtt_sessions.TAKEN)
+        await pubsub.get_message(timeout=5)
+        one.take(KEY)
+        message = await pubsub.get_message(timeout=5)
+        assert message is not None
+        assert (one.taken_elsewhere(message["data"]), two.taken_elsewhere(message["data"])) == ("", KEY)
+
+
+async def test_what_cannot_be_saved_waits(redis: RedisClient, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Redis nothing is lost: it is saved, and said to be, when Redis is back."""
+    monkeypatch.setattr(mqtt_sessions, "_AGAIN_SECONDS", 0.05)
+    sessions, saved = Sessions(redis), asyncio.Event()
+    pipeline = redis.pipeline
+
+    def broken(*_: object, **__: object) -> object:
+        raise ConnectionError
+
+    monkeypatch.setattr(redis, "pipeline", broken)
+    sessions.save(KEY, KEPT, saved.set)
+    await asyncio.sleep(0.1)
+    assert not saved.is_set()
+    monkeypatch.setattr(redis, "pipeline", pipeline)
+    await asyncio.wait_for(saved.wait(), 5)
+    assert await Sessions(redis).load(KEY) == KEPT
