@@ -36,33 +36,61 @@ def _query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "query", "schema": schema}
 
 
-_HAND_WRITTEN: dict[str, Any] = {
-    "/api/v1/datastreams/token": {
-        "post": {
-            "operationId": "SendReading",
-            "summary": "Stores one reading of a device; 201 means that it is durable. Authorized by a device token.",
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "application/json": {
-                        "schema": {
-                            "type": "object",
-                            "required": ["variableName", "value"],
-                            "properties": {
-                                "variableName": {"type": "string"},
-                                "value": {},
-                                "recievedAt": {"type": "string", "format": "date-time"},
-                                "receivedAt": {"type": "string", "format": "date-time"},
-                                "sensorUuid": {"type": "string"},
-                            },
-                        },
-                        "example": {"value": "25.5", "variableName": "temperature"},
-                    }
-                },
-            },
-            "responses": {"201": {"description": "Stored."}, "default": _PROBLEM},
-        }
+_TIME = {"type": "string", "format": "date-time"}
+_READING = {
+    "type": "object",
+    "required": ["variableName", "value"],
+    "properties": {
+        "variableName": {"type": "string", "minLength": 1, "maxLength": 200},
+        "value": {"description": "A number (numeric text counts as one), text, a boolean or any JSON."},
+        "recievedAt": _TIME,
+        "receivedAt": _TIME,
+        "sensorUuid": {"type": "string", "description": "Default: the token's sensor, or the device's first."},
+        "messageId": {
+            "type": "string",
+            "maxLength": 128,
+            "description": "For 24 h the same again is stored once; with another body it is 409.",
+        },
     },
+}
+_VALUES = {"type": "object", "minProperties": 1, "maxProperties": 1000}
+_SENT: dict[str, Any] = {
+    "oneOf": [
+        _READING,
+        {
+            "type": "object",
+            "required": ["values"],
+            "description": "Several variables at once; ts is milliseconds since 1970 UTC.",
+            "properties": {"ts": {"type": "integer"}, "values": _VALUES, "sensorUuid": {"type": "string"}},
+        },
+        {**_VALUES, "description": "Several variables at once, measured now."},
+    ]
+}
+
+
+def _sending(operation: str, summary: str, schema: dict[str, Any], example: Any, **more: Any) -> dict[str, Any]:
+    content = {"application/json": {"schema": schema, "example": example}}
+    return {
+        "post": {
+            "operationId": operation,
+            "summary": f"{summary}; 201 means durable. Authorized by a device token. A body may be gzip.",
+            "requestBody": {"required": True, "content": content},
+            "responses": {"201": {"description": "Stored."}, "default": _PROBLEM},
+            **more,
+        }
+    }
+
+
+_ONE = {"value": "25.5", "variableName": "temperature"}
+_HAND_WRITTEN: dict[str, Any] = {
+    "/api/v1/datastreams/token": _sending("SendReading", "Stores what a device measured, at most 64 KiB", _SENT, _ONE),
+    "/api/v1/datastreams/batch": _sending(
+        "SendReadings",
+        "Stores up to 1,000 readings, at most 1 MiB, all or, unless partial=true, none of them",
+        {"type": "array", "items": _SENT, "minItems": 1, "maxItems": 1000},
+        [_ONE, {"temperature": 21.5, "open": True}],
+        parameters=[_query("partial", {"type": "boolean"})],
+    ),
     "/api/v1/datastreams/export": {
         "get": {
             "operationId": "ExportReadings",

@@ -71,8 +71,11 @@ class Sources:
         return {token.id for token in tokens}
 
     async def create_variables(self, unknown: Iterable[UnknownVariable]) -> None:
-        """Makes what readings name and sensors lack, unless another process makes it meanwhile."""
-        wanted = {(one.sensor.id, one.name): one for one in unknown}
+        """Makes what readings name and sensors lack, each as its first reading has it, unless another process makes it
+        meanwhile."""
+        wanted: dict[tuple[int, str], UnknownVariable] = {}
+        for one in unknown:
+            wanted.setdefault((one.sensor.id, one.name), one)
         for _ in range(_COLLISIONS):
             try:
                 async with self._database.write() as connection:
