@@ -22,6 +22,7 @@ ROWS = int(os.environ.get("AEMOS_BENCH_ROWS", "50000000"))
 VARIABLES = 1_000
 EVERY_MS = 30_000
 DAY_MS = 86_400_000
+A_DAY = DAY_MS // EVERY_MS
 ROUNDS = 3
 SECONDS = 30
 ASKED = 100
@@ -29,13 +30,18 @@ _FIRST_ID = 10**12
 """Above all that ingest hands out while it is measured."""
 
 
-def load(inst: Installation, rows: int, variables: int = VARIABLES) -> float:
-    """Fills the variables of the demo in order of the primary key, up to now; rows a second."""
-    each = rows // variables
+def load(inst: Installation, rows: int) -> float:
+    """Fills the demo's variables up to now, in order of the primary key, each with two days at least; rows a second."""
+    sensors = [device["sensorUuid"] for device in inst.stack.demo["devices"]][: max(rows // (2 * A_DAY), 1)]
+    each = rows // len(sensors)
     last_ms = now_ms() // EVERY_MS * EVERY_MS
-    ids = inst.sql(f"SELECT id FROM aemos_ingest.telemetry_data ORDER BY id LIMIT {variables}").split()
+    uuids = ", ".join(f"'{uuid}'" for uuid in sensors)
+    variables = inst.sql(
+        "SELECT v.id FROM aemos_ingest.telemetry_data v JOIN aemos_ingest.sensor s ON s.id = v.sensor_id "
+        f"WHERE s.uuid IN ({uuids}) ORDER BY v.id"
+    ).split()
     began = time.perf_counter()
-    for number, variable in enumerate(ids):
+    for number, variable in enumerate(variables):
         at = f"{last_ms} - ({each} - seq) * {EVERY_MS}"
         value = f"ROUND(15 + 5 * SIN(seq / 400) + RAND(seq + {number}), 2)"
         inst.sql(
@@ -46,8 +52,8 @@ def load(inst: Installation, rows: int, variables: int = VARIABLES) -> float:
     return rows / (time.perf_counter() - began)
 
 
-async def _day_of_minutes(inst: Installation) -> list[float]:
-    """Milliseconds of each call for one day of averages a minute, each of another variable."""
+async def _day_of_minutes(inst: Installation, variables: int) -> list[float]:
+    """Milliseconds of each call for one day of averages a minute, each of another variable if there are as many."""
     login, devices = inst.stack.demo["login"], inst.stack.demo["devices"]
     secret = (inst.stack.var / "service-secret").read_text(encoding="ascii").strip()
     took = []
@@ -58,7 +64,7 @@ async def _day_of_minutes(inst: Installation) -> list[float]:
         to_ms = now_ms() // DAY_MS * DAY_MS
         for number in range(ASKED):
             request = data_stream_pb2.QueryReadingsRequest(
-                sensor_uuid=[devices[number * 7 % len(devices)]["sensorUuid"]],
+                sensor_uuid=[devices[number * 7 % min(variables, len(devices))]["sensorUuid"]],
                 variable_name=["temperature"],
                 to=to_timestamp(to_ms),
                 aggregate=["avg"],
@@ -68,7 +74,7 @@ async def _day_of_minutes(inst: Installation) -> list[float]:
             began = time.perf_counter()
             answer = await stub.QueryReadings(request)
             took.append((time.perf_counter() - began) * 1_000)
-            assert len(answer.aggregates[0].intervals) == 1_440
+            assert sum(interval.count for interval in answer.aggregates[0].intervals) >= A_DAY
     return took
 
 
@@ -78,7 +84,7 @@ def measure() -> str:
         before = [loads.http(inst, SECONDS) for _ in range(ROUNDS)]
         inst.seconds_behind()
         loaded = load(inst, ROWS)
-        averages = asyncio.run(_day_of_minutes(inst))
+        averages = asyncio.run(_day_of_minutes(inst, ROWS // (2 * A_DAY)))
         after = [loads.http(inst, SECONDS) for _ in range(ROUNDS)]
         behind = inst.seconds_behind()
     less = 1 - median(after) / median(before)
@@ -93,7 +99,7 @@ def measure() -> str:
     return "\n".join(
         [
             *header("large"),
-            f"{ROWS:,} readings of {VARIABLES:,} variables, one each {EVERY_MS // 1_000} s; {ASKED} calls over gRPC, each "
+            f"{ROWS:,} readings of at most {VARIABLES:,} variables, one each {EVERY_MS // 1_000} s; {ASKED} calls over gRPC, each "
             "of another variable; MariaDB with a buffer pool of 512 MB.",
             "",
             *table(("work", "AEMOS", "floor", "goal"), rows),

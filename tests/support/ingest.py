@@ -32,11 +32,11 @@ class Unreachable:
     async def publish(self, channel: str, message: bytes) -> None:
         raise ConnectionError(channel)
 
-    async def delete(self, key: str) -> None:
+    async def unlink(self, key: str) -> None:
         raise ConnectionError(key)
 
     def register_script(self, script: str) -> Any:
-        """One that is never called: whoever cannot reach Redis begins with `delete`."""
+        """One that is never called: whoever cannot reach Redis begins with `unlink`."""
 
 
 class KeptOutbox(Outbox):

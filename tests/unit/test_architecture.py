@@ -16,6 +16,7 @@ PURE = (
     "services/*/aemos_*/domain.py",
     "services/rules/aemos_rules/[celn][onio][ngdt]*.py",
     "services/gateway/aemos_gateway/readings.py",
+    "services/ingest/aemos_ingest/intervals.py",
     "libs/aemos_core/aemos_core/cron.py",
     "libs/aemos_core/aemos_core/times.py",
     "libs/aemos_core/aemos_core/timing.py",

@@ -94,7 +94,11 @@ class LatestReadings:
         try:
             self._writes.put(newest, lambda _: None)
         except AemosError:
-            self._lost += 1
+            self.lost()
+
+    def lost(self) -> None:
+        """What was stored may not have been taken: a queue is full, or the outcome of a commit is not known."""
+        self._lost += 1
 
     async def get(self, variable_ids: Sequence[int]) -> dict[int, Newest]:
         """The newest reading of each variable that has one: one round trip for 1,000 that Redis knows."""
@@ -148,14 +152,14 @@ class LatestReadings:
                 await self._make_good()
                 await self._put(keys=[LATEST_READINGS], args=[_packed(newest), _LIFE_SECONDS, ""])
         except (RedisError, OSError) as error:
-            self._lost += 1
+            self.lost()
             log.debug("latest readings were dropped: %s", type(error).__name__)
         return [None] * len(batches)
 
     async def _make_good(self) -> None:
         """Drops the hash when it may be behind."""
         if (lost := self._lost) != self._made_good:
-            await self._redis.delete(LATEST_READINGS)
+            await self._redis.unlink(LATEST_READINGS)
             self._made_good = lost
 
 

@@ -115,6 +115,7 @@ class Readings:
                 break
             except AemosError as error:
                 if error.kind is not Kind.EXISTS:
+                    self._latest.lost()  # it may be committed all the same
                     raise
                 for one in accepted:  # another process stored one of these messages: look again
                     one.begin_again()

@@ -245,8 +245,11 @@ async def test_latest_of_a_write_that_was_lost(world: World) -> None:
     await world.store(row(1, BEGIN, 1, 1.0))
     assert await world.newest("s1") == {("s1", "temperature"): "1.0"}
     await world.store(row(2, BEGIN + 1, 1, 2.0), told=False)
+    world.latest.lost()
+    assert await world.newest("s1") == {("s1", "temperature"): "2.0"}
+    await world.store(row(3, BEGIN + 2, 1, 3.0), told=False)
     restarted = History(world.database, LatestReadings(world.database, world.redis))
-    assert [newest.value for newest, _ in await restarted.latest(Of(1, ["s1"], ()))] == ["2.0"]
+    assert [newest.value for newest, _ in await restarted.latest(Of(1, ["s1"], ()))] == ["3.0"]
 
 
 async def test_latest_without_redis(world: World) -> None:
@@ -273,6 +276,34 @@ async def test_a_fill_that_was_overtaken_by_a_drop_adds_nothing(world: World) ->
     await world.history.latest(Of(1, ["s1"], ["temperature"]))
     world.latest._stored = stored  # type: ignore[method-assign]
     assert await world.newest("s1") == {("s1", "temperature"): "2.0"}
+
+
+async def test_latest_is_never_behind_whatever_happens_to_redis(world: World) -> None:
+    """Two processes write and read while the hash is flushed, dropped and doubted: in the end both know the newest."""
+    rng = random.Random(7)
+    other = LatestReadings(world.database, world.redis)
+    both = [world, World(world.database, world.redis, other, History(world.database, other))]
+    newest: dict[int, tuple[int, int]] = {}
+
+    async def act(step: int) -> None:
+        who, variable, ms = rng.choice(both), rng.choice((1, 2)), BEGIN + rng.randrange(step, step + 20)
+        for _ in range(rng.randrange(4)):
+            await asyncio.sleep(0)
+        if rng.random() < 0.5:
+            await who.store(row(step, ms, variable, float(step)))
+            newest[variable] = max(newest.get(variable, (0, 0)), (ms, step))
+        elif rng.random() < 0.7:
+            await who.newest("s1", "s2")
+        elif rng.random() < 0.5:
+            await world.redis.flushdb()
+        else:
+            who.latest.lost()
+
+    for begin in range(1, 300, 10):
+        await asyncio.gather(*(act(step) for step in range(begin, begin + 10)))
+    for who in both:
+        found = await who.newest("s1", "s2")
+        assert found == {(f"s{v}", "temperature"): str(float(step)) for v, (_, step) in newest.items()}
 
 
 async def test_context_is_devices_sensors_and_latest(world: World) -> None:
