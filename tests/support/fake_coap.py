@@ -9,6 +9,7 @@ from aemos_core.errors import AemosError, unauthenticated
 from aemos_gateway.coap_edge import CoapEdge, coap_edge
 from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.downlink import Downlink
+from aemos_gateway.presence import Presence
 from aemos_gateway.readings import Reading, Receipt, Stored, decode
 from aemos_gateway.service import ONCE, Done, Origin, Uplink
 
@@ -54,6 +55,7 @@ class FakeUplink(Uplink):
 
     def __init__(self) -> None:
         self.rejections = self.refused = FakeRejections()
+        self.presence = Presence(None)  # type: ignore[arg-type]
         self.readings: list[Reading] = []
         self.protocols: set[str] = set()
         self.held = False

@@ -16,6 +16,7 @@ from aemos_gateway.downlink import Downlink
 from aemos_gateway.mqtt_connection import Hold
 from aemos_gateway.mqtt_edge import Limits, MqttEdge, mqtt_edge
 from aemos_gateway.mqtt_sessions import Kept, Sessions
+from aemos_gateway.presence import Presence
 from aemos_gateway.readings import Reading, decode
 from aemos_gateway.service import ONCE, Done, Origin, Uplink
 
@@ -59,6 +60,7 @@ class FakeUplink(Uplink):
 
     def __init__(self) -> None:
         self.rejections = self.refused = FakeRejections()
+        self.presence = Presence(None)  # type: ignore[arg-type]
         self.stored: list[bytes] = []
         self.waiting: list[tuple[Reading, bytes, Done]] = []
         self.most_waiting = 0

@@ -10,6 +10,8 @@ import pytest
 from aemos.v1.job_pb2 import Announcement, CommittedReading
 from aemos_core.announce import _arguments
 from aemos_core.notification_log import LogId, logged
+from aemos_core.times import parse_rfc3339
+from aemos_ingest.connectivity import connectivity_changed
 from aemos_notify import codec
 from aemos_notify.live_readings import DATA_STREAM
 from aemos_rules import announcements
@@ -30,6 +32,7 @@ ROW = SimpleNamespace(
 ANNOUNCED = [
     announcements.state_change(ROW, "normal", "warning", b""),
     announcements.alarm_changed(ROW, "raised", b""),
+    connectivity_changed(ROW, True, "connected", parse_rfc3339("2026-01-20T10:30:01.200Z")),
 ]
 
 

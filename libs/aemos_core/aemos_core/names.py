@@ -5,6 +5,9 @@ from __future__ import annotations
 DEVICE_STATE_CHANGE = "notifications:device-state-change"
 """Channel (rules, through the notification log): the JSON of `origin`, one notification a message."""
 
+DEVICE_CONNECTIVITY = "device-connectivity"
+"""Event (ingest): a device came or went."""
+
 READINGS_COMMITTED = "readings:committed"
 """Channel (ingest): a serialized ReadingBatch after its commit, for live user interfaces."""
 

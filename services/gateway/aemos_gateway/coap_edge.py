@@ -47,7 +47,7 @@ async def coap_edge(
     # The library warns once for each odd datagram, so whoever sends them would fill the log.
     logging.getLogger(_LIBRARY_LOG).setLevel(logging.ERROR)
     uploads, observers = Uploads(auth, uplink), Observers(downlink)
-    site = Site(auth, uploads, observers)
+    site = Site(auth, uploads, observers, uplink.presence)
     context = Context(asyncio.get_running_loop(), serversite=site, loggername=_LIBRARY_LOG)
     site.messages = open_port(context, host, port, uploads)
     try:

@@ -20,7 +20,8 @@ from aemos_gateway.coap_blocks import Block, Blocks
 from aemos_gateway.coap_observers import CHECK, REFRESH_SECONDS, Observers
 from aemos_gateway.coap_transport import EdgeMessages, as_message
 from aemos_gateway.coap_uploads import Uploads
-from aemos_gateway.device_auth import DeviceAuth
+from aemos_gateway.device_auth import Device, DeviceAuth
+from aemos_gateway.presence import Presence
 
 log = logging.getLogger("aemos.gateway")
 
@@ -37,8 +38,9 @@ Serve = Callable[[Pipe], Awaitable[None]]
 class Site:
     """What a context serves: it asks for `render_to_pipe` only. Every failure becomes an answer here."""
 
-    def __init__(self, auth: DeviceAuth, uploads: Uploads, observers: Observers) -> None:
+    def __init__(self, auth: DeviceAuth, uploads: Uploads, observers: Observers, presence: Presence) -> None:
         self._auth = auth
+        self._presence = presence
         self._uploads = uploads
         self._observers = observers
         self._blocks = Blocks()
@@ -98,16 +100,16 @@ class Site:
     async def _notifications(self, pipe: Pipe) -> None:
         request = pipe.request
         if request.opt.observe == 0:
-            await self._observe(pipe, request.opt.uri_path[3])
+            await self._observe(pipe)
             return
-        device_uuid = await self._owner(request)
-        _respond(pipe, as_message(coap_answers.content(self._observers.newest(device_uuid), 0)))
+        device = await self._owner(request)
+        _respond(pipe, as_message(coap_answers.content(self._observers.newest(device.device_uuid), 0)))
 
-    async def _observe(self, pipe: Pipe, device_uuid: str) -> None:
-        await self._owner(pipe.request)
-        remote = pipe.request.remote
-        with self._observers.registered(device_uuid, remote.hostinfo, _token(pipe.request)) as inbox:
-            payload = self._observers.newest(device_uuid)
+    async def _observe(self, pipe: Pipe) -> None:
+        device, remote = await self._owner(pipe.request), pipe.request.remote
+        observer = self._observers.registered(device.device_uuid, remote.hostinfo, _token(pipe.request))
+        with observer as inbox, self._presence.connected(device.device_id):
+            payload = self._observers.newest(device.device_uuid)
             self._notify(pipe, payload)
             while True:
                 heard = await inbox.next()
@@ -125,13 +127,12 @@ class Site:
         message.transport_tuning = Reliable()
         _respond(pipe, message, is_last=False)
 
-    async def _owner(self, request: Message) -> str:
+    async def _owner(self, request: Message) -> Device:
         """The device in the path, which must be the token's."""
-        device_uuid: str = request.opt.uri_path[3]
         device = await self._auth.resolve(_token(request))
-        if device.device_uuid != device_uuid:
+        if device.device_uuid != request.opt.uri_path[3]:
             raise not_found("device")
-        return device_uuid
+        return device
 
     async def _still_owner(self, request: Message) -> None:
         """A revoked token ends the observation; ingest being away does not."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aemos_core.names import device_room
+from aemos_core.names import DEVICE_CONNECTIVITY, device_room
 from aemos_core.notification_log import LogId, Published
 
 _ROOM_PREFIX = device_room("")
+
+
+def is_for_devices(event: str) -> bool:
+    """Whether devices hear of it: that it is connected itself, a device knows."""
+    return event != DEVICE_CONNECTIVITY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +65,8 @@ class Downlink:
 
     def deliver(self, published: Published) -> None:
         """A notification of the feed: to the devices whose rooms it names."""
+        if not is_for_devices(published.event):
+            return
         for room in published.rooms:
             if room.startswith(_ROOM_PREFIX):
                 self.send(room.removeprefix(_ROOM_PREFIX), published.notification, published.id)

@@ -12,6 +12,8 @@ from aemos_core.errors import AemosError
 from aemos_core.notification_log import BEGINNING, Logged, LogId, NotificationFeed
 from redis.exceptions import RedisError
 
+from aemos_gateway.downlink import is_for_devices
+
 log = logging.getLogger("aemos.gateway.mqtt")
 
 ReadLog = Callable[[int, LogId, LogId, int], Awaitable[Sequence[Logged]]]
@@ -103,7 +105,7 @@ def _hand_out(page: Iterable[Logged], sessions: Iterable[Behind]) -> None:
     for session in sessions:
         by_room[session.room].append(session)
     for entry in page:
-        for room in entry.rooms:
+        for room in entry.rooms if is_for_devices(entry.event) else ():
             for session in by_room.get(room, ()):
                 if session.takes_more and entry.id > session.place:
                     session.missed(entry)

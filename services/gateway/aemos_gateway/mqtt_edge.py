@@ -162,7 +162,10 @@ class MqttEdge:
             self._forget(connection, self._visits.pop(connection).proven)
 
     def _forget(self, connection: Connection, proven: Proven | None) -> None:
-        if proven is not None and self._by_session.get(proven.session_key) is connection:
+        if proven is None:
+            return
+        self._ports.uplink.presence.went(proven.device.device_id)
+        if self._by_session.get(proven.session_key) is connection:
             del self._by_session[proven.session_key]
 
     async def _admit(self, connection: Connection) -> Proven | None:
@@ -192,6 +195,7 @@ class MqttEdge:
         self._by_session[key] = connection
         self._visits[connection].proven = proven
         self._ports.sessions.take(key)
+        self._ports.uplink.presence.came(proven.device.device_id)
         if old is not None:
             old.cut_off("the same device and client id connected again")
             await asyncio.wait([self._visits[old].task])

@@ -17,9 +17,9 @@ from aemos_gateway.mqtt_connection import Connection, Hold
 from aemos_gateway.mqtt_frames import PUBACK_HEADER, PUBREC_HEADER
 from aemos_gateway.mqtt_received import Received
 from aemos_gateway.readings import Receipt
-from aemos_gateway.service import ONCE, Origin, Uplink
+from aemos_gateway.service import MQTT, ONCE, Origin, Uplink
 
-PROTOCOL = "mqtt"
+PROTOCOL = MQTT
 MOST_IN_FLIGHT = 64
 """Readings of one connection that wait for their commit; above it nothing is read until half of them are answered."""
 _SHOWN = 200

@@ -17,10 +17,13 @@ from aemos_core.errors import AemosError, FieldError, Kind, unavailable
 from opentelemetry.trace import Span
 
 from aemos_gateway.device_auth import Device
+from aemos_gateway.presence import Presence
 from aemos_gateway.quota import Quota
 from aemos_gateway.readings import Receipt, Sent, Stored, decode, in_batch
 from aemos_gateway.rejections import Rejections
 
+MQTT = "mqtt"
+"""The one protocol whose devices are connected while they send."""
 WRITE_SECONDS = 10.0
 MOST_WAITING = 50_000
 """What may wait for ingest in one gateway process, by `_weight`; more is refused as unavailable."""
@@ -51,8 +54,14 @@ class Uplink:
     """Hands readings to ingest in natural batches. A call whose outcome is unknown is never repeated."""
 
     def __init__(
-        self, data_streams: data_stream_pb2_grpc.DataStreamServiceAsyncStub, quota: Quota, rejections: Rejections
+        self,
+        data_streams: data_stream_pb2_grpc.DataStreamServiceAsyncStub,
+        quota: Quota,
+        rejections: Rejections,
+        presence: Presence,
     ) -> None:
+        self.presence = presence
+        """What an edge knows of connections goes there."""
         self.rejections = rejections
         """What an edge refuses goes there; of an MQTT message before its PUBACK."""
         self._data_streams = data_streams
@@ -77,6 +86,8 @@ class Uplink:
 
         Raises the AemosError itself when the payload is no reading, too many come, or too much is waiting.
         """
+        if protocol != MQTT:
+            self.presence.heard(device.device_id)
         now = time.monotonic()
         self._quota.check(device.device_id, device.organization_id, now)
         sent = decode(payload, partial=is_partial)

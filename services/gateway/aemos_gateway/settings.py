@@ -18,4 +18,7 @@ class GatewaySettings(ServiceSettings):
     organization_readings_per_second: int = Field(
         100_000, ge=1, description="Readings a second from one organization at one gateway process; more are refused."
     )
+    device_silent_seconds: float = Field(
+        300.0, ge=1, description="After so long without a reading a device without a connection is offline."
+    )
     gateway_grpc_port: int = Field(50050, ge=1, le=65535, description="gRPC port of gateway.")

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import grpc
-from aemos.v1 import data_stream_pb2_grpc, identity_pb2_grpc, rejection_pb2_grpc
+from aemos.v1 import connectivity_pb2_grpc, data_stream_pb2_grpc, identity_pb2_grpc, rejection_pb2_grpc
 from aemos_core.contract import methods
 from aemos_core.names import REGISTRY_CHANGED
 from aemos_core.notification_log import NotificationFeed, entries
@@ -22,6 +22,7 @@ from aemos_gateway.grpc_api import GatewayServicer
 from aemos_gateway.http_edge import IngestRoute, http_edge, make_app
 from aemos_gateway.mqtt_edge import mqtt_edge
 from aemos_gateway.mqtt_sessions import TAKEN, Sessions
+from aemos_gateway.presence import Presence
 from aemos_gateway.quota import Quota
 from aemos_gateway.rejections import Rejections
 from aemos_gateway.service import Uplink
@@ -57,7 +58,8 @@ async def wire(settings: GatewaySettings) -> AsyncIterator[Sequence[Component]]:
         auth = DeviceAuth(identity_pb2_grpc.IdentityServiceStub(ingest))
         quota = Quota(settings.device_readings_per_second, settings.organization_readings_per_second)
         rejections = Rejections(rejection_pb2_grpc.RejectionServiceStub(ingest))
-        uplink = Uplink(data_stream_pb2_grpc.DataStreamServiceStub(ingest), quota, rejections)
+        presence = Presence(connectivity_pb2_grpc.ConnectivityServiceStub(ingest), settings.device_silent_seconds)
+        uplink = Uplink(data_stream_pb2_grpc.DataStreamServiceStub(ingest), quota, rejections, presence)
         downlink = Downlink()
         feed = NotificationFeed(redis, downlink.deliver)
 
@@ -76,4 +78,4 @@ async def wire(settings: GatewaySettings) -> AsyncIterator[Sequence[Component]]:
             {TAKEN: mqtt.taken, REGISTRY_CHANGED: auth.look_again},
             auth.look_again,
         )
-        yield [http, mqtt, coap, server, auth, uplink, feed, subscriber]
+        yield [http, mqtt, coap, server, auth, uplink, presence, feed, subscriber]

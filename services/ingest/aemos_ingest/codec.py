@@ -36,6 +36,7 @@ def device(row: AnyRow) -> device_pb2.Device:
         labels=labels_of(row.labels),
         attributes=attributes,
         last_seen_at=_if_known(row.last_seen_at_ms),
+        online=row.online,
     )
 
 

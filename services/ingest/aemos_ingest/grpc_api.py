@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from aemos.v1 import (
+    connectivity_pb2,
+    connectivity_pb2_grpc,
     data_stream_pb2,
     data_stream_pb2_grpc,
     device_pb2,
@@ -21,6 +23,7 @@ from aemos_core.paging import page_of
 from aemos_core.rpc import Context, carried_trace
 
 from aemos_ingest import codec
+from aemos_ingest.connectivity import Connectivity
 from aemos_ingest.history_api import queried
 from aemos_ingest.history_service import History
 from aemos_ingest.identity_service import Identity
@@ -148,6 +151,18 @@ class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
     ) -> device_pb2.RevokeDeviceTokenResponse:
         await self._tokens.revoke(request.device, request.id)
         return device_pb2.RevokeDeviceTokenResponse()
+
+
+class ConnectivityServicer(connectivity_pb2_grpc.ConnectivityServiceServicer):
+    """Connections of devices."""
+
+    def __init__(self, connectivity: Connectivity) -> None:
+        self._connectivity = connectivity
+
+    async def ReportConnections(
+        self, request: connectivity_pb2.ReportConnectionsRequest, context: Context
+    ) -> connectivity_pb2.ReportConnectionsResponse:
+        return connectivity_pb2.ReportConnectionsResponse(is_new=await self._connectivity.report(request))
 
 
 class RejectionServicer(rejection_pb2_grpc.RejectionServiceServicer):

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.dialects.mysql import BINARY, MEDIUMTEXT
 
@@ -67,6 +68,7 @@ device = Table(
     Column("labels", Text),
     Column("attributes", Text),
     Column("last_seen_at_ms", BigInteger),
+    Column("online", Boolean, nullable=False, server_default=false()),
     Column("rejections_recorded", BigInteger, nullable=False, server_default="0"),
     Column("rejections_counted", BigInteger, nullable=False, server_default="0"),
     Index("device_by_organization", "organization_id", "id"),
@@ -150,6 +152,23 @@ rejection = Table(
     Column("detail", String(500), nullable=False),
     Column("errors", Text, nullable=False),
     Column("payload", String(200), nullable=False),
+    **TABLE_ARGS,
+)
+gateway_lease = Table(
+    "gateway_lease",
+    metadata,
+    Column("gateway_id", String(32), primary_key=True),
+    Column("until_ms", BigInteger, nullable=False, index=True),
+    **TABLE_ARGS,
+)
+# What makes a device online: a connection as long as its gateway has a lease, or, without one, a time of its own.
+device_connection = Table(
+    "device_connection",
+    metadata,
+    Column("device_id", Id, ForeignKey("device.id", ondelete="CASCADE"), primary_key=True),
+    Column("gateway_id", String(32), primary_key=True),
+    Column("until_ms", BigInteger, index=True),
+    Index("device_connection_by_gateway", "gateway_id"),
     **TABLE_ARGS,
 )
 id_block = Table(

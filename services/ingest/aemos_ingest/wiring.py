@@ -7,13 +7,14 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from aemos_core.announce import Announcer
 from aemos_core.broker import open_broker
 from aemos_core.database import migrate, open_database
 from aemos_core.jobs import EVALUATE_READINGS, JobQueue
 from aemos_core.leases import PartitionLeases
 from aemos_core.names import REGISTRY_CHANGED, RETENTION_LEASES
 from aemos_core.outbox import Outbox
-from aemos_core.outbox_senders import JobSender, Receipts
+from aemos_core.outbox_senders import ANNOUNCE, AnnounceSender, JobSender, Receipts
 from aemos_core.process import Component
 from aemos_core.redis_link import RedisClient, Subscriber, open_redis
 from aemos_core.rpc import grpc_server
@@ -21,7 +22,9 @@ from redis.exceptions import RedisError
 
 import aemos_ingest
 from aemos_ingest import tables
+from aemos_ingest.connectivity import Connectivity
 from aemos_ingest.grpc_api import (
+    ConnectivityServicer,
     DataStreamServicer,
     DeviceServicer,
     IdentityServicer,
@@ -72,6 +75,7 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
         outbox = Outbox(database, tables.outbox)
         receipts = Receipts(jobs_redis, outbox.relay_id)
         outbox.add_sender(EVALUATE_READINGS.name, JobSender(queue, EVALUATE_READINGS, jobs_redis, receipts))
+        outbox.add_sender(ANNOUNCE, AnnounceSender(Announcer(redis), redis))
         sources = Sources(database, settings.rules_partitions)
         announce_change = partial(_announce_change, sources, redis)
         identity = Identity(database)
@@ -82,6 +86,7 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
         latest = LatestReadings(database, redis)
         readings = Readings(database, outbox, sources, sightings, redis, latest)
         history = History(database, latest)
+        connectivity = Connectivity(database, outbox)
         leases = PartitionLeases(redis, 1, prefix=RETENTION_LEASES)
         server = await enter(
             grpc_server(
@@ -92,6 +97,7 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
                 [
                     IdentityServicer(identity, Organizations(database), registry, tokens),
                     DeviceServicer(registry, tokens),
+                    ConnectivityServicer(connectivity),
                     RejectionServicer(Rejections(database)),
                     SensorServicer(registry),
                     TelemetryDataServicer(registry),
@@ -103,5 +109,5 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
         subscriber = Subscriber(redis, {REGISTRY_CHANGED: sources.look_again}, sources.look_again)
         yield [
             *(server, readings, latest, outbox, receipts, sources, sightings, subscriber),
-            *(MessageSweep(database), leases, Retention(database, leases)),
+            *(connectivity, MessageSweep(database), leases, Retention(database, leases)),
         ]

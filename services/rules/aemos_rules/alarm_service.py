@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aemos_core import telemetry
+from aemos_core.announcements import outbox_row
 from aemos_core.database import Database
 from aemos_core.errors import invalid
 from aemos_core.identity import caller
@@ -15,7 +16,7 @@ from aemos_core.times import now_ms
 from aemos_rules import alarm_store
 from aemos_rules.alarm_store import AlarmQuery, AnyRow
 from aemos_rules.alarms import SEVERITIES, What
-from aemos_rules.announcements import alarm_changed, outbox_row
+from aemos_rules.announcements import alarm_changed
 
 
 class Alarms:

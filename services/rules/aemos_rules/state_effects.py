@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from aemos_core import telemetry
+from aemos_core.announcements import outbox_row
 from aemos_core.database import Database
 from aemos_core.outbox import Row
 from aemos_core.redis_link import RedisClient
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import state_store
-from aemos_rules.announcements import outbox_row, state_change
+from aemos_rules.announcements import state_change
 from aemos_rules.domain import StateAssertion, StateChange, StateRow, Watermark, fold
 from aemos_rules.state_store import AnyRow, Instance
 

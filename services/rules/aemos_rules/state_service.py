@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from aemos.v1 import device_pb2, device_pb2_grpc
 from aemos_core import telemetry
+from aemos_core.announcements import outbox_row
 from aemos_core.database import Database
 from aemos_core.errors import invalid
 from aemos_core.identity import caller
@@ -14,7 +15,7 @@ from aemos_core.paging import Page
 from aemos_core.times import now_ms
 
 from aemos_rules import state_store
-from aemos_rules.announcements import outbox_row, state_change
+from aemos_rules.announcements import state_change
 from aemos_rules.domain import StateRow
 from aemos_rules.state_store import AnyRow, Instance
 

@@ -28,7 +28,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61\x65mos/v1/device.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x02\n\x06\x44\x65vice\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63reates_variables\x18\x05 \x01(\x08\x12,\n\x06labels\x18\x06 \x03(\x0b\x32\x1c.aemos.v1.Device.LabelsEntry\x12+\n\nattributes\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x30\n\x0clast_seen_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xfe\x01\n\x13\x43reateDeviceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x1e\n\x11\x63reates_variables\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x39\n\x06labels\x18\x04 \x03(\x0b\x32).aemos.v1.CreateDeviceRequest.LabelsEntry\x12+\n\nattributes\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x14\n\x12_creates_variables\"\"\n\x10GetDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\"J\n\x12ListDevicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\"Q\n\x13ListDevicesResponse\x12!\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x10.aemos.v1.Device\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8e\x02\n\x13UpdateDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1e\n\x11\x63reates_variables\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x39\n\x06labels\x18\x04 \x03(\x0b\x32).aemos.v1.UpdateDeviceRequest.LabelsEntry\x12+\n\nattributes\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_nameB\x14\n\x12_creates_variables\"%\n\x13\x44\x65leteDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteDeviceResponse\"\x8d\x02\n\x0b\x44\x65viceToken\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12\x13\n\x0bsensor_uuid\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"}\n\x18\x43reateDeviceTokenRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bsensor_uuid\x18\x03 \x01(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x17ListDeviceTokensRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x18ListDeviceTokensResponse\x12%\n\x06tokens\x18\x01 \x03(\x0b\x32\x15.aemos.v1.DeviceToken\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"h\n\x18RotateDeviceTokenRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x03\x12\x1c\n\x0foverlap_seconds\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x12\n\x10_overlap_seconds\"6\n\x18RevokeDeviceTokenRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x03\"\x1b\n\x19RevokeDeviceTokenResponse2\xc0\x08\n\rDeviceService\x12_\n\x0c\x43reateDevice\x12\x1d.aemos.v1.CreateDeviceRequest\x1a\x10.aemos.v1.Device\"\x1e\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x14\"\x0f/api/v1/devices:\x01*\x12_\n\tGetDevice\x12\x1a.aemos.v1.GetDeviceRequest\x1a\x10.aemos.v1.Device\"$\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/devices/{device}\x12g\n\x0bListDevices\x12\x1c.aemos.v1.ListDevicesRequest\x1a\x1d.aemos.v1.ListDevicesResponse\"\x1b\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/devices\x12h\n\x0cUpdateDevice\x12\x1d.aemos.v1.UpdateDeviceRequest\x1a\x10.aemos.v1.Device\"\'\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x1d\x32\x18/api/v1/devices/{device}:\x01*\x12s\n\x0c\x44\x65leteDevice\x12\x1d.aemos.v1.DeleteDeviceRequest\x1a\x1e.aemos.v1.DeleteDeviceResponse\"$\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x1a*\x18/api/v1/devices/{device}\x12~\n\x11\x43reateDeviceToken\x12\".aemos.v1.CreateDeviceTokenRequest\x1a\x15.aemos.v1.DeviceToken\".\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02$\"\x1f/api/v1/devices/{device}/tokens:\x01*\x12\x86\x01\n\x10ListDeviceTokens\x12!.aemos.v1.ListDeviceTokensRequest\x1a\".aemos.v1.ListDeviceTokensResponse\"+\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02!\x12\x1f/api/v1/devices/{device}/tokens\x12\x8a\x01\n\x11RotateDeviceToken\x12\".aemos.v1.RotateDeviceTokenRequest\x1a\x15.aemos.v1.DeviceToken\":\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x30\"+/api/v1/devices/{device}/tokens/{id}/rotate:\x01*\x12\x8e\x01\n\x11RevokeDeviceToken\x12\".aemos.v1.RevokeDeviceTokenRequest\x1a#.aemos.v1.RevokeDeviceTokenResponse\"0\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02&*$/api/v1/devices/{device}/tokens/{id}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61\x65mos/v1/device.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x02\n\x06\x44\x65vice\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63reates_variables\x18\x05 \x01(\x08\x12,\n\x06labels\x18\x06 \x03(\x0b\x32\x1c.aemos.v1.Device.LabelsEntry\x12+\n\nattributes\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x30\n\x0clast_seen_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06online\x18\t \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xfe\x01\n\x13\x43reateDeviceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x1e\n\x11\x63reates_variables\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x39\n\x06labels\x18\x04 \x03(\x0b\x32).aemos.v1.CreateDeviceRequest.LabelsEntry\x12+\n\nattributes\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x14\n\x12_creates_variables\"\"\n\x10GetDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\"J\n\x12ListDevicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\"Q\n\x13ListDevicesResponse\x12!\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x10.aemos.v1.Device\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8e\x02\n\x13UpdateDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1e\n\x11\x63reates_variables\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x39\n\x06labels\x18\x04 \x03(\x0b\x32).aemos.v1.UpdateDeviceRequest.LabelsEntry\x12+\n\nattributes\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_nameB\x14\n\x12_creates_variables\"%\n\x13\x44\x65leteDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteDeviceResponse\"\x8d\x02\n\x0b\x44\x65viceToken\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12\x13\n\x0bsensor_uuid\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"}\n\x18\x43reateDeviceTokenRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bsensor_uuid\x18\x03 \x01(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x17ListDeviceTokensRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x18ListDeviceTokensResponse\x12%\n\x06tokens\x18\x01 \x03(\x0b\x32\x15.aemos.v1.DeviceToken\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"h\n\x18RotateDeviceTokenRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x03\x12\x1c\n\x0foverlap_seconds\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x12\n\x10_overlap_seconds\"6\n\x18RevokeDeviceTokenRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x03\"\x1b\n\x19RevokeDeviceTokenResponse2\xc0\x08\n\rDeviceService\x12_\n\x0c\x43reateDevice\x12\x1d.aemos.v1.CreateDeviceRequest\x1a\x10.aemos.v1.Device\"\x1e\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x14\"\x0f/api/v1/devices:\x01*\x12_\n\tGetDevice\x12\x1a.aemos.v1.GetDeviceRequest\x1a\x10.aemos.v1.Device\"$\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/devices/{device}\x12g\n\x0bListDevices\x12\x1c.aemos.v1.ListDevicesRequest\x1a\x1d.aemos.v1.ListDevicesResponse\"\x1b\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/devices\x12h\n\x0cUpdateDevice\x12\x1d.aemos.v1.UpdateDeviceRequest\x1a\x10.aemos.v1.Device\"\'\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x1d\x32\x18/api/v1/devices/{device}:\x01*\x12s\n\x0c\x44\x65leteDevice\x12\x1d.aemos.v1.DeleteDeviceRequest\x1a\x1e.aemos.v1.DeleteDeviceResponse\"$\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x1a*\x18/api/v1/devices/{device}\x12~\n\x11\x43reateDeviceToken\x12\".aemos.v1.CreateDeviceTokenRequest\x1a\x15.aemos.v1.DeviceToken\".\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02$\"\x1f/api/v1/devices/{device}/tokens:\x01*\x12\x86\x01\n\x10ListDeviceTokens\x12!.aemos.v1.ListDeviceTokensRequest\x1a\".aemos.v1.ListDeviceTokensResponse\"+\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02!\x12\x1f/api/v1/devices/{device}/tokens\x12\x8a\x01\n\x11RotateDeviceToken\x12\".aemos.v1.RotateDeviceTokenRequest\x1a\x15.aemos.v1.DeviceToken\":\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x30\"+/api/v1/devices/{device}/tokens/{id}/rotate:\x01*\x12\x8e\x01\n\x11RevokeDeviceToken\x12\".aemos.v1.RevokeDeviceTokenRequest\x1a#.aemos.v1.RevokeDeviceTokenResponse\"0\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02&*$/api/v1/devices/{device}/tokens/{id}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,41 +60,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEVICESERVICE'].methods_by_name['RevokeDeviceToken']._loaded_options = None
   _globals['_DEVICESERVICE'].methods_by_name['RevokeDeviceToken']._serialized_options = b'\210\265\030\004\202\323\344\223\002&*$/api/v1/devices/{device}/tokens/{id}'
   _globals['_DEVICE']._serialized_start=153
-  _globals['_DEVICE']._serialized_end=464
-  _globals['_DEVICE_LABELSENTRY']._serialized_start=419
-  _globals['_DEVICE_LABELSENTRY']._serialized_end=464
-  _globals['_CREATEDEVICEREQUEST']._serialized_start=467
-  _globals['_CREATEDEVICEREQUEST']._serialized_end=721
-  _globals['_CREATEDEVICEREQUEST_LABELSENTRY']._serialized_start=419
-  _globals['_CREATEDEVICEREQUEST_LABELSENTRY']._serialized_end=464
-  _globals['_GETDEVICEREQUEST']._serialized_start=723
-  _globals['_GETDEVICEREQUEST']._serialized_end=757
-  _globals['_LISTDEVICESREQUEST']._serialized_start=759
-  _globals['_LISTDEVICESREQUEST']._serialized_end=833
-  _globals['_LISTDEVICESRESPONSE']._serialized_start=835
-  _globals['_LISTDEVICESRESPONSE']._serialized_end=916
-  _globals['_UPDATEDEVICEREQUEST']._serialized_start=919
-  _globals['_UPDATEDEVICEREQUEST']._serialized_end=1189
-  _globals['_UPDATEDEVICEREQUEST_LABELSENTRY']._serialized_start=419
-  _globals['_UPDATEDEVICEREQUEST_LABELSENTRY']._serialized_end=464
-  _globals['_DELETEDEVICEREQUEST']._serialized_start=1191
-  _globals['_DELETEDEVICEREQUEST']._serialized_end=1228
-  _globals['_DELETEDEVICERESPONSE']._serialized_start=1230
-  _globals['_DELETEDEVICERESPONSE']._serialized_end=1252
-  _globals['_DEVICETOKEN']._serialized_start=1255
-  _globals['_DEVICETOKEN']._serialized_end=1524
-  _globals['_CREATEDEVICETOKENREQUEST']._serialized_start=1526
-  _globals['_CREATEDEVICETOKENREQUEST']._serialized_end=1651
-  _globals['_LISTDEVICETOKENSREQUEST']._serialized_start=1653
-  _globals['_LISTDEVICETOKENSREQUEST']._serialized_end=1733
-  _globals['_LISTDEVICETOKENSRESPONSE']._serialized_start=1735
-  _globals['_LISTDEVICETOKENSRESPONSE']._serialized_end=1825
-  _globals['_ROTATEDEVICETOKENREQUEST']._serialized_start=1827
-  _globals['_ROTATEDEVICETOKENREQUEST']._serialized_end=1931
-  _globals['_REVOKEDEVICETOKENREQUEST']._serialized_start=1933
-  _globals['_REVOKEDEVICETOKENREQUEST']._serialized_end=1987
-  _globals['_REVOKEDEVICETOKENRESPONSE']._serialized_start=1989
-  _globals['_REVOKEDEVICETOKENRESPONSE']._serialized_end=2016
-  _globals['_DEVICESERVICE']._serialized_start=2019
-  _globals['_DEVICESERVICE']._serialized_end=3107
+  _globals['_DEVICE']._serialized_end=480
+  _globals['_DEVICE_LABELSENTRY']._serialized_start=435
+  _globals['_DEVICE_LABELSENTRY']._serialized_end=480
+  _globals['_CREATEDEVICEREQUEST']._serialized_start=483
+  _globals['_CREATEDEVICEREQUEST']._serialized_end=737
+  _globals['_CREATEDEVICEREQUEST_LABELSENTRY']._serialized_start=435
+  _globals['_CREATEDEVICEREQUEST_LABELSENTRY']._serialized_end=480
+  _globals['_GETDEVICEREQUEST']._serialized_start=739
+  _globals['_GETDEVICEREQUEST']._serialized_end=773
+  _globals['_LISTDEVICESREQUEST']._serialized_start=775
+  _globals['_LISTDEVICESREQUEST']._serialized_end=849
+  _globals['_LISTDEVICESRESPONSE']._serialized_start=851
+  _globals['_LISTDEVICESRESPONSE']._serialized_end=932
+  _globals['_UPDATEDEVICEREQUEST']._serialized_start=935
+  _globals['_UPDATEDEVICEREQUEST']._serialized_end=1205
+  _globals['_UPDATEDEVICEREQUEST_LABELSENTRY']._serialized_start=435
+  _globals['_UPDATEDEVICEREQUEST_LABELSENTRY']._serialized_end=480
+  _globals['_DELETEDEVICEREQUEST']._serialized_start=1207
+  _globals['_DELETEDEVICEREQUEST']._serialized_end=1244
+  _globals['_DELETEDEVICERESPONSE']._serialized_start=1246
+  _globals['_DELETEDEVICERESPONSE']._serialized_end=1268
+  _globals['_DEVICETOKEN']._serialized_start=1271
+  _globals['_DEVICETOKEN']._serialized_end=1540
+  _globals['_CREATEDEVICETOKENREQUEST']._serialized_start=1542
+  _globals['_CREATEDEVICETOKENREQUEST']._serialized_end=1667
+  _globals['_LISTDEVICETOKENSREQUEST']._serialized_start=1669
+  _globals['_LISTDEVICETOKENSREQUEST']._serialized_end=1749
+  _globals['_LISTDEVICETOKENSRESPONSE']._serialized_start=1751
+  _globals['_LISTDEVICETOKENSRESPONSE']._serialized_end=1841
+  _globals['_ROTATEDEVICETOKENREQUEST']._serialized_start=1843
+  _globals['_ROTATEDEVICETOKENREQUEST']._serialized_end=1947
+  _globals['_REVOKEDEVICETOKENREQUEST']._serialized_start=1949
+  _globals['_REVOKEDEVICETOKENREQUEST']._serialized_end=2003
+  _globals['_REVOKEDEVICETOKENRESPONSE']._serialized_start=2005
+  _globals['_REVOKEDEVICETOKENRESPONSE']._serialized_end=2032
+  _globals['_DEVICESERVICE']._serialized_start=2035
+  _globals['_DEVICESERVICE']._serialized_end=3123
 # @@protoc_insertion_point(module_scope)

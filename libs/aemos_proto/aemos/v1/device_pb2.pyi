@@ -54,11 +54,14 @@ class Device(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     LAST_SEEN_AT_FIELD_NUMBER: _builtins.int
+    ONLINE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     uuid: _builtins.str
     name: _builtins.str
     creates_variables: _builtins.bool
     """A reading of an unknown variable makes the variable; otherwise it is refused."""
+    online: _builtins.bool
+    """It has a connection, or sent a reading over HTTP or CoAP within 5 minutes (a setting)."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -84,10 +87,11 @@ class Device(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         attributes: _struct_pb2.Struct | None = ...,
         last_seen_at: _timestamp_pb2.Timestamp | None = ...,
+        online: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "created_at", b"created_at", "last_seen_at", b"last_seen_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "created_at", b"created_at", "creates_variables", b"creates_variables", "id", b"id", "labels", b"labels", "last_seen_at", b"last_seen_at", "name", b"name", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "created_at", b"created_at", "creates_variables", b"creates_variables", "id", b"id", "labels", b"labels", "last_seen_at", b"last_seen_at", "name", b"name", "online", b"online", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

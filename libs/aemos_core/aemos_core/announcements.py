@@ -1,0 +1,41 @@
+"""What a producer announces of a device, and the outbox row that it becomes in the producer's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from aemos.v1 import job_pb2
+
+from aemos_core.names import device_id_room, device_room
+from aemos_core.outbox import Row
+from aemos_core.outbox_senders import ANNOUNCE
+from aemos_core.times import now_ms, rfc3339
+
+
+def announcement(
+    event: str, row: Any, metadata: Mapping[str, Any], trace_context: bytes, rooms: Iterable[str] = ()
+) -> job_pb2.Announcement:
+    """A notification for those who listen to a device, and to `rooms` besides; `row` has its ids and its uuid."""
+    notification = {
+        "type": event,
+        "deviceUuid": row.device_uuid,
+        "metadata": metadata,
+        "timestamp": rfc3339(now_ms()),
+    }
+    return job_pb2.Announcement(
+        uuid=uuid4().hex,
+        organization_id=row.organization_id,
+        event=event,
+        rooms=[device_room(row.device_uuid), device_id_room(row.device_id), *rooms],
+        notification_json=msgspec.json.encode(notification).decode(),
+        trace_context=trace_context,
+    )
+
+
+def outbox_row(announcements: Iterable[job_pb2.Announcement]) -> Row:
+    """The outbox row of one transaction's announcements."""
+    batch = job_pb2.AnnouncementBatch(announcements=announcements)
+    return Row(ANNOUNCE, 0, batch.SerializeToString(), len(batch.announcements))

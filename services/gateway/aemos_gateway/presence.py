@@ -1,0 +1,127 @@
+"""Which devices are here, as ingest is told: under a lease, in natural batches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from uuid import uuid4
+
+from aemos.v1 import connectivity_pb2, connectivity_pb2_grpc
+from aemos_core.errors import AemosError
+from aemos_core.redis_link import wait
+
+log = logging.getLogger("aemos.gateway")
+
+RENEW_SECONDS = 3.0
+_AGAIN_SECONDS = 1.0
+_MOST_IN_CALL = 1_000
+
+
+class Presence:
+    """A component: reports what changed, at once and never twice, and renews the lease of this process.
+
+    At the end it says nothing: devices that connect elsewhere before the lease is over were never away.
+    """
+
+    def __init__(
+        self, connectivity: connectivity_pb2_grpc.ConnectivityServiceAsyncStub, silent_seconds: float = 300.0
+    ) -> None:
+        self.gateway_id = uuid4().hex
+        self._connectivity = connectivity
+        self._silent_seconds = silent_seconds
+        self._again_seconds = silent_seconds / 10
+        self._open: Counter[int] = Counter()
+        self._reported: set[int] = set()
+        self._unsure: set[int] = set()
+        self._heard: set[int] = set()
+        self._told: dict[int, float] = {}
+        self._changed = asyncio.Event()
+
+    def came(self, device_id: int) -> None:
+        """A connection of a device is open."""
+        self._open[device_id] += 1
+        self._look_at(device_id)
+
+    def went(self, device_id: int) -> None:
+        """A connection of a device is gone."""
+        self._open[device_id] -= 1
+        if not self._open[device_id]:
+            del self._open[device_id]
+        self._look_at(device_id)
+
+    @contextmanager
+    def connected(self, device_id: int) -> Iterator[None]:
+        """A connection of a device for as long as the block lasts."""
+        self.came(device_id)
+        try:
+            yield
+        finally:
+            self.went(device_id)
+
+    def heard(self, device_id: int) -> None:
+        """A device sent something without a connection: on the hot path."""
+        self._heard.add(device_id)
+        if device_id not in self._told:
+            self._changed.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Reports changes as they come, and every 3 s that this process lives."""
+        while not stop.is_set():
+            try:
+                await self.report()
+            except AemosError as error:
+                log.warning("connections are not reported: %s", error.detail)
+                await wait(stop, _AGAIN_SECONDS)
+            await self._wait(stop)
+
+    async def report(self) -> None:
+        """One call with what ingest does not know yet, as it is now."""
+        self._changed.clear()
+        looked_at = set(islice(self._unsure, _MOST_IN_CALL))
+        connected = looked_at & self._open.keys() - self._reported
+        disconnected = looked_at - self._open.keys()
+        heard = self._heard_now()
+        request = connectivity_pb2.ReportConnectionsRequest(
+            gateway_id=self.gateway_id,
+            connected=connected,
+            disconnected=disconnected,
+            heard=heard,
+            heard_for_ms=int((self._silent_seconds + self._again_seconds) * 1000),
+        )
+        self._unsure -= looked_at
+        try:
+            answer = await self._connectivity.ReportConnections(request)
+        except BaseException:  # it may have been taken or not: both are reported again
+            self._unsure |= looked_at
+            self._reported -= looked_at
+            self._heard.update(heard)
+            raise
+        self._reported = (set() if answer.is_new else self._reported - disconnected) | connected
+        if answer.is_new:
+            self._unsure.update(self._open.keys() - self._reported)
+        self._told.update(dict.fromkeys(heard, time.monotonic()))
+        if self._unsure or len(heard) == _MOST_IN_CALL:
+            self._changed.set()
+
+    def _look_at(self, device_id: int) -> None:
+        self._unsure.add(device_id)
+        self._changed.set()
+
+    def _heard_now(self) -> list[int]:
+        """Those who were not told of lately; they are again when they go on, so that ingest's time does not run out."""
+        before = time.monotonic() - self._again_seconds
+        self._told = {one: at for one, at in self._told.items() if at > before}
+        heard = list(islice((one for one in self._heard if one not in self._told), _MOST_IN_CALL))
+        self._heard.difference_update(heard, self._told)
+        return heard
+
+    async def _wait(self, stop: asyncio.Event) -> None:
+        waits = [asyncio.ensure_future(event.wait()) for event in (stop, self._changed)]
+        await asyncio.wait(waits, timeout=RENEW_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for pending in waits:
+            pending.cancel()

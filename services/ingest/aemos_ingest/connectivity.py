@@ -1,0 +1,133 @@
+"""Who is online: connections that gateways report under a lease, one event for each change, also after a kill."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aemos.v1 import connectivity_pb2 as pb
+from aemos.v1 import job_pb2
+from aemos_core import telemetry
+from aemos_core.announcements import announcement, outbox_row
+from aemos_core.database import Database
+from aemos_core.errors import AemosError, invalid
+from aemos_core.names import DEVICE_CONNECTIVITY
+from aemos_core.outbox import OutboxRows, Row
+from aemos_core.redis_link import wait
+from aemos_core.times import now_ms, rfc3339
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aemos_ingest import connectivity_store as store
+from aemos_ingest.connectivity_store import HEARD
+from aemos_ingest.registry_store import AnyRow
+
+log = logging.getLogger("aemos.ingest")
+
+LEASE_SECONDS = 10.0
+_SWEEP_SECONDS = 1.0
+_FROZEN_SECONDS = 5.0
+_AT_ONCE = 500
+
+
+class Connectivity:
+    """A component: takes reports, and takes the devices of gateways that are gone offline.
+
+    Any number of processes may do so: a device changes under its row's lock, and only when it is not so already.
+    """
+
+    def __init__(self, database: Database, outbox: OutboxRows, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._database = database
+        self._outbox = outbox
+        self._lease_seconds = lease_seconds
+
+    async def report(self, request: pb.ReportConnectionsRequest) -> bool:
+        """Renews the lease and takes the changes; True when there was no lease."""
+        if not 0 < len(request.gateway_id) <= 32:
+            raise invalid("gatewayId", "must have 1 to 32 characters")
+        rows: list[Row] = []
+        async with self._database.write() as connection:
+            until = now_ms() + int(self._lease_seconds * 1000)
+            is_new = await store.renew(connection, request.gateway_id, until)
+            if request.connected or request.disconnected or request.heard:
+                rows = await self._take(connection, request)
+        self._outbox.committed(rows)
+        return is_new
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Sweeps each second, but not before gateways could renew for a whole lease: not after a start, nor after
+        the database was away or this process stood still, when every lease looks as if it had ended."""
+        since = last = time.monotonic()
+        while not await wait(stop, _SWEEP_SECONDS):
+            now = time.monotonic()
+            if now - last > _FROZEN_SECONDS:
+                since = now
+            last = now
+            try:
+                await self.sweep(only_look=now - since < self._lease_seconds)
+            except AemosError as error:
+                log.warning("nobody goes offline for now: %s", error.detail)
+                since = time.monotonic()
+
+    async def sweep(self, *, only_look: bool = False) -> None:
+        """Takes offline whom nothing holds online any more."""
+        while True:
+            async with self._database.read() as connection:
+                found = await store.orphans(connection, now_ms(), _AT_ONCE)
+            if only_look or not found:
+                return
+            async with self._database.write() as connection:
+                await store.end_leases(connection, now_ms())
+            await self._let_go({device_id for device_id, _ in found})
+
+    async def _let_go(self, device_ids: set[int]) -> None:
+        async with self._database.write() as connection:
+            devices = await store.lock_devices(connection, device_ids)
+            gone = await store.orphans(connection, now_ms(), 4 * _AT_ONCE, device_ids)
+            await store.disconnect(connection, gone)
+            reasons = {device_id: "silent" if gateway == HEARD else "gateway_lost" for device_id, gateway in gone}
+            rows = await self._settle(connection, devices, reasons, 0)
+        self._outbox.committed(rows)
+
+    async def _take(self, connection: AsyncConnection, request: pb.ReportConnectionsRequest) -> list[Row]:
+        gateway, connected, heard = request.gateway_id, set(request.connected), set(request.heard)
+        devices = await store.lock_devices(connection, {*connected, *heard, *request.disconnected})
+        known = {device.id for device in devices}
+        places = await store.places_of(connection, known)
+        new = (one for one in sorted(connected & known) if (one, gateway) not in places)
+        await store.connect(connection, gateway, new, None)
+        if heard:
+            until = now_ms() + request.heard_for_ms
+            await store.prolong(connection, heard, until)
+            first = (one for one in sorted(heard & known) if (one, HEARD) not in places)
+            await store.connect(connection, HEARD, first, until)
+        await store.disconnect(connection, [(one, gateway) for one in set(request.disconnected) - connected])
+        reasons = {**dict.fromkeys(heard, "reading"), **dict.fromkeys(connected, "connected")}
+        return await self._settle(connection, devices, reasons, now_ms())
+
+    async def _settle(
+        self, connection: AsyncConnection, devices: Sequence[AnyRow], reasons: Mapping[int, str], seen_ms: int
+    ) -> list[Row]:
+        """Sets and announces what changed of locked devices. Who has no reason here has disconnected."""
+        places = await store.places_of(connection, {device.id for device in devices})
+        online = {device_id for device_id, _ in places}
+        changed = [device for device in devices if device.online != (device.id in online)]
+        for state in (True, False):
+            ids = [device.id for device in changed if (device.id in online) is state]
+            await store.set_online(connection, ids, state, seen_ms)
+        told = [
+            connectivity_changed(
+                device, device.id in online, reasons.get(device.id, "disconnected"), seen_ms or device.last_seen_at_ms
+            )
+            for device in changed
+        ]
+        return await self._outbox.add(connection, [outbox_row(told)]) if told else []
+
+
+def connectivity_changed(device: Any, online: bool, reason: str, seen_ms: int | None) -> job_pb2.Announcement:
+    """The announcement of a device that came or went."""
+    last_seen = rfc3339(seen_ms) if seen_ms else None
+    metadata = {"online": online, "reason": reason, "lastSeenAt": last_seen}
+    return announcement(DEVICE_CONNECTIVITY, device, metadata, telemetry.NO_CONTEXT)

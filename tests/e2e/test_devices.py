@@ -1,0 +1,164 @@
+"""Devices over the whole stack: who is online, whose token ended, and what was refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.fake_mqtt_ports import connect, publish
+from tests.support.stack import Stack, running
+
+ACCEPTED, PUBACK_1 = b"\x20\x02\0\0", b"\x40\x02\0\x01"
+EFFECTIVE_S = 5.0
+LEASE_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("var")) as stack:
+        yield stack
+
+
+def eventually(found: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """What `found` returns once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.05)
+    return result
+
+
+@contextmanager
+def mqtt(stack: Stack, uuid: str, token: str) -> Iterator[socket.socket]:
+    """A device that is connected, and does not connect again."""
+    where = ("127.0.0.1", int(stack.environment["AEMOS_MQTT_PORT"]))
+    with socket.create_connection(where, timeout=20) as sock:
+        sock.sendall(connect(token, uuid=uuid, client="e2e"))
+        assert sock.recv(4) == ACCEPTED
+        yield sock
+
+
+def events(pubsub: Any) -> list[tuple[str, bool, str]]:
+    """The changes that were announced since the last call: device, online, reason."""
+    found = []
+    while (message := pubsub.get_message(timeout=0.1)) is not None:
+        if message["type"] == "message" and (body := json.loads(message["data"]))["event"] == "device-connectivity":
+            about = body["notification"]
+            found.append((about["deviceUuid"], about["metadata"]["online"], about["metadata"]["reason"]))
+    return found
+
+
+def is_online(stack: Stack, uuid: str) -> bool:
+    return bool(stack.call("GET", f"/api/v1/devices/{uuid}")[1]["online"])
+
+
+def test_a_killed_gateway(stack: Stack, tmp_path: Path) -> None:
+    """Whoever connects again within the lease was never away; whoever does not is offline, and that is told once."""
+    stays, leaves = stack.demo["devices"][:2]
+    mqtt_port = stack.environment["AEMOS_MQTT_PORT"]
+    command = ["mosquitto_sub", "-p", mqtt_port, "-i", "stays", "-u", stays["uuid"], "-P", stays["token"]]
+    topic = f"aemos/devices/{stays['uuid']}/notifications"
+    with (
+        redis.Redis(port=int(stack.environment["AEMOS_REDIS_PORT"])) as client,
+        client.pubsub(ignore_subscribe_messages=True) as pubsub,
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen([*command, "-t", topic], stdout=log, stderr=log) as subscriber,
+    ):
+        pubsub.subscribe("notifications:device-state-change")
+        pubsub.get_message(timeout=EFFECTIVE_S)  # that it is
+        try:
+            with mqtt(stack, leaves["uuid"], leaves["token"]) as sock:
+                eventually(lambda: is_online(stack, stays["uuid"]) and is_online(stack, leaves["uuid"]))
+                [gateway] = stack.pids("aemos_gateway")
+                os.kill(gateway, signal.SIGKILL)
+                killed_at = time.monotonic()
+                assert sock.recv(1) == b""
+            eventually(lambda: stack.pids("aemos_gateway") not in ([], [gateway]))
+            eventually(lambda: _listens(stack))
+            eventually(lambda: not is_online(stack, leaves["uuid"]))
+            assert time.monotonic() - killed_at < 2 * LEASE_S
+            eventually(lambda: time.monotonic() - killed_at > LEASE_S + 2)
+            told = events(pubsub)
+        finally:
+            subscriber.kill()
+    of_leaves = [(online, reason) for uuid, online, reason in told if uuid == leaves["uuid"]]
+    of_stays = [(online, reason) for uuid, online, reason in told if uuid == stays["uuid"]]
+    assert of_leaves == [(True, "connected"), (False, "gateway_lost")]
+    assert of_stays == [(True, "connected")]
+
+
+def _listens(stack: Stack) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", int(stack.environment["AEMOS_HTTP_PORT"]))) == 0
+
+
+def test_a_rotated_token_ends_everywhere(stack: Stack) -> None:
+    """Within 5 s an open session is closed and HTTP answers 401; the new token works, and what was used is known."""
+    device = stack.demo["devices"][2]
+    path = f"/api/v1/devices/{device['uuid']}/tokens"
+    status, old = stack.call("POST", path, {"name": "field", "expiresAt": "2099-01-01T00:00:00Z"})
+    assert (status, old["expiresAt"]) == (201, "2099-01-01T00:00:00.000Z")
+    reading = {"variableName": "temperature", "value": 21}
+    with mqtt(stack, device["uuid"], old["token"]) as sock:
+        assert stack.call("POST", "/api/v1/datastreams/token", reading, old["token"])[0] == 201
+        status, new = stack.call("POST", f"{path}/{old['id']}/rotate", {"overlapSeconds": 0})
+        assert (status, new["name"]) == (201, "field")
+        sock.settimeout(EFFECTIVE_S)
+        assert sock.recv(1) == b""
+    assert stack.call("POST", "/api/v1/datastreams/token", reading, old["token"])[0] == 401
+    assert stack.call("POST", "/api/v1/datastreams/token", reading, new["token"])[0] == 201
+    assert stack.call("POST", f"{path}/{old['id']}/rotate", {})[0] == 409
+    listed = {token["id"]: token for token in stack.call("GET", path)[1]["tokens"]}
+    assert "revokedAt" in listed[old["id"]]
+    assert {token["token"] for token in listed.values()} == {""}
+    eventually(lambda: "lastUsedAt" in _token(stack, path, new["id"]))
+    assert "lastSeenAt" in stack.call("GET", f"/api/v1/devices/{device['uuid']}")[1]
+
+
+def _token(stack: Stack, path: str, token_id: int) -> dict[str, Any]:
+    found: dict[str, Any] = next(one for one in stack.call("GET", path)[1]["tokens"] if one["id"] == token_id)
+    return found
+
+
+def test_what_was_refused_can_be_asked_for(stack: Stack) -> None:
+    """Over each protocol, with its reason; over MQTT it is recorded when it is acknowledged."""
+    device = stack.demo["devices"][3]
+    path = f"/api/v1/devices/{device['uuid']}/rejections"
+    wrong = b'{"variableName": "temperature", "value": "warm"}'
+    with mqtt(stack, device["uuid"], device["token"]) as sock:
+        sock.sendall(publish(wrong, topic=f"aemos/devices/{device['uuid']}/telemetry"))
+        assert sock.recv(4) == PUBACK_1
+        [first] = stack.call("GET", path)[1]["rejections"]
+        assert (first["protocol"], first["reason"], first["payload"]) == ("mqtt", "wrong_type", wrong.decode())
+        assert [error["loc"] for error in first["errors"]] == ["value"]
+    assert stack.call("POST", "/api/v1/datastreams/token", b"{", device["token"])[0] == 400
+    url = f"{stack.demo['coapUrl']}/api/v1/datastreams/token?token={device['token']}"
+    subprocess.run(["coap-client-notls", "-m", "post", "-e", "{}", url], check=False, capture_output=True, timeout=20)
+    found = eventually(lambda: (answer := stack.call("GET", path)[1]["rejections"])[2:] and answer)
+    assert [one["protocol"] for one in found] == ["coap", "http", "mqtt"]
+    assert [one["reason"] for one in found] == ["invalid", "malformed", "wrong_type"]
+    assert stack.call("GET", path)[1]["notKept"] == 0
+
+
+def test_devices_are_found_by_label(stack: Stack) -> None:
+    """Labels and attributes go in and out as they are."""
+    body = {"name": "Pump", "labels": {"site": "north"}, "attributes": {"floor": 3, "tags": ["a"]}}
+    status, made = stack.call("POST", "/api/v1/devices", body)
+    assert status == 201
+    assert (made["labels"], made["attributes"]) == (body["labels"], body["attributes"])
+    listed = stack.call("GET", "/api/v1/devices?label=site%3Dnorth")[1]["devices"]
+    assert [device["uuid"] for device in listed] == [made["uuid"]]
+    status, changed = stack.call("PATCH", f"/api/v1/devices/{made['uuid']}", {"labels": {"site": "", "rack": "7"}})
+    assert (status, changed["labels"], changed["name"]) == (200, {"rack": "7"}, "Pump")
+    assert stack.call("PATCH", f"/api/v1/devices/{made['uuid']}", {"labels": {"a b": "x"}})[0] == 422
