@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.checker import Rows, check, wait_until_settled
+from tests.faults.checker import check, wait_until_settled
+from tests.faults.installation import Installation
 from tests.faults.load import History, load
 from tests.support.redis_server import until
-from tests.support.stack import Stack
 
 VICTIMS = ("aemos_ingest", "aemos_gateway", "aemos_rules worker")
 DEVICES = 9
@@ -27,10 +27,10 @@ def more_than(histories: list[History], before: int, readings: int = 200) -> Cal
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
-async def test_what_was_acknowledged_outlives_a_kill(stack: Stack, rows: Rows, victim: str) -> None:
+async def test_what_was_acknowledged_outlives_a_kill(broken: Installation, victim: str) -> None:
     """Killed twice while devices send; each is back within 15 s, and afterwards every reading is there once, judged."""
-    first = VICTIMS.index(victim) * DEVICES
-    async with load(stack, range(first, first + DEVICES)) as histories:
+    stack = broken.stack
+    async with load(stack, broken.fresh(DEVICES)) as histories:
         killed: set[int] = set()
         for _ in range(2):
             before = acknowledged(histories)
@@ -41,5 +41,6 @@ async def test_what_was_acknowledged_outlives_a_kill(stack: Stack, rows: Rows, v
             killed.add(pid)
             before = acknowledged(histories)
             await until(more_than(histories, before), BACK_SECONDS, f"readings after {victim} was killed")
-    wait_until_settled(rows, BACK_SECONDS)
-    assert check(histories, rows) >= acknowledged(histories)
+    wait_until_settled(broken.rows, BACK_SECONDS, broken.queue_url)
+    stored, _ = check(histories, broken.rows)
+    assert stored >= acknowledged(histories)

@@ -16,8 +16,11 @@ START_SECONDS = 30.0
 
 
 @contextmanager
-def mariadb_server(data_dir: Path) -> Iterator[str]:
-    """Yields an AEMOS_DATABASE_URL with {service} in it."""
+def mariadb_server(data_dir: Path, port: int = 0) -> Iterator[str]:
+    """Yields an AEMOS_DATABASE_URL with {service} in it.
+
+    Entered again with the same directory and port it is the same server after a crash.
+    """
     path = os.environ["PATH"] + ":/usr/sbin"
     installer, daemon = (shutil.which(name, path=path) for name in ("mariadb-install-db", "mariadbd"))
     assert installer, "mariadb-server is needed: make infra installs it"
@@ -26,8 +29,9 @@ def mariadb_server(data_dir: Path) -> Iterator[str]:
     user = ["--user=root"] if os.geteuid() == 0 else []
     where = [f"--datadir={data_dir}/data", *user]
     options = ["--auth-root-authentication-method=normal", "--skip-test-db"]
-    subprocess.run([installer, "--no-defaults", *where, *options], check=True, capture_output=True, timeout=60)
-    port = free_port()
+    if not (data_dir / "data").exists():
+        subprocess.run([installer, "--no-defaults", *where, *options], check=True, capture_output=True, timeout=60)
+    port = port or free_port()
     command = [
         daemon,
         "--no-defaults",
@@ -40,7 +44,7 @@ def mariadb_server(data_dir: Path) -> Iterator[str]:
         "--innodb-buffer-pool-size=512M",
         "--max-connections=200",
     ]
-    with (data_dir / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    with (data_dir / "log").open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             _wait(port, process)
             yield f"mysql+asyncmy://root@127.0.0.1:{port}/aemos_{{service}}"

@@ -50,8 +50,8 @@ class Table:
 class FakeSender:
     """Answers with the errors it is given, then takes everything; waits for the gate first."""
 
-    def __init__(self, *errors: Exception, unsettled: int = 2, keep_ms: int = 0) -> None:
-        self.keep_ms, self.unsettled = keep_ms, unsettled
+    def __init__(self, *errors: Exception, keep_ms: int = 0) -> None:
+        self.keep_ms = keep_ms
         self.batches: list[list[int]] = []
         self.most_under_way = self._under_way = 0
         self.gate = asyncio.Event()
@@ -91,8 +91,11 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_lane, "_RETRY_SECONDS", (0.0,))
 
 
-def lane_of(table: Table, sender: FakeSender) -> Lane:
-    return Lane(OWN, sender, 0, table.read, table.settle)
+def lane_of(table: Table, sender: FakeSender, may_send: asyncio.Event | None = None) -> Lane:
+    if may_send is None:
+        may_send = asyncio.Event()
+        may_send.set()
+    return Lane(OWN, sender, 0, table.read, table.settle, may_send)
 
 
 def commit(table: Table, lane: Lane, *rows: Row) -> None:
@@ -123,7 +126,7 @@ def test_all_that_was_committed_is_sent_and_settled(
                 await turns()
         await until_empty(table)
         assert set(sender.sent) == set(order)
-        assert sender.most_under_way <= 2
+        assert sender.most_under_way == 1
         lane.close()
 
     asyncio.run(scenario())
@@ -131,7 +134,7 @@ def test_all_that_was_committed_is_sent_and_settled(
 
 async def test_rows_from_memory_and_from_the_table_keep_their_order() -> None:
     """What did not fit in memory comes before what was committed after it, and each row goes once."""
-    table, sender = Table(), FakeSender(unsettled=1)
+    table, sender = Table(), FakeSender()
     lane = lane_of(table, sender)
     for seq in range(1, 151):
         commit(table, lane, row(seq, weight=HEAVY))
@@ -149,7 +152,7 @@ async def test_rows_from_memory_and_from_the_table_keep_their_order() -> None:
 @pytest.mark.parametrize("error", [Lost(), RedisError(), ConnectionResetError()])
 async def test_what_was_lost_is_sent_again(error: Exception) -> None:
     """The same rows, before those behind them, until they are settled."""
-    table, sender = Table(), FakeSender(error, error, error, unsettled=1)
+    table, sender = Table(), FakeSender(error, error, error)
     sender.gate.set()
     lane = lane_of(table, sender)
     commit(table, lane, row(1), row(2))
@@ -166,11 +169,27 @@ async def test_what_another_relay_left_is_sent_too() -> None:
     sender.gate.set()
     lane = lane_of(table, sender)
     table.add(*(row(seq, OTHER) for seq in range(1, 251)))
-    lane.catch_up(OTHER)
+    lane.catch_up(OTHER, 0)
     commit(table, lane, *(row(seq) for seq in range(1001, 1011)))
     await until_empty(table)
     assert sorted(sender.sent) == [*range(1, 251), *range(1001, 1011)]
     assert [seq for seq in sender.sent if seq < 1000] == list(range(1, 251))
+    lane.close()
+
+
+async def test_what_another_relay_left_goes_first() -> None:
+    """Nothing is sent before it is known who is dead; then what the dead left, then what was committed meanwhile."""
+    table, sender, may_send = Table(), FakeSender(), asyncio.Event()
+    sender.gate.set()
+    lane = lane_of(table, sender, may_send)
+    commit(table, lane, *(row(seq) for seq in range(1001, 1011)))
+    await turns()
+    assert sender.sent == []
+    table.add(*(row(seq, OTHER) for seq in range(1, 251)))
+    lane.catch_up(OTHER, 0)
+    may_send.set()
+    await until_empty(table)
+    assert sender.sent == [*range(1, 251), *range(1001, 1011)]
     lane.close()
 
 
@@ -192,7 +211,7 @@ async def test_what_is_kept_can_be_sent_again(keep_ms: int, times: int) -> None:
 async def test_closing_leaves_in_the_table_what_is_not_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draining has an end though a sender never answers, and then nothing more is sent."""
     monkeypatch.setattr(outbox_lane, "_DRAIN_SECONDS", 0.0)
-    table, sender = Table(), FakeSender(unsettled=1)
+    table, sender = Table(), FakeSender()
     lane = lane_of(table, sender)
     commit(table, lane, row(1))
     await turns()

@@ -92,6 +92,7 @@ async def open_database(url: str, pool_size: int = 8) -> AsyncIterator[Database]
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
     else:
+        event.listen(engine.sync_engine, "do_connect", _connect)
         _ping_what_rested(engine)
     try:
         yield Database(engine)
@@ -112,6 +113,14 @@ def _engine_options(url: str, pool_size: int) -> dict[str, Any]:
         # Every transaction here ends with its block, and one that was cut short loses its connection.
         "pool_reset_on_return": None,
     }
+
+
+def _connect(dialect: Dialect, _record: object, args: Any, parameters: Any) -> Any:
+    """asyncmy 0.2.18 raises RuntimeError when the server hangs up at once."""
+    try:
+        return dialect.connect(*args, **parameters)
+    except RuntimeError as error:
+        raise dialect.loaded_dbapi.OperationalError(2013, str(error)) from error
 
 
 def _ping_what_rested(engine: AsyncEngine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -14,6 +15,10 @@ class _Formatter(JsonFormatter):
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         return line if len(line) <= _LONGEST else line[:_LONGEST] + '…"}'
+
+    def formatException(self, exc_info: Any) -> str:
+        """A traceback's last lines say most."""
+        return str(super().formatException(exc_info))[-_LONGEST // 2 :]
 
 
 def configure(service: str, level: str) -> None:

@@ -50,6 +50,11 @@ def outbox_receipts(relay_id: str) -> str:
     return f"outbox:receipts:{relay_id}"
 
 
+def outbox_mark(name: str) -> str:
+    """Key (each relay its own): there until Redis forgets, so that the relay notices."""
+    return f"outbox:mark:{name}"
+
+
 def device_room(device_uuid: str) -> str:
     """Socket.IO room of a device, by uuid."""
     return f"device-uuid-{device_uuid}"

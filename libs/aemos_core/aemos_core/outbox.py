@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 from uuid import uuid4
 
@@ -25,6 +26,7 @@ from sqlalchemy import (
     String,
     Table,
     delete,
+    func,
     insert,
     select,
     update,
@@ -32,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.mysql import LONGBLOB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aemos_core.database import TABLE_ARGS, Database
+from aemos_core.database import TABLE_ARGS, TRANSACTION_SECONDS, Database
 from aemos_core.errors import AemosError
 from aemos_core.outbox_lane import Lane, Sender
 from aemos_core.redis_link import wait
@@ -40,8 +42,10 @@ from aemos_core.times import now_ms
 
 log = logging.getLogger("aemos.outbox")
 
-HEARTBEAT_SECONDS = 2.0
-DEAD_AFTER_MS = 6_000
+HEARTBEAT_SECONDS = 1.0
+DEAD_AFTER_MS = 4_000
+_UNSURE_SECONDS = TRANSACTION_SECONDS + 1.0
+_UNSURE_LOOKS = 5
 _FORGET_SECONDS = 0.5
 _DELETE_AT_ONCE = 500
 
@@ -56,6 +60,15 @@ class Row:
     weight: int = 1
     relay: str = ""
     seq: int = 0
+
+
+@dataclass(slots=True)
+class _Unsure:
+    """A row whose transaction has not said how it ended. A commit that was cut short may still have happened."""
+
+    row: Row
+    since: float = field(default_factory=time.monotonic)
+    looks: int = 0
 
 
 class OutboxTables:
@@ -88,7 +101,9 @@ class Outbox:
     """A component: the relay of one process.
 
     Each process sends what it committed itself, straight from memory. The rows of a process that died are adopted by
-    another one within 8 s, or at once when it stopped in order.
+    another one within 5 s, or at once when it stopped in order. A new process sends nothing of its own before it knows
+    that the others live or has adopted what they left: so what a device sent before a crash goes before what it sent
+    after. A row whose commit was cut short is looked for in the table, and sent when it is there.
     """
 
     def __init__(self, database: Database, tables: OutboxTables) -> None:
@@ -98,8 +113,10 @@ class Outbox:
         self._senders: dict[str, Sender] = {}
         self._seq = itertools.count(1)
         self._lanes: dict[tuple[str, int], Lane] = {}
-        self._relays = {self.relay_id}
-        self._is_known = False
+        self._adopted: dict[str, int] = {}
+        self._unsure: dict[int, _Unsure] = {}
+        self._unheard: dict[str, int] | None = None
+        self._in_order = asyncio.Event()
         self._settled: deque[tuple[int, str, int]] = deque()
 
     def add_sender(self, kind: str, sender: Sender) -> None:
@@ -108,8 +125,6 @@ class Outbox:
 
     async def add(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
         """Writes rows in the caller's transaction; give what it returns to `committed` after the commit."""
-        if not self._is_known:  # or what is written before the first heartbeat would never be adopted
-            await self._say_alive(connection)
         numbered = [replace(row, relay=self.relay_id, seq=next(self._seq)) for row in rows]
         if numbered:
             values = [
@@ -118,11 +133,13 @@ class Outbox:
                 for r in numbered
             ]  # fmt: skip
             await connection.execute(insert(self._tables.rows), values)
+            self._unsure.update((row.seq, _Unsure(row)) for row in numbered)
         return numbered
 
     def committed(self, rows: Sequence[Row]) -> None:
         """Sends rows whose transaction is durable; never waits, never refuses: what is too much stays in the table."""
         for row in rows:
+            self._unsure.pop(row.seq, None)
             self._lane(row.kind, row.partition).committed(row)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -140,7 +157,8 @@ class Outbox:
     def _lane(self, kind: str, partition: int) -> Lane:
         lane = self._lanes.get((kind, partition))
         if lane is None:
-            lane = Lane(self.relay_id, self._senders[kind], partition, self._read(kind, partition), self._settle)
+            read = self._read(kind, partition)
+            lane = Lane(self.relay_id, self._senders[kind], partition, read, self._settle, self._in_order)
             self._lanes[kind, partition] = lane
         return lane
 
@@ -193,50 +211,96 @@ class Outbox:
                     log.warning("redis lost what it held; sending %s again", kind)
                     for (lane_kind, _), lane in self._lanes.items():
                         if lane_kind == kind:
-                            lane.send_again(self._relays)
+                            lane.send_again((self.relay_id, *self._adopted))
 
     async def _beat(self) -> None:
         try:
             async with self._database.write() as connection:
                 await self._say_alive(connection)
-                adopted = await self._adopt(connection)
-            self._is_known = True
-            for relay in adopted:
-                await self._take_over(relay)
+                left = await self._left(connection)
+                heard = await self._adopt(connection, left)
+                durable = await self._look_for_unsure(connection)
+            for relay in [relay for relay, (owner, _) in heard.items() if owner == self.relay_id != relay]:
+                await self._take_over(relay, left.get(relay, 0))
         except AemosError as error:
             log.warning("heartbeat missed: %s", error.detail)
+            return
+        self.committed(durable)
+        self._begin_in_order({relay: alive for relay, (owner, alive) in heard.items() if owner != self.relay_id}, left)
 
     async def _say_alive(self, connection: AsyncConnection) -> None:
         relays, alive = self._tables.relays, now_ms()
-        # Its own one too when another process, taking it for dead, has adopted it: only rows of the dead need adoption.
-        mine = update(relays).where((relays.c.owner == self.relay_id) | (relays.c.id == self.relay_id))
-        if (await connection.execute(mine.values(owner=self.relay_id, alive_at_ms=alive))).rowcount == 0:
+        # Its own also when another process, taking it for dead, has adopted it.
+        for mine in (relays.c.owner == self.relay_id, relays.c.id == self.relay_id):
+            said = await connection.execute(update(relays).where(mine).values(owner=self.relay_id, alive_at_ms=alive))
+        if said.rowcount == 0:
             await connection.execute(insert(relays).values(id=self.relay_id, owner=self.relay_id, alive_at_ms=alive))
 
-    async def _adopt(self, connection: AsyncConnection) -> list[str]:
-        relays = self._tables.relays
-        dead = select(relays.c.id, relays.c.owner).where(relays.c.alive_at_ms < now_ms() - DEAD_AFTER_MS)
-        adopted = []
-        for relay, owner in (await connection.execute(dead)).all():
-            claim = update(relays).where(relays.c.id == relay, relays.c.owner == owner)
-            claimed = await connection.execute(claim.values(owner=self.relay_id, alive_at_ms=now_ms()))
-            if claimed.rowcount == 1:
-                adopted.append(relay)
-        return adopted
+    async def _left(self, connection: AsyncConnection) -> dict[str, int]:
+        """By relay the last of its rows that are in the table."""
+        rows = self._tables.rows.c
+        query = select(rows.relay, func.max(rows.seq)).group_by(rows.relay)
+        return {relay: last for relay, last in (await connection.execute(query)).all()}
 
-    async def _take_over(self, relay: str) -> None:
+    async def _adopt(self, connection: AsyncConnection, left: Mapping[str, int]) -> dict[str, tuple[str, int]]:
+        """Claims relays of the dead, and rows of relays nobody knows; returns (owner, alive at) of every relay."""
+        relays, now = self._tables.relays, now_ms()
+        heard = {r.id: (r.owner, r.alive_at_ms) for r in (await connection.execute(select(relays))).all()}
+        for relay in left.keys() - heard.keys():
+            await connection.execute(insert(relays).values(id=relay, owner=self.relay_id, alive_at_ms=now))
+            heard[relay] = (self.relay_id, now)
+        for relay, (owner, alive) in heard.items():
+            if alive < now - DEAD_AFTER_MS:
+                claim = update(relays).where(
+                    relays.c.id == relay, relays.c.owner == owner, relays.c.alive_at_ms == alive
+                )
+                if (await connection.execute(claim.values(owner=self.relay_id, alive_at_ms=now))).rowcount:
+                    heard[relay] = (self.relay_id, now)
+        return heard
+
+    async def _take_over(self, relay: str, last: int) -> None:
         rows, relays = self._tables.rows.c, self._tables.relays
-        async with self._database.read() as connection:
-            query = select(rows.kind, rows.lane).where(rows.relay == relay).distinct()
-            lanes = (await connection.execute(query)).all()
-        if not lanes:
+        if not last:
+            self._adopted.pop(relay, None)
             async with self._database.write() as connection:
-                await connection.execute(delete(relays).where(relays.c.id == relay))
+                gone = delete(relays).where(relays.c.id == relay, relays.c.owner == self.relay_id)
+                await connection.execute(gone)
             return
+        after = self._adopted.get(relay, 0)
+        if last <= after:
+            return
+        async with self._database.read() as connection:
+            query = select(rows.kind, rows.lane).where(rows.relay == relay, rows.seq > after).distinct()
+            lanes = (await connection.execute(query)).all()
         log.info("adopted the outbox rows of %s", relay)
-        self._relays.add(relay)
+        self._adopted[relay] = last
         for kind, partition in lanes:
-            self._lane(kind, partition).catch_up(relay)
+            self._lane(kind, partition).catch_up(relay, after)
+
+    async def _look_for_unsure(self, connection: AsyncConnection) -> list[Row]:
+        """Those that are in the table after all."""
+        before = time.monotonic() - _UNSURE_SECONDS
+        old = {seq: unsure for seq, unsure in self._unsure.items() if unsure.since < before}
+        if not old:
+            return []
+        rows = self._tables.rows.c
+        query = select(rows.seq).where(rows.relay == self.relay_id, rows.seq.in_(old))
+        found = set((await connection.execute(query)).scalars())
+        for seq, unsure in old.items():
+            unsure.looks += 1
+            if unsure.looks >= _UNSURE_LOOKS and seq not in found:
+                del self._unsure[seq]
+        return [old[seq].row for seq in sorted(found)]
+
+    def _begin_in_order(self, others: Mapping[str, int], left: Collection[str]) -> None:
+        """Lets the lanes send once each process that left rows has been heard a second time, or was adopted."""
+        if self._unheard is None:
+            self._unheard = {relay: alive for relay, alive in others.items() if relay in left}
+        self._unheard = {
+            relay: alive for relay, alive in self._unheard.items() if relay in left and others.get(relay) == alive
+        }
+        if not self._unheard:
+            self._in_order.set()
 
     async def _drain(self) -> None:
         await asyncio.gather(*(lane.drain() for lane in self._lanes.values()))

@@ -1,4 +1,7 @@
-"""One lane of the outbox: the rows of one kind and partition, sent in order, at most two batches unsettled."""
+"""One lane of the outbox: the rows of one kind and partition, sent in order, one batch at a time.
+
+So order holds whatever fails: a batch that has to go again goes before the next one.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,6 @@ class Sender(Protocol):
 
     keep_ms: int
     """How long a row stays after it is settled, to be sent again when Redis loses it."""
-    unsettled: int
-    """How many batches of a lane may be under way."""
 
     async def send(self, partition: int, rows: Sequence[Row]) -> None:
         """Returns when the rows are settled. Raises Lost or a RedisError to be called again with the same rows."""
@@ -54,17 +55,19 @@ class Lane:
     that is not in it has nothing in the table that is not in memory too.
     """
 
-    def __init__(self, relay: str, sender: Sender, partition: int, read: Read, settle: Settle) -> None:
+    def __init__(
+        self, relay: str, sender: Sender, partition: int, read: Read, settle: Settle, may_send: asyncio.Event
+    ) -> None:
         self._own = relay
         self._sender = sender
         self._partition = partition
         self._read = read
         self._settle = settle
+        self._may_send = may_send
         self._batcher: Batcher[Row, None] = Batcher(
             self._send,
             max_batch=MOST_IN_BATCH,
             max_waiting=MOST_IN_MEMORY,
-            in_flight=sender.unsettled,
             weight=lambda row: row.weight,
         )
         self._behind: dict[str, int] = {}
@@ -75,7 +78,7 @@ class Lane:
     def committed(self, row: Row) -> None:
         """Takes a row of this process, or leaves it in the table while that has older ones."""
         position = self._behind.get(self._own)
-        if position is None and self._batcher.has_room():
+        if position is None and self._may_send.is_set() and self._batcher.has_room():
             self._put(row)
             return
         if position is None or row.seq <= position:
@@ -84,9 +87,9 @@ class Lane:
         self._left_in_table = max(self._left_in_table, row.seq)
         self._load()
 
-    def catch_up(self, relay: str) -> None:
-        """Sends what another relay left in the table."""
-        self._behind[relay] = 0
+    def catch_up(self, relay: str, after: int) -> None:
+        """Sends what another relay left in the table behind the row `after`."""
+        self._behind[relay] = min(after, self._behind.get(relay, after))
         self._load()
 
     def send_again(self, relays: Iterable[str]) -> None:
@@ -117,8 +120,9 @@ class Lane:
             self._loading = asyncio.get_running_loop().create_task(self._load_all())
 
     async def _load_all(self) -> None:
+        await self._may_send.wait()
         while self._behind:
-            relay = next(iter(self._behind))
+            relay = next((relay for relay in self._behind if relay != self._own), self._own)  # what is older first
             try:
                 await self._load_page(relay)
             except AemosError as error:

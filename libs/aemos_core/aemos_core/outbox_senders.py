@@ -6,13 +6,14 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from uuid import uuid4
 
 from aemos.v1 import job_pb2
 from redis.exceptions import RedisError
 
 from aemos_core.announce import Announcer
 from aemos_core.jobs import JobQueue, JobSpec
-from aemos_core.names import outbox_receipts
+from aemos_core.names import outbox_mark, outbox_receipts
 from aemos_core.outbox import Row
 from aemos_core.outbox_lane import Lost
 from aemos_core.redis_link import RedisClient, end
@@ -22,25 +23,31 @@ log = logging.getLogger("aemos.outbox")
 
 ANNOUNCE = "announce"
 _CHECK_SECONDS = 30.0
+_MARK_SECONDS = 24 * 60 * 60
 _RECEIPTS_SECONDS = 600
 _BLOCK_SECONDS = 2.0
 _KEEP_ANNOUNCED_MS = 10 * 60 * 1000
 
 
-class _RunId:
-    """Notices that a Redis server is not the one it was."""
+class _Memory:
+    """Notices that a Redis server is not the one it was, or has forgotten: a mark that was left there is gone."""
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
+        self._mark = outbox_mark(uuid4().hex)
         self._known = ""
 
-    async def changed(self) -> bool:
+    async def losses(self) -> tuple[bool, bool]:
+        """Since the last time: whether it is another one, whether it has forgotten."""
         try:
-            run_id = str((await self._redis.info("server"))["run_id"])
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.info("server")
+                pipe.set(self._mark, "1", ex=_MARK_SECONDS, get=True)
+                server, mark = await pipe.execute()
         except (RedisError, OSError):
-            return False
-        known, self._known = self._known, run_id
-        return bool(known) and known != run_id
+            return False, False
+        known, self._known = self._known, str(server["run_id"])
+        return bool(known) and known != self._known, bool(known) and mark is None
 
 
 class Receipts:
@@ -68,9 +75,11 @@ class Receipts:
     async def run(self, stop: asyncio.Event) -> None:
         """Reads receipts, until told to stop and a moment longer, while the outbox drains."""
         reading = asyncio.create_task(self._read())
-        await stop.wait()
-        await asyncio.wait([reading], timeout=_BLOCK_SECONDS)
-        await end(reading)
+        try:
+            await stop.wait()
+            await asyncio.wait([reading], timeout=_BLOCK_SECONDS)
+        finally:
+            await end(reading)
 
     async def _read(self) -> None:
         while True:
@@ -99,12 +108,11 @@ class JobSender:
     """Makes one job of a batch of rows: payloads are protobuf batches, which join byte by byte."""
 
     keep_ms = 0
-    unsettled = 2
 
     def __init__(self, queue: JobQueue, spec: JobSpec, redis: RedisClient, receipts: Receipts) -> None:
         self._queue = queue
         self._spec = spec
-        self._run_id = _RunId(redis)
+        self._memory = _Memory(redis)
         self._receipts = receipts
 
     async def send(self, partition: int, rows: Sequence[Row]) -> None:
@@ -122,7 +130,7 @@ class JobSender:
 
     async def lost_everything(self) -> bool:
         """Jobs in flight are sent again by whoever waits for their receipts."""
-        lost = await self._run_id.changed()
+        lost = any(await self._memory.losses())
         if lost:
             self._receipts.lose_all()
         return lost
@@ -132,11 +140,10 @@ class AnnounceSender:
     """Puts announcements in the notification log, which takes each once, and publishes them."""
 
     keep_ms = _KEEP_ANNOUNCED_MS
-    unsettled = 1
 
     def __init__(self, announcer: Announcer, redis: RedisClient) -> None:
         self._announcer = announcer
-        self._run_id = _RunId(redis)
+        self._memory = _Memory(redis)
 
     async def send(self, partition: int, rows: Sequence[Row]) -> None:
         """Logs and publishes in one round trip."""
@@ -149,5 +156,9 @@ class AnnounceSender:
             await self._announcer.announce(batch.announcements)
 
     async def lost_everything(self) -> bool:
-        """Whether the log may be gone."""
-        return await self._run_id.changed()
+        """Whether what was published last may be gone.
+
+        Not after a flush: it takes along what tells that an announcement was made before, and nothing is told twice.
+        The ledger, which is never more than seconds behind, has what the log has lost.
+        """
+        return (await self._memory.losses())[0]

@@ -20,6 +20,8 @@ from aemos_core.settings import ServiceSettings
 
 log = logging.getLogger("aemos.process")
 
+_DEATH_SECONDS = 3.0
+
 
 class Component(Protocol):
     """Something that runs until it is told to stop; when one dies, the process dies and is started again."""
@@ -46,8 +48,7 @@ def run(name: str, settings: ServiceSettings, wire: Wire) -> None:
     except PortInUse as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from None
-    except BaseExceptionGroup as group:
-        log.error("a component died", exc_info=group)
+    except BaseExceptionGroup:
         raise SystemExit(1) from None
 
 
@@ -76,9 +77,15 @@ def _spare_the_collector() -> None:
 
 
 async def _run(component: Component, stop: asyncio.Event) -> None:
-    await component.run(stop)
-    if not stop.is_set():
-        raise RuntimeError(f"{type(component).__name__} ended by itself")
+    try:
+        await component.run(stop)
+        if not stop.is_set():
+            raise RuntimeError(f"{type(component).__name__} ended by itself")
+    except Exception:
+        log.exception("a component died: %s", type(component).__name__)
+        # Nothing that ignores its cancellation may keep a dead process from being started again.
+        asyncio.get_running_loop().call_later(_DEATH_SECONDS, os._exit, 1)
+        raise
 
 
 async def _drain(tasks: Sequence[asyncio.Task[None]], seconds: float) -> None:

@@ -52,8 +52,10 @@ class Subscriber:
     async def run(self, stop: asyncio.Event) -> None:
         """Listens until told to stop."""
         listening = asyncio.create_task(self._keep_listening())
-        await stop.wait()
-        await end(listening)
+        try:
+            await stop.wait()
+        finally:
+            await end(listening)
 
     async def _keep_listening(self) -> None:
         failures = 0

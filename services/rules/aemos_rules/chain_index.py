@@ -107,7 +107,6 @@ class ChainsChangedSender:
     """Tells Redis and every worker that chains changed: the outbox's way, so that no change is missed."""
 
     keep_ms = 0
-    unsettled = 1
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis

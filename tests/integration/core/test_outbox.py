@@ -35,8 +35,6 @@ async def others(open_owned: Open) -> Database:
 class FakeSender:
     """Notes what it is given; settles it unless it is told to hold."""
 
-    unsettled = 1
-
     def __init__(self, keep_ms: int = 0) -> None:
         self.keep_ms = keep_ms
         self.sent: list[bytes] = []
@@ -172,3 +170,43 @@ async def test_one_that_was_only_slow_takes_its_rows_back(database: Database, ot
             await write(database, slow, b"2")
         await until(lambda: second.sent == [b"1", b"2"], WITHIN_S)
         await until_left(database, 0)
+
+
+async def test_rows_of_one_that_nobody_heard_of_are_adopted(database: Database, others: Database) -> None:
+    """It died before its first heartbeat, or committed after its last."""
+    sender = FakeSender()
+    adopter = outbox_of(others, sender)
+    await write(database, outbox_of(database, FakeSender()), b"1")
+    async with running(adopter):
+        await until(lambda: sender.sent == [b"1"], WITHIN_S)
+        await write(database, outbox_of(database, FakeSender()), b"2")
+        await until(lambda: sender.sent == [b"1", b"2"], WITHIN_S)
+        await until_left(database, 0)
+
+
+async def test_a_commit_that_was_cut_short_is_looked_for(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its caller was told that it failed; the row is there all the same, and is sent."""
+    monkeypatch.setattr("aemos_core.outbox._UNSURE_SECONDS", 0.0)
+    sender = FakeSender()
+    outbox = outbox_of(database, sender)
+    async with running(outbox):
+        await write(database, outbox, b"1")
+        await until(lambda: sender.sent == [b"1"], WITHIN_S)
+        await until_left(database, 0)
+
+
+async def test_what_a_dead_process_left_goes_before_what_its_successor_commits(
+    database: Database, others: Database
+) -> None:
+    """Until the dead one is known to be dead; a device's readings are judged in their order also after a crash."""
+    sender = FakeSender()
+    dead, successor = outbox_of(database, FakeSender()), outbox_of(others, sender)
+    killed = asyncio.create_task(dead.run(asyncio.Event()))
+    while await owner_of(database, dead) is None:  # noqa: ASYNC110  a condition of the database
+        await asyncio.sleep(0.02)
+    await write(database, dead, b"1", b"2")
+    killed.cancel()
+    async with running(successor):
+        successor.committed(await write(others, successor, b"3"))
+        await until(lambda: len(sender.sent) == 3, WITHIN_S)
+    assert sender.sent == [b"1", b"2", b"3"]
