@@ -149,7 +149,7 @@ class Outbox:
             while not stop.is_set():
                 await self._beat()
                 await wait(stop, HEARTBEAT_SECONDS)
-            await self._drain()
+            await asyncio.gather(*(lane.drain() for lane in self._lanes.values()))
             for task in background:
                 task.cancel()
         await self._retire()
@@ -302,18 +302,12 @@ class Outbox:
         if not self._unheard:
             self._in_order.set()
 
-    async def _drain(self) -> None:
-        await asyncio.gather(*(lane.drain() for lane in self._lanes.values()))
-        try:
-            await self._forget(now_ms())
-        except AemosError as error:
-            log.warning("settled rows stay: %s", error.detail)
-
     async def _retire(self) -> None:
         for lane in self._lanes.values():
             lane.close()
         relays = self._tables.relays
         try:
+            await self._forget(now_ms())
             async with self._database.write() as connection:
                 await connection.execute(update(relays).where(relays.c.owner == self.relay_id).values(alive_at_ms=0))
         except AemosError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from redis.exceptions import RedisError
@@ -71,7 +72,8 @@ class Lane:
             weight=lambda row: row.weight,
         )
         self._behind: dict[str, int] = {}
-        self._left_in_table = 0
+        self._left: float = inf
+        """The lowest row of this process that was left in the table since a page of it was last read."""
         self._room = asyncio.Event()
         self._loading: asyncio.Task[None] | None = None
 
@@ -84,7 +86,7 @@ class Lane:
         if position is None or row.seq <= position:
             # Its turn to be read has passed: read from there again. What is sent twice has one effect.
             self._behind[self._own] = row.seq - 1
-        self._left_in_table = max(self._left_in_table, row.seq)
+        self._left = min(self._left, row.seq)
         self._load()
 
     def catch_up(self, relay: str, after: int) -> None:
@@ -130,17 +132,17 @@ class Lane:
                 await asyncio.sleep(_RETRY_SECONDS[-1])
 
     async def _load_page(self, relay: str) -> None:
-        position = self._behind[relay]
+        position, self._left = self._behind[relay], inf
         rows = await self._read(relay, position, _PAGE)
         for row in rows:
             while not self._batcher.has_room():
                 self._room.clear()
                 await self._room.wait()
-            if self._behind[relay] < position:
+            if self._behind[relay] < position or (relay == self._own and self._left < row.seq):
                 return  # an older row was committed meanwhile
             self._put(row)
             position = self._behind[relay] = row.seq
-        is_read = relay != self._own or self._left_in_table <= position
+        is_read = relay != self._own or self._left == inf
         if not rows and is_read and self._behind[relay] == position:
             del self._behind[relay]
 
