@@ -38,6 +38,19 @@ async def test_a_message_that_comes_again_is_stored_once(database: Database) -> 
         assert await one.count() == 1
 
 
+async def test_what_rules_derived_needs_no_token(database: Database) -> None:
+    """It names organization and sensor, is stored once by its name, and tells how many chains led to it; a sensor of
+    another organization is unknown."""
+    async with ingest(database) as one:
+        derived = {"token_id": 0, "organization_id": 1, "sensor_uuid": "sensor-1", "depth": 2}
+        (first,) = await one.write(one.reading(**derived, message_id="derived"))
+        (again,) = await one.write(one.reading(**derived, message_id="derived"))
+        (foreign,) = await one.write(one.reading(**(derived | {"organization_id": 2})))
+        assert first.id == again.id > 0
+        assert (foreign.id, foreign.refusal.kind) == (0, "unauthenticated")
+        assert await one.count() == 1
+
+
 async def test_two_processes_store_a_message_once(database: Database) -> None:
     """Whoever comes second finds what the first one stored, though both had looked before."""
     async with ingest(database) as one, ingest(database, like=one) as other:

@@ -65,8 +65,8 @@ class Ingest:
 
     def reading(self, value: bytes = b"21.5", name: str = "temperature", **fields: Any) -> pb.NewReading:
         """A reading of the device, as the gateway hands it over."""
-        given = {"received_at_ms": now_ms(), "at_arrival": True, **fields}
-        return pb.NewReading(token_id=self.token_id, variable_name=name, value=value, **given)
+        given = {"received_at_ms": now_ms(), "at_arrival": True, "token_id": self.token_id, **fields}
+        return pb.NewReading(variable_name=name, value=value, **given)
 
     async def count(self) -> int:
         """How many readings are stored."""

@@ -69,7 +69,7 @@ class Play:
         """One deadline comes, perhaps again."""
         if self.deadlines.get(deadline.cell) == deadline:
             del self.deadlines[deadline.cell]
-        run = Run(self.chain.chain, deadline.reading, 0, self._world())
+        run = Run(self.chain.chain, deadline.reading, deadline.at_ms, self._world())
         run.data, run.depth = dict(deadline.data), deadline.depth
         return self._kept(self.chain.resume(deadline.cell.node, run, deadline.due_ms))
 

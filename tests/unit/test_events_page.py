@@ -15,6 +15,7 @@ from aemos_ingest.connectivity import connectivity_changed
 from aemos_notify import codec
 from aemos_notify.live_readings import DATA_STREAM
 from aemos_rules import announcements
+from aemos_rules.domain import Notice, Reading
 
 PAGE = (Path(__file__).parents[2] / "docs/events.md").read_text(encoding="utf-8")
 ROW = SimpleNamespace(
@@ -29,10 +30,12 @@ ROW = SimpleNamespace(
     acknowledged_at_ms=None,
     message="over -10 degrees for 5 minutes",
 )
+READING = Reading(9876, 1, 42, "abc-123", 7, "s-abc-123", 5, "t", "number", 30.5, 1_768_905_000_000, b"")
 ANNOUNCED = [
     announcements.state_change(ROW, "normal", "warning", b""),
     announcements.alarm_changed(ROW, "raised", b""),
     connectivity_changed(ROW, True, "connected", parse_rfc3339("2026-01-20T10:30:01.200Z")),
+    announcements.message_of(Notice("key", "30.5 degrees in the cold store", READING, READING.received_at_ms)),
 ]
 
 
@@ -95,5 +98,5 @@ def test_ids_on_the_page_are_ids() -> None:
     """They grow as shown."""
     ids = re.findall(r'"id": "(\d+)-(\d+)"', PAGE)
     places = [LogId(int(ms), int(seq)) for ms, seq in ids]
-    assert len(places) == 4
+    assert len(places) == 5
     assert places == sorted(places)

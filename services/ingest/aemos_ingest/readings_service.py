@@ -27,7 +27,7 @@ from aemos_ingest.latest import LatestReadings
 from aemos_ingest.readings_store import Message
 from aemos_ingest.repeats import Accepted
 from aemos_ingest.sightings import Sightings
-from aemos_ingest.sources import Sources
+from aemos_ingest.sources import SourceKey, Sources
 
 log = logging.getLogger("aemos.ingest")
 
@@ -67,14 +67,14 @@ class Readings:
 
     async def write(self, readings: Sequence[pb.NewReading], carried: bytes) -> list[Outcome]:
         """Stores what can be stored, durable when it returns; says of each reading what became of it."""
-        tokens = {reading.token_id for reading in readings}
-        outcomes = await self._accept_all(readings, tokens)
+        keys = set(map(_source_key, readings))
+        outcomes = await self._accept_all(readings, keys)
         _refuse_groups(readings, outcomes)
         accepted = [outcome for outcome in outcomes if isinstance(outcome, Accepted)]
         if accepted:
             with telemetry.child(telemetry.SPAN_COMMIT, carried, {"batch.size": len(accepted)}):
                 await self._commits.submit(accepted)
-            self._sightings.saw(tokens)
+            self._sightings.saw(key for key in keys if isinstance(key, int))
         return outcomes
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -84,13 +84,13 @@ class Readings:
         await self._live.drain()
         await self._latest.drain()
 
-    async def _accept_all(self, readings: Sequence[pb.NewReading], tokens: set[int]) -> list[Outcome]:
-        await self._sources.load(tokens)
+    async def _accept_all(self, readings: Sequence[pb.NewReading], keys: set[SourceKey]) -> list[Outcome]:
+        await self._sources.load(keys)
         outcomes = [self._accept(reading) for reading in readings]
         unknown = [outcome for outcome in outcomes if _may_be_made(outcome)]
         if unknown:
             await self._sources.create_variables(unknown)
-            await self._sources.load(tokens)
+            await self._sources.load(keys)
             outcomes = [
                 self._accept(reading) if _may_be_made(outcome) else outcome
                 for reading, outcome in zip(readings, outcomes, strict=True)
@@ -99,7 +99,7 @@ class Readings:
         return [not_made if _may_be_made(outcome) else outcome for outcome in outcomes] if unknown else outcomes
 
     def _accept(self, reading: pb.NewReading) -> Outcome:
-        source = self._sources.get(reading.token_id)
+        source = self._sources.get(_source_key(reading))
         if source is None:
             return unauthenticated()
         try:
@@ -154,6 +154,10 @@ class Readings:
         return [None] * len(batches)
 
 
+def _source_key(reading: pb.NewReading) -> SourceKey:
+    return reading.token_id or (reading.organization_id, reading.sensor_uuid)
+
+
 def _accepted(reading: pb.NewReading, source: Source) -> Accepted:
     sensor = source.sensor(reading.sensor_uuid)
     variable = sensor.variables.get(reading.variable_name)
@@ -173,6 +177,7 @@ def _accepted(reading: pb.NewReading, source: Source) -> Accepted:
         variable_type=variable.type,
         received_at_ms=reading.received_at_ms,
         trace_context=reading.trace_context,
+        depth=reading.depth,
     )
     return Accepted(reading, message, source.partition)
 

@@ -8,7 +8,21 @@ from typing import Any
 from aemos_core import audit
 from aemos_core.errors import not_found
 from aemos_core.times import now_ms
-from sqlalchemy import Column, ColumnElement, Select, Table, case, delete, func, insert, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Select,
+    Table,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    null,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import tables as t
@@ -245,6 +259,25 @@ async def tokens_of(connection: AsyncConnection, token_ids: Iterable[int]) -> Se
         .join(t.device, t.device.c.id == token.device_id)
         .outerjoin(t.sensor, t.sensor.c.id == token.sensor_id)
         .where(token.id.in_(list(token_ids)), _is_valid())
+    )
+    return (await connection.execute(query)).all()
+
+
+async def owners_of(connection: AsyncConnection, sensors: Iterable[tuple[int, str]]) -> Sequence[AnyRow]:
+    """As tokens_of, for sensors by organization and uuid: what rules derived needs no token."""
+    sensor = t.sensor.c
+    query = (
+        select(
+            literal(0).label("id"),
+            sensor.organization_id,
+            sensor.device_id,
+            t.device.c.uuid.label("device_uuid"),
+            t.device.c.creates_variables,
+            sensor.uuid.label("sensor_uuid"),
+            null().label("expires_at_ms"),
+        )
+        .join(t.device, t.device.c.id == sensor.device_id)
+        .where(tuple_(sensor.organization_id, sensor.uuid).in_(list(sensors)))
     )
     return (await connection.execute(query)).all()
 

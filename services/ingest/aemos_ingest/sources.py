@@ -7,6 +7,7 @@ import heapq
 import logging
 import zlib
 from collections.abc import Iterable, Set
+from typing import TypeAlias
 
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind
@@ -24,51 +25,59 @@ _MOST = 200_000
 _COLLISIONS = 3
 
 
+SourceKey: TypeAlias = int | tuple[int, str]
+"""A token's id; or, for what rules derived, an organization and a sensor's uuid."""
+
+
 class Sources:
-    """A component: sources by token id. What another process changed is dropped on a hint, or within 3 s."""
+    """A component: sources by key. What another process changed is dropped on a hint, or within 3 s."""
 
     def __init__(self, database: Database, partitions: int) -> None:
         self._database = database
         self._partitions = partitions
-        self._sources: dict[int, Source] = {}
+        self._sources: dict[SourceKey, Source] = {}
         self._expiring: list[tuple[int, int]] = []
         self._hint = asyncio.Event()
         self._since_ms = now_ms()
 
-    def get(self, token_id: int) -> Source | None:
+    def get(self, key: SourceKey) -> Source | None:
         """The source, if it is in memory."""
-        return self._sources.get(token_id)
+        return self._sources.get(key)
 
-    async def load(self, token_ids: Set[int]) -> None:
+    async def load(self, keys: Set[SourceKey]) -> None:
         """Brings what is missing to memory; an invalid token stays missing."""
         self._drop_expired()
-        invalid: set[int] = set()
+        invalid: set[SourceKey] = set()
         # What was there may be dropped while the rest is read: it is missing then, and not invalid.
-        while missing := token_ids - self._sources.keys() - invalid:
+        while missing := keys - self._sources.keys() - invalid:
             invalid |= missing - await self._read(missing)
 
-    async def _read(self, token_ids: Set[int]) -> set[int]:
+    async def _read(self, keys: Set[SourceKey]) -> set[SourceKey]:
         if len(self._sources) > _MOST:
             self._sources.clear()
+        named = [key for key in keys if isinstance(key, tuple)]
         async with self._database.read() as connection:
-            tokens = await store.tokens_of(connection, token_ids)
-            rows = await store.sensors_of(connection, {token.device_id for token in tokens})
-        sensors = _sensors_by_device(rows)
-        for token in tokens:
-            of_device = sensors.get(token.device_id, {})
-            self._sources[token.id] = Source(
-                token.organization_id,
-                token.device_id,
-                token.device_uuid,
-                zlib.crc32(token.device_uuid.encode()) % self._partitions,
+            rows = list(await store.tokens_of(connection, [key for key in keys if isinstance(key, int)]))
+            rows += await store.owners_of(connection, named) if named else []
+            sensors = _sensors_by_device(await store.sensors_of(connection, {row.device_id for row in rows}))
+        read: set[SourceKey] = set()
+        for row in rows:
+            key: SourceKey = row.id or (row.organization_id, row.sensor_uuid)
+            read.add(key)
+            of_device = sensors.get(row.device_id, {})
+            self._sources[key] = Source(
+                row.organization_id,
+                row.device_id,
+                row.device_uuid,
+                zlib.crc32(row.device_uuid.encode()) % self._partitions,
                 of_device,
-                token.sensor_uuid or "",
-                token.creates_variables,
+                row.sensor_uuid or "",
+                row.creates_variables,
                 next(iter(of_device.values()), None),
             )
-            if token.expires_at_ms is not None:
-                heapq.heappush(self._expiring, (token.expires_at_ms, token.id))
-        return {token.id for token in tokens}
+            if row.expires_at_ms is not None:
+                heapq.heappush(self._expiring, (row.expires_at_ms, row.id))
+        return read
 
     async def create_variables(self, unknown: Iterable[UnknownVariable]) -> None:
         """Makes what readings name and sensors lack, each as its first reading has it, unless another process makes it
@@ -101,9 +110,9 @@ class Sources:
             self._drop(changed)
 
     def _drop(self, device_ids: set[int]) -> None:
-        stale = [token_id for token_id, source in self._sources.items() if source.device_id in device_ids]
-        for token_id in stale:
-            del self._sources[token_id]
+        stale = [key for key, source in self._sources.items() if source.device_id in device_ids]
+        for key in stale:
+            del self._sources[key]
 
     def _drop_expired(self) -> None:
         while self._expiring and self._expiring[0][0] <= now_ms():

@@ -6,7 +6,8 @@ import sys
 from aemos_core import process, settings
 
 from aemos_rules.settings import RulesSettings
-from aemos_rules.wiring import migrate_database, wire, wire_worker
+from aemos_rules.wiring import migrate_database, wire
+from aemos_rules.worker_wiring import wire_worker
 
 loaded = settings.load(RulesSettings)
 match sys.argv[1:]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 from aemos.v1 import job_pb2
-from aemos_core.announcements import announcement
+from aemos_core.announcements import announcement, outbox_row
 from aemos_core.names import alarms_room
+from aemos_core.outbox import Row
+from aemos_core.times import rfc3339
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aemos_rules.domain import Notice
 
 DEVICE_STATE_CHANGE = "device-state-change"
 ALARM = "alarm"
+MESSAGE = "message"
 
 
 def state_change(state: Any, old_value: str, new_value: str, trace_context: bytes) -> job_pb2.Announcement:
@@ -31,3 +39,34 @@ def alarm_changed(alarm: Any, change: str, trace_context: bytes) -> job_pb2.Anno
     }
     rooms = [alarms_room(alarm.organization_id)]
     return announcement(ALARM, alarm, metadata, trace_context, rooms)
+
+
+def message_of(notice: Notice) -> job_pb2.Announcement:
+    """The announcement of what a chain says; its uuid is made of its key, so the log takes it once."""
+    metadata = {"message": notice.message, "dataStreamId": notice.reading.id, "at": rfc3339(notice.at_ms)}
+    announced = announcement(MESSAGE, notice.reading, metadata, notice.reading.trace_context)
+    announced.uuid = uuid5(NAMESPACE_OID, notice.key).hex
+    return announced
+
+
+class NoticeApplier:
+    """Announces what chains say."""
+
+    effect = Notice
+
+    async def prepare(self, effects: Sequence[Notice]) -> _Notices:
+        """Each notice is told, and told once by its key."""
+        return _Notices(effects)
+
+
+class _Notices:
+    writes = True
+
+    def __init__(self, notices: Sequence[Notice]) -> None:
+        self._notices = notices
+
+    async def write(self, connection: AsyncConnection) -> Sequence[Row]:
+        return [outbox_row(map(message_of, self._notices))]
+
+    async def settle(self) -> None:
+        return

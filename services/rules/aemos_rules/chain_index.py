@@ -42,6 +42,8 @@ class ChainIndex:
         self._by_sensor: dict[str, tuple[CompiledChain, ...]] = {}
         self._compiled: dict[int, CompiledChain | None] = {}
         self._version: bytes | str = b""
+        self.asking: set[str] = set()
+        """Sensors some of whose chains remember something or ask for context."""
 
     async def judges_of(self, sensor_uuids: Iterable[str]) -> dict[str, tuple[CompiledChain, ...]]:
         """The enabled chains of each sensor; brings what is missing to memory."""
@@ -71,6 +73,7 @@ class ChainIndex:
         """Something changed, or we may have missed that it did."""
         self._by_sensor.clear()
         self._compiled.clear()
+        self.asking.clear()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Notices changes whose message was missed."""
@@ -96,7 +99,9 @@ class ChainIndex:
             ids.update(fresh)
         compiled = await self.compiled({chain_id for chain_ids in ids.values() for chain_id in chain_ids})
         for uuid, chain_ids in ids.items():
-            self._by_sensor[uuid] = tuple(compiled[chain_id] for chain_id in chain_ids if chain_id in compiled)
+            self._by_sensor[uuid] = judges = tuple(compiled[each] for each in chain_ids if each in compiled)
+            if not all(chain.plain for chain in judges):
+                self.asking.add(uuid)
 
     async def _remember(self, version: bytes | str, entries: dict[str, list[int]]) -> None:
         keys = [RULE_CHAINS_VERSION, *map(rule_chain_index, entries)]

@@ -119,6 +119,7 @@ async def save(connection: AsyncConnection, chain: RuleChain, sensor_uuids: Iter
         chain_id = chain.id
         await connection.execute(update(t.rule_chain).where(_c.id == chain_id).values(**values))
         await connection.execute(delete(t.rule_chain_sensor).where(t.rule_chain_sensor.c.rule_chain_id == chain_id))
+        await _forget(connection, chain_id, [node.name for node in chain.nodes])
     else:
         created = await connection.execute(insert(t.rule_chain).values(**values, created_at_ms=now_ms()))
         chain_id = int(created.inserted_primary_key[0])  # type: ignore[index]
@@ -135,7 +136,15 @@ async def save(connection: AsyncConnection, chain: RuleChain, sensor_uuids: Iter
 async def remove(connection: AsyncConnection, chain_id: int) -> None:
     """Deletes a chain."""
     await connection.execute(delete(t.rule_chain).where(_c.id == chain_id))
+    await _forget(connection, chain_id, ())
     await _changed(connection, chain_id, "delete")
+
+
+async def _forget(connection: AsyncConnection, chain_id: int, nodes: Iterable[str]) -> None:
+    """Drops what the chain's nodes remember and wait for, but for these nodes."""
+    for table in (t.node_memory, t.deadline):
+        own = table.c.rule_chain_id == chain_id
+        await connection.execute(delete(table).where(own, table.c.node.not_in([*nodes, ""])))
 
 
 async def _changed(connection: AsyncConnection, chain_id: int, verb: str) -> None:

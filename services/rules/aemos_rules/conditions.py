@@ -6,6 +6,7 @@ CEL has no mixed arithmetic and people write `value > 25`: every number here is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache, lru_cache
@@ -91,6 +92,10 @@ _CONTEXT: dict[str, tuple[cel.Type, Callable[[Run], Any]]] = {
 }
 
 
+_NAMED_SENSOR = re.compile(r"""\bsensors\s*\[\s*["']([^"'\\]+)["']\s*\]""")
+"""A sensor that an expression names: by its name, of the same device, or by its uuid."""
+
+
 class InvalidCondition(Exception):
     """The condition is refused; `line` and `column` count from 1 in the text as typed."""
 
@@ -155,11 +160,12 @@ class Expression:
 class ByType:
     """An expression on readings of whatever type it makes sense for, compiled for each when it first comes."""
 
-    __slots__ = ("_compiled", "_expression", "_is_condition", "words")
+    __slots__ = ("_compiled", "_expression", "_is_condition", "named_sensors", "words")
 
     def __init__(self, expression: str, candidates: Iterable[VariableType], is_condition: bool = True) -> None:
         """Raises InvalidCondition unless it makes sense for one of `candidates`."""
         self._expression, self._is_condition = expression, is_condition
+        self.named_sensors = frozenset(found[1] for found in _NAMED_SENSOR.finditer(expression))
         self._compiled: dict[VariableType, Expression | None] = {}
         refusals: list[InvalidCondition] = []
         for kind in candidates:

@@ -78,7 +78,8 @@ class RuleChain:
 
 # Named tuples where thousands are made each second: a frozen dataclass takes four times as long to construct.
 class Reading(NamedTuple):
-    """The reading judged. `value` has the Python type of `variable_type`: float, str, bool, or parsed JSON."""
+    """The reading judged. `value` has the Python type of `variable_type`: float, str, bool, or parsed JSON. `depth`
+    counts the chains that led to it."""
 
     id: int
     organization_id: int
@@ -92,6 +93,7 @@ class Reading(NamedTuple):
     value: Any
     received_at_ms: int
     trace_context: bytes
+    depth: int = 0
 
 
 class StateAssertion(NamedTuple):

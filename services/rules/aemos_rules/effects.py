@@ -53,8 +53,10 @@ class Effects:
         pending = [
             found
             for kind, applier in self._appliers.items()
-            if kind in by_type and (found := await applier.prepare(by_type[kind])) is not None
+            if kind in by_type and (found := await applier.prepare(by_type.pop(kind))) is not None
         ]
+        if by_type:
+            raise TypeError(f"nobody applies {', '.join(kind.__name__ for kind in by_type)}")
         writing = [each for each in pending if each.writes]
         if writing:
             await self._write(writing)

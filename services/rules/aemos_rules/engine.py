@@ -51,8 +51,10 @@ class RunResult(NamedTuple):
 class CompiledChain:
     """A chain ready to run.
 
-    `sensor_uuids` are those its filters name, `device_state_ids`, `rule_chain_ids` and `target_sensor_uuids` those its
-    actions do; `needs` are words of the context that it asks for. `plain` chains need and remember nothing.
+    `sensor_uuids` are those its filters name, `other_sensor_uuids` those it names besides, `device_state_ids` and
+    `rule_chain_ids` what its actions name; `needs` are words of the context that it asks for, `remembering` the names
+    of nodes with memory, `first` of those that see every reading of their variable. `plain` chains need and remember
+    nothing.
     """
 
     def __init__(self, chain: RuleChain, nodes: Sequence[NodeKind], graph: Graph) -> None:
@@ -61,9 +63,10 @@ class CompiledChain:
         self.sensor_uuids = frozenset[str]().union(*(node.sensor_uuids for node in nodes))
         self.device_state_ids = frozenset[int]().union(*(node.device_state_ids for node in nodes))
         self.rule_chain_ids = frozenset[int]().union(*(node.rule_chain_ids for node in nodes))
-        self.target_sensor_uuids = frozenset[str]().union(*(node.target_sensor_uuids for node in nodes))
+        self.other_sensor_uuids = frozenset[str]().union(*(node.other_sensor_uuids for node in nodes))
         self.needs = frozenset[str]().union(*(node.needs for node in nodes))
         self.remembering = tuple(node.name for node in nodes if node.remembers)
+        self.first = frozenset(nodes[index].name for index in graph.entries)
         self.plain = not self.needs and not self.remembering
         self.order = graph.order
         self._places = {index: place for place, index in enumerate(graph.order)}

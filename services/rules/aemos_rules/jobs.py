@@ -1,24 +1,38 @@
-"""The job of judging readings."""
+"""The jobs of judging: readings, and runs that go on at a deadline."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any
+from zlib import crc32
 
 from aemos.v1 import job_pb2
 from aemos_core import telemetry
 from aemos_core.outbox_senders import send_receipt
 from aemos_core.redis_link import RedisClient
+from aemos_core.times import now_ms
 from aemos_core.worker import current_job
 
 from aemos_rules.chain_index import ChainIndex
-from aemos_rules.domain import Reading, StateAssertion
+from aemos_rules.contexts import Asked, Contexts
+from aemos_rules.deadlines import deadline_of
+from aemos_rules.domain import Reading
 from aemos_rules.effects import Effects
 from aemos_rules.engine import CompiledChain, RunResult
+from aemos_rules.memory import Fenced, Memory
+from aemos_rules.nodes.remembering import seen
+from aemos_rules.run import Deadline, Remembered, Run, World
 
 log = logging.getLogger("aemos.rules")
+
+_TRIES = 3
+_PATIENCE = 120
+"""A deadline waits for readings that are stored but not judged yet; it looks so often, after 0.5 s at first and 5 s at
+last: ten minutes in all."""
+_AGAIN_MS, _MOST_AGAIN_MS = 500, 5_000
 
 _VALUE_OF: Mapping[str, Callable[[job_pb2.CommittedReading], object]] = {
     "number": lambda reading: reading.number,
@@ -29,51 +43,166 @@ _VALUE_OF: Mapping[str, Callable[[job_pb2.CommittedReading], object]] = {
 
 
 class Judge:
-    """A job may come twice or late: what it asserts counts once, by its place in event time."""
+    """A job may come twice or late: what it says counts once, by its place in event time and by its key."""
 
-    def __init__(self, index: ChainIndex, effects: Effects, jobs_redis: RedisClient) -> None:
+    def __init__(
+        self,
+        index: ChainIndex,
+        effects: Effects,
+        memory: Memory,
+        contexts: Contexts,
+        jobs_redis: RedisClient,
+        partitions: int,
+    ) -> None:
         self._index = index
         self._effects = effects
+        self._memory = memory
+        self._contexts = contexts
         self._jobs_redis = jobs_redis
+        self._partitions = partitions
 
     async def evaluate_readings(self, payload: bytes, job_id: str) -> None:
-        """Runs every chain of every reading's sensor, in order, and applies what they assert."""
+        """Runs every chain of every reading's sensor, in order, and applies what they say."""
         readings = job_pb2.ReadingBatch.FromString(payload).readings
-        judges = await self._index.judges_of({reading.sensor_uuid for reading in readings})
+        sensors = {reading.sensor_uuid for reading in readings}
+        judges = await self._index.judges_of(sensors)
         contexts = (reading.trace_context for reading in readings)
         with telemetry.batch(telemetry.SPAN_JOB, contexts, len(readings)):
-            await self._effects.apply(_judged(readings, judges))
+            partition = crc32(readings[0].device_uuid.encode()) % self._partitions if readings else 0
+            asking = self._index.asking & sensors
+            if asking:
+                judges = {uuid: judges[uuid] for uuid in sensors}  # the index may forget meanwhile
+                asked = _asked_by(partition, readings, judges, asking)
+                await self._judge(partition, asked, lambda world: _judged(readings, judges, world))
+            else:
+                await self._effects.apply(_judged(readings, judges, World(now_ms(), partition)))
         await self._done(job_id)
+
+    async def resume_runs(self, payload: bytes, job_id: str) -> None:
+        """Lets runs go on whose deadline has come; those of chains that are gone or disabled end."""
+        deadlines = [deadline_of(run) for run in job_pb2.ResumedRuns.FromString(payload).runs]
+        chains = await self._index.compiled({deadline.cell.chain_id for deadline in deadlines})
+        due = [(chain, d) for d in deadlines if (chain := chains.get(d.cell.chain_id)) and chain.chain.enabled]
+        first = (d.reading for chain, d in due if d.cell.node in chain.first and d.cell.node in chain.remembering)
+        newest = await self._contexts.newest(reading for reading in first if reading)
+        with telemetry.batch(telemetry.SPAN_JOB, (d.reading.trace_context for _, d in due if d.reading), len(due)):
+            for partition in sorted({deadline.cell.partition for _, deadline in due}):
+                own = [each for each in due if each[1].cell.partition == partition]
+                asked = Asked()
+                for chain, deadline in own:
+                    asked.add(partition, chain, deadline.reading)
+                await self._judge(partition, asked, lambda world, own=own: _resumed(own, newest, world))  # type: ignore[misc]
+        await self._done(job_id)
+
+    async def _judge(self, partition: int, asked: Asked, judge: Callable[[World], list[Any]]) -> None:
+        """Judges with what is remembered and known, and again when another worker was faster."""
+        for _ in range(_TRIES):
+            try:
+                memory = await self._memory.recall(partition, asked.cells)
+                context = await self._contexts.fetch(asked)
+                await self._effects.apply(judge(World(now_ms(), partition, memory, context)))
+                return
+            except BaseException as error:
+                self._memory.forget(partition)
+                if not isinstance(error, Fenced):
+                    raise
+        raise Fenced
 
     async def _done(self, job_id: str) -> None:
         await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
 
 
+class _Runs:
+    """What the runs of one job say, in order, and what they remember in between."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._failures: Counter[str] = Counter()
+        self.effects: list[Any] = []
+
+    def take(self, chain: CompiledChain, result: RunResult) -> None:
+        """One that said something, or failed."""
+        if result.outcome == "error":
+            self._failures[
+                f"chain {chain.chain.id}, node {result.node_index} {result.node_name!r}: {result.error}"
+            ] += 1
+        self.effects += result.effects
+        if chain.remembering:
+            for effect in result.effects:
+                if type(effect) is Remembered:
+                    self._world.memory[effect.cell] = effect.value
+
+    def report(self) -> list[Any]:
+        """Logs the failures; returns the effects."""
+        for failure, count in self._failures.items():
+            log.warning("%d runs failed: %s", count, failure)
+        return self.effects
+
+
 def _judged(
-    readings: Sequence[job_pb2.CommittedReading], judges: Mapping[str, Sequence[CompiledChain]]
-) -> list[StateAssertion]:
-    asserted: list[StateAssertion] = []
-    failures: Counter[str] = Counter()
+    readings: Sequence[job_pb2.CommittedReading], judges: Mapping[str, Sequence[CompiledChain]], world: World
+) -> list[Any]:
+    runs = _Runs(world)
     for message in readings:
         chains = judges[message.sensor_uuid]
         if not chains:
             continue
         reading = _reading(message)
         for chain in chains:
-            result = _run(chain, reading) if reading.trace_context else chain.run(reading)
-            if result.effects:
-                asserted += result.effects
-            elif result.outcome == "error":
-                failures[_failure(chain, result)] += 1
-    _report(failures)
-    return asserted
+            result = _run(chain, reading, world) if reading.trace_context else chain.run(reading, 0, world)
+            if result.effects or result.outcome == "error":
+                runs.take(chain, result)
+    return runs.report()
 
 
-def _run(chain: CompiledChain, reading: Reading) -> RunResult:
+def _resumed(
+    due: Sequence[tuple[CompiledChain, Deadline]], newest: Mapping[int, tuple[int, int]], world: World
+) -> list[Any]:
+    runs = _Runs(world)
+    for chain, deadline in due:
+        if _is_overtaken(chain, deadline, newest, world):
+            wait = min(_AGAIN_MS << deadline.tries, _MOST_AGAIN_MS)
+            runs.effects.append(deadline._replace(put_off_ms=world.now_ms + wait, tries=deadline.tries + 1))
+            continue
+        run = Run(chain.chain, deadline.reading, deadline.at_ms, world)
+        run.data, run.depth = dict(deadline.data), deadline.depth
+        runs.take(chain, chain.resume(deadline.cell.node, run, deadline.due_ms))
+    return runs.report()
+
+
+def _is_overtaken(
+    chain: CompiledChain, deadline: Deadline, newest: Mapping[int, tuple[int, int]], world: World
+) -> bool:
+    """Something newer is stored than the node has seen: until it is judged, nobody can say that nothing came, or that
+    what held did not end. A backlog of ours is no silence of a device."""
+    cell, reading = deadline.cell, deadline.reading
+    remembered = world.memory.get(cell)
+    if remembered is None or reading is None or cell.node not in chain.first:
+        return False
+    stored = newest.get(reading.telemetry_data_id, (0, 0))
+    return stored > seen(remembered) and deadline.tries < _PATIENCE
+
+
+def _asked_by(
+    partition: int,
+    readings: Sequence[job_pb2.CommittedReading],
+    judges: Mapping[str, Sequence[CompiledChain]],
+    sensors: Set[str],
+) -> Asked:
+    asked = Asked()
+    for message in readings:
+        if message.sensor_uuid in sensors:
+            for chain in judges[message.sensor_uuid]:
+                if not chain.plain:
+                    asked.add(partition, chain, message)
+    return asked
+
+
+def _run(chain: CompiledChain, reading: Reading, world: World) -> RunResult:
     """A run of a sampled reading: what follows from it is a child of its span."""
     attributes: telemetry.Attributes = {"chain": chain.chain.id, "chain.name": chain.chain.name}
     with telemetry.child(telemetry.SPAN_RUN, reading.trace_context, attributes) as span:
-        result = chain.run(reading._replace(trace_context=telemetry.carry(span)))
+        result = chain.run(reading._replace(trace_context=telemetry.carry(span)), 0, world)
         if span is not None:
             span.set_attributes({"outcome": result.outcome, "stopped_at": result.node_name, "error": result.error})
         return result
@@ -93,13 +222,5 @@ def _reading(message: job_pb2.CommittedReading) -> Reading:
         _VALUE_OF[message.variable_type](message),
         message.received_at_ms,
         message.trace_context,
+        message.depth,
     )
-
-
-def _failure(chain: CompiledChain, result: RunResult) -> str:
-    return f"chain {chain.chain.id}, node {result.node_index} {result.node_name!r}: {result.error}"
-
-
-def _report(failures: Counter[str]) -> None:
-    for failure, count in failures.items():
-        log.warning("%d runs failed: %s", count, failure)

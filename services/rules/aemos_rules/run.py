@@ -11,6 +11,7 @@ import msgspec
 from .domain import NodeFailed, Reading, RuleChain
 
 T = TypeVar("T")
+MAX_DEPTH = 5
 
 
 class Cell(NamedTuple):
@@ -32,20 +33,24 @@ class Remembered(NamedTuple):
 class Deadline(NamedTuple):
     """Effect: the run goes on at the cell's node at `due_ms` (wall clock), unless another deadline takes its place.
 
-    `due_ms` 0: there is none any more. `depth` counts the chains that led here.
+    `due_ms` 0: there is none any more. `depth` counts the chains that led here. `put_off_ms`: not before then,
+    after so many `tries`.
     """
 
     cell: Cell
     due_ms: int
     reading: Reading | None = None
     data: Mapping[str, Any] = {}
+    at_ms: int = 0
     depth: int = 0
+    put_off_ms: int = 0
+    tries: int = 0
 
 
 class World:
     """What all runs of one job share: the clock, memory, and the context that chains asked for.
 
-    `memory` holds the cells that exist; `context` is by word, then by the id of the reading's variable or device.
+    `memory` holds the cells that exist, as the runs before left them.
     """
 
     __slots__ = ("context", "memory", "now_ms", "partition")
@@ -54,11 +59,11 @@ class World:
         self,
         now_ms: int = 0,
         partition: int = 0,
-        memory: Mapping[Cell, bytes] | None = None,
+        memory: dict[Cell, bytes] | None = None,
         context: Context | None = None,
     ) -> None:
         self.now_ms, self.partition = now_ms, partition
-        self.memory: Mapping[Cell, bytes] = {} if memory is None else memory
+        self.memory: dict[Cell, bytes] = {} if memory is None else memory
         self.context = context
 
 
@@ -83,7 +88,8 @@ class Run:
         self.chain, self.reading, self.at_ms, self.world = chain, reading, at_ms, world
         self.data: dict[str, Any] = {}
         self.effects: list[Any] = []
-        self.deadline_ms = self.depth = 0
+        self.deadline_ms = 0
+        self.depth = 0 if reading is None else reading.depth
 
     @property
     def mark(self) -> tuple[int, int]:
@@ -122,12 +128,18 @@ class Run:
         """
         due = self.world.now_ms + max(wait_ms, 0)
         cell = self.cell(node)._replace(key=key) if key else self.cell(node)
-        self.effects.append(Deadline(cell, due, self.reading, self.data, self.depth))
+        self.effects.append(Deadline(cell, due, self.reading, self.data, self.at_ms, self.depth))
         return due
 
     def disarm(self, node: str) -> None:
         """Takes the deadline back."""
         self.effects.append(Deadline(self.cell(node), 0))
+
+    def deeper(self) -> int:
+        """The depth of what this run leads to. NodeFailed where chains lead to one another without end."""
+        if self.depth >= MAX_DEPTH:
+            raise NodeFailed(f"a loop: {MAX_DEPTH} chains led to one another")
+        return self.depth + 1
 
     def key(self, node: str) -> str:
         """Names one effect: of chain, version, node, reading and time. A repeated job makes the same."""

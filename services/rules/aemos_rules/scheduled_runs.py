@@ -21,6 +21,7 @@ from aemos_rules.chain_index import ChainIndex
 from aemos_rules.domain import ReportWanted, StateAssertion
 from aemos_rules.effects import Effects
 from aemos_rules.engine import CompiledChain
+from aemos_rules.run import World
 
 log = logging.getLogger("aemos.rules")
 
@@ -83,7 +84,7 @@ def _run(
     )
     effects: Sequence[StateAssertion | ReportWanted] = ()
     if chain is not None and chain.chain.enabled and (chain.chain.schedule_enabled or run.manual):
-        result = chain.run(None, run.planned_at_ms)
+        result = chain.run(None, run.planned_at_ms, World(now_ms()))
         end.outcome, effects = _OUTCOMES[result.outcome], result.effects
         if result.outcome == "error":
             end.error = f"node {result.node_index} {result.node_name!r}: {result.error}"[:_MOST_ERROR]

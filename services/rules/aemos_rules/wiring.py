@@ -1,4 +1,4 @@
-"""Assembles the rules service and its workers."""
+"""Assembles the rules service."""
 
 from __future__ import annotations
 
@@ -6,34 +6,30 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from aemos.v1 import device_pb2_grpc, history_pb2_grpc, schedule_pb2_grpc, sensor_pb2_grpc
+from aemos.v1 import data_stream_pb2_grpc, device_pb2_grpc, history_pb2_grpc, schedule_pb2_grpc, sensor_pb2_grpc
 from aemos_core.announce import Announcer
 from aemos_core.broker import WakeRedisBroker, open_broker
 from aemos_core.database import Database, migrate, open_database
-from aemos_core.jobs import EVALUATE_READINGS, GENERATE_REPORT, RUN_CHAINS, SEND_EMAIL, JobQueue
-from aemos_core.leases import PartitionLeases
-from aemos_core.names import RULE_CHAINS_CHANGED
+from aemos_core.jobs import GENERATE_REPORT, RESUME_RUNS, SEND_EMAIL, JobQueue
 from aemos_core.outbox import Outbox
 from aemos_core.outbox_senders import ANNOUNCE, AnnounceSender, JobSender, Receipts
 from aemos_core.process import Component
-from aemos_core.redis_link import RedisClient, Subscriber, open_redis
+from aemos_core.redis_link import RedisClient, open_redis
 from aemos_core.rpc import grpc_server, open_channel, remote_verifier
 from aemos_core.worker import JobWorker, actor_on_loop
 
 import aemos_rules
 from aemos_rules import tables
 from aemos_rules.alarm_service import Alarms
-from aemos_rules.chain_index import CHAINS_CHANGED, ChainIndex, ChainsChangedSender
+from aemos_rules.chain_index import CHAINS_CHANGED, ChainsChangedSender
 from aemos_rules.chain_service import RuleChains
-from aemos_rules.effects import Effects
+from aemos_rules.derived_readings import DERIVED_READINGS, DerivedReadingSender
 from aemos_rules.grpc_api import AlarmServicer, DeviceStateServicer, ReportServicer, RuleChainServicer
-from aemos_rules.jobs import Judge
 from aemos_rules.report_job import ReportJob
 from aemos_rules.report_service import Reports
-from aemos_rules.scheduled_runs import FIRINGS_FINISHED, FinishSender, ScheduledRuns
+from aemos_rules.scheduled_runs import FIRINGS_FINISHED, FinishSender
 from aemos_rules.sensor_source import SensorSource
 from aemos_rules.settings import RulesSettings
-from aemos_rules.state_effects import StateApplier
 from aemos_rules.state_service import DeviceStates
 
 _REPORTS_AT_ONCE = 4
@@ -45,7 +41,7 @@ async def migrate_database(settings: RulesSettings) -> None:
     await migrate(settings.database_of("rules"), MIGRATIONS)
 
 
-async def _outbox(
+async def open_outbox(
     stack: AsyncExitStack, settings: RulesSettings, database: Database, redis: RedisClient, jobs: RedisClient
 ) -> tuple[Outbox, Receipts, WakeRedisBroker]:
     """The service and its workers send the same kinds: each takes over what the other left."""
@@ -56,8 +52,11 @@ async def _outbox(
     stack.callback(queue.close)
     outbox = Outbox(database, tables.outbox)
     receipts = Receipts(jobs, outbox.relay_id)
-    for spec in (GENERATE_REPORT, SEND_EMAIL):
+    for spec in (GENERATE_REPORT, SEND_EMAIL, RESUME_RUNS):
         outbox.add_sender(spec.name, JobSender(queue, spec, jobs, receipts))
+    ingest = await stack.enter_async_context(open_channel(settings.ingest_target, settings.service_secret))
+    readings = data_stream_pb2_grpc.DataStreamServiceStub(ingest)
+    outbox.add_sender(DERIVED_READINGS, DerivedReadingSender(readings))
     outbox.add_sender(ANNOUNCE, AnnounceSender(Announcer(redis), redis))
     outbox.add_sender(CHAINS_CHANGED, ChainsChangedSender(redis))
     outbox.add_sender(FIRINGS_FINISHED, FinishSender(schedule_pb2_grpc.SchedulerServiceStub(scheduler)))
@@ -73,7 +72,7 @@ async def wire(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
         redis = await enter(open_redis(settings.redis_url))
         ingest = await enter(open_channel(settings.ingest_target, settings.service_secret))
         jobs_redis = await enter(open_redis(settings.jobs_url))
-        outbox, receipts, broker = await _outbox(stack, settings, database, redis, jobs_redis)
+        outbox, receipts, broker = await open_outbox(stack, settings, database, redis, jobs_redis)
         chains = RuleChains(database, outbox, sensor_pb2_grpc.SensorServiceStub(ingest))
         states = DeviceStates(database, outbox, device_pb2_grpc.DeviceServiceStub(ingest))
         reports = Reports(database, outbox)
@@ -95,25 +94,3 @@ async def wire(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
             reports,
             JobWorker(broker, [GENERATE_REPORT.queue_name()], threads=_REPORTS_AT_ONCE),
         ]
-
-
-@asynccontextmanager
-async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
-    """Opens what a rule worker needs, in order; closes it in reverse."""
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        database = await enter(open_database(settings.database_of("rules")))
-        redis = await enter(open_redis(settings.redis_url))
-        jobs_redis = await enter(open_redis(settings.jobs_url))
-        outbox, receipts, broker = await _outbox(stack, settings, database, redis, jobs_redis)
-        index, effects = ChainIndex(database, redis), Effects(database, outbox, [StateApplier(database, redis)])
-        judge = Judge(index, effects, jobs_redis)
-        scheduled = ScheduledRuns(index, effects, database, outbox, jobs_redis)
-
-        partitions = {EVALUATE_READINGS.queue_name(p): p for p in range(settings.rules_partitions)}
-        leases = PartitionLeases(jobs_redis, settings.rules_partitions, on_gain=broker.permissions_changed)
-        broker.may_fetch = lambda queue: leases.holds(partitions[queue])
-        actor_on_loop(broker, EVALUATE_READINGS, judge.evaluate_readings)
-        actor_on_loop(broker, RUN_CHAINS, scheduled.run_chains)
-        subscriber = Subscriber(redis, {RULE_CHAINS_CHANGED: index.forget}, index.forget)
-        yield [JobWorker(broker, partitions), leases, index, outbox, receipts, subscriber]

@@ -61,6 +61,7 @@ class CommittedReading(_message.Message):
     VARIABLE_TYPE_FIELD_NUMBER: _builtins.int
     RECEIVED_AT_MS_FIELD_NUMBER: _builtins.int
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     organization_id: _builtins.int
     device_id: _builtins.int
@@ -79,6 +80,8 @@ class CommittedReading(_message.Message):
     """When it was measured: milliseconds since 1970 UTC."""
     trace_context: _builtins.bytes
     """Trace id (16 bytes) and span id (8 bytes) of a sampled reading; empty otherwise."""
+    depth: _builtins.int
+    """How many chains led to it; 0 for what a device sent."""
     def __init__(
         self,
         *,
@@ -95,10 +98,11 @@ class CommittedReading(_message.Message):
         variable_type: _builtins.str = ...,
         received_at_ms: _builtins.int = ...,
         trace_context: _builtins.bytes = ...,
+        depth: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_number", b"_number", "number", b"number"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_number", b"_number", "device_id", b"device_id", "device_uuid", b"device_uuid", "id", b"id", "number", b"number", "organization_id", b"organization_id", "received_at_ms", b"received_at_ms", "sensor_id", b"sensor_id", "sensor_uuid", b"sensor_uuid", "telemetry_data_id", b"telemetry_data_id", "text", b"text", "trace_context", b"trace_context", "variable_name", b"variable_name", "variable_type", b"variable_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_number", b"_number", "depth", b"depth", "device_id", b"device_id", "device_uuid", b"device_uuid", "id", b"id", "number", b"number", "organization_id", b"organization_id", "received_at_ms", b"received_at_ms", "sensor_id", b"sensor_id", "sensor_uuid", b"sensor_uuid", "telemetry_data_id", b"telemetry_data_id", "text", b"text", "trace_context", b"trace_context", "variable_name", b"variable_name", "variable_type", b"variable_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__number: _TypeAlias = _typing.Literal["number"]  # noqa: Y015
     _WhichOneofArgType__number: _TypeAlias = _typing.Literal["_number", b"_number"]  # noqa: Y015

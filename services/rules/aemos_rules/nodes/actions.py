@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 import msgspec
 
@@ -80,7 +81,7 @@ class SaveReading(Action, kind="saveReading"):
         self._variable, self._sensor_uuid = config.variable_name, config.sensor_uuid
         self._value = by_type("value", config.value, VARIABLE_TYPES, is_condition=False)
         self.needs = self._value.words & FETCHED
-        self.target_sensor_uuids = frozenset({config.sensor_uuid} - {""})
+        self.other_sensor_uuids = frozenset({config.sensor_uuid} - {""}) | self._value.named_sensors
 
     def apply(self, run: Run) -> bool | None:
         reading = run.reading
@@ -93,7 +94,7 @@ class SaveReading(Action, kind="saveReading"):
         value = json.dumps(expression.result(None if reading is None else reading.value, run), allow_nan=False)
         key, at = run.key(self.name), run.mark[0]
         derived = DerivedReading(
-            key, run.chain.organization_id, sensor_uuid, self._variable, value, at, run.depth + 1, reading
+            key, run.chain.organization_id, sensor_uuid, self._variable, value, at, run.deeper(), reading
         )
         run.effects.append(derived)
         return True
@@ -132,6 +133,6 @@ class RunChain(Action, kind="runChain"):
 
     def apply(self, run: Run) -> bool | None:
         for chain_id in self.rule_chain_ids:
-            cell = Cell(run.world.partition, chain_id, "", run.key(self.name))
-            run.effects.append(Deadline(cell, run.world.now_ms, run.reading, run.data, run.depth + 1))
+            cell = Cell(run.world.partition, chain_id, "", uuid5(NAMESPACE_OID, run.key(self.name)).hex)
+            run.effects.append(Deadline(cell, run.world.now_ms, run.reading, run.data, run.at_ms, run.deeper()))
         return True

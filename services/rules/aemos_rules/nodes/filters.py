@@ -70,6 +70,7 @@ class Condition(OfSensor, Filter, kind="condition"):
         known = candidates(config.sensor_uuid, config.variable_name, place.variable_types)
         self._conditions = by_type("condition", config.condition, known)
         self.needs = self._conditions.words & FETCHED
+        self.other_sensor_uuids = self._conditions.named_sensors
         self.remembers = PREVIOUS in self._conditions.words
         if self.remembers:
             self.apply = self._apply_after_previous  # type: ignore[method-assign]

@@ -66,7 +66,8 @@ class NodeKind:
     sensor_uuids: frozenset[str] = frozenset()
     device_state_ids: frozenset[int] = frozenset()
     rule_chain_ids: frozenset[int] = frozenset()
-    target_sensor_uuids: frozenset[str] = frozenset()
+    other_sensor_uuids: frozenset[str] = frozenset()
+    """Sensors that it names without judging their readings."""
     needs: frozenset[str] = frozenset()
     """Words of the context that it asks for, such as "device"; empty for most."""
     remembers: bool = False

@@ -41,6 +41,12 @@ class Memory(msgspec.Struct, array_like=True):
     id: int = 0
 
 
+def seen(remembered: bytes) -> tuple[int, int]:
+    """The newest reading that any memory has seen."""
+    _kind, at, reading_id, *_ = msgspec.msgpack.decode(remembered)
+    return at, reading_id
+
+
 class Remembering(OfSensor, Filter):
     """A filter whose outcome depends on what came before, in event time."""
 
@@ -137,6 +143,7 @@ class Conditional(Remembering):
             known = candidates(config.sensor_uuid, config.variable_name, place.variable_types)
             self._conditions = by_type("condition", config.condition, known if config.sensor_uuid else VARIABLE_TYPES)
             self.needs = self._conditions.words & FETCHED
+            self.other_sensor_uuids = self._conditions.named_sensors
 
     def _holds(self, run: Run) -> bool:
         if self._conditions is None or run.reading is None:

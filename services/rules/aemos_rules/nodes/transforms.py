@@ -99,6 +99,7 @@ class Map(Transform, kind="map"):
             for name, expression in config.values.items()
         }
         self.needs = frozenset[str]().union(*(value.words for value in self._values.values())) & FETCHED
+        self.other_sensor_uuids = frozenset[str]().union(*(value.named_sensors for value in self._values.values()))
 
     def apply(self, run: Run) -> bool | None:
         kind, value = ("json", None) if run.reading is None else (run.reading.variable_type, run.reading.value)
@@ -132,6 +133,7 @@ class Enrich(Transform, kind="enrich"):
         self._attributes: list[str] = config.attributes
         self._sensors: Mapping[str, Latest] = config.sensors
         self.needs = frozenset(["device"] * bool(self._attributes) + ["sensors"] * bool(self._sensors))
+        self.other_sensor_uuids = frozenset(latest.sensor_uuid for latest in self._sensors.values())
 
     def apply(self, run: Run) -> bool | None:
         context, reading = run.world.context, run.reading

@@ -67,7 +67,7 @@ class Window(OfSensor, Transform, kind="window"):
         value = run.number(self._field)
         if pane < memory.closed or not _is_new(memory.seen, run.mark[1]):
             return None
-        memory.at = max(memory.at, run.mark[0])
+        memory.at, memory.id = max((memory.at, memory.id), run.mark)
         _add(memory.panes, pane, value)
         self._arm(run, memory)
         run.remember(self.name, memory)

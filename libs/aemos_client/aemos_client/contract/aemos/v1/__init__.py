@@ -576,6 +576,11 @@ class CommittedReading(betterproto2.Message):
     Trace id (16 bytes) and span id (8 bytes) of a sampled reading; empty otherwise.
     """
 
+    depth: "int" = betterproto2.field(14, betterproto2.TYPE_INT32)
+    """
+    How many chains led to it; 0 for what a device sent.
+    """
+
 
 default_message_pool.register_message("aemos.v1", "CommittedReading", CommittedReading)
 
@@ -2695,6 +2700,16 @@ class NewReading(betterproto2.Message):
     repeats_before_ms: "int" = betterproto2.field(12, betterproto2.TYPE_INT64)
     """
     Only when `maybe_repeated`: what it repeats arrived before this, in milliseconds since 1970 UTC; 0 for now.
+    """
+
+    organization_id: "int" = betterproto2.field(13, betterproto2.TYPE_INT64)
+    """
+    A reading that rules derived has no token: this organization's `sensor_uuid` is written to.
+    """
+
+    depth: "int" = betterproto2.field(14, betterproto2.TYPE_INT32)
+    """
+    How many chains led to a derived reading.
     """
 
 

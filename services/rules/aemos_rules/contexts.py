@@ -1,0 +1,178 @@
+"""What chains ask to know beyond their readings: fetched once for a job, and only for chains that name it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from aemos.v1 import data_stream_pb2, history_pb2, history_pb2_grpc
+from aemos_core.database import Database
+from google.protobuf import json_format
+from sqlalchemy import select
+
+from aemos_rules import tables as t
+from aemos_rules.domain import Reading
+from aemos_rules.engine import CompiledChain
+from aemos_rules.run import Cell, Context
+
+_MOST_NAMED = 1_000
+_MOST_KEPT = 50_000
+
+
+class Origin(Protocol):
+    """What asks: a reading, judged or as it was committed."""
+
+    organization_id: int
+    device_uuid: str
+    sensor_uuid: str
+    telemetry_data_id: int
+
+
+class Asked:
+    """What the chains of one job ask for."""
+
+    def __init__(self) -> None:
+        self.cells: set[Cell] = set()
+        self.devices: dict[int, set[str]] = {}
+        self.sensors: dict[int, set[str]] = {}
+        self.needs: set[str] = set()
+
+    def add(self, partition: int, chain: CompiledChain, origin: Origin | Reading | None) -> None:
+        """What one chain asks for one reading."""
+        if origin is None:
+            return
+        for node in chain.remembering:
+            self.cells.add(Cell(partition, chain.chain.id, node, str(origin.telemetry_data_id)))
+        if chain.needs:
+            self.needs |= chain.needs
+            self.devices.setdefault(origin.organization_id, set()).add(origin.device_uuid)
+            self.sensors.setdefault(origin.organization_id, set()).update(chain.other_sensor_uuids)
+
+
+class Contexts:
+    """Asks ingest, and the states' table. Devices are kept until the registry changes; latest values never are."""
+
+    def __init__(self, database: Database, history: history_pb2_grpc.HistoryServiceAsyncStub) -> None:
+        self._database = database
+        self._history = history
+        self._kept: dict[str, _DeviceContext] = {}
+
+    def forget(self, _: bytes = b"") -> None:
+        """The registry changed, or we may have missed that it did."""
+        self._kept.clear()
+
+    async def fetch(self, asked: Asked) -> Context | None:
+        """The context of a job; None when nobody asks. AemosError when ingest does not answer."""
+        if not asked.needs:
+            return None
+        found = _Fetched()
+        for organization_id, devices in asked.devices.items():
+            sensors = asked.sensors[organization_id] if "sensors" in asked.needs else set()
+            missing = devices if "sensors" in asked.needs else devices - self._kept.keys()
+            if asked.needs != {"states"} and (missing or sensors):
+                for page in _pages(sorted(missing), sorted(sensors)):
+                    found.named |= self._keep(await self._ask(organization_id, *page))
+            found.devices |= {uuid: self._kept[uuid] for uuid in devices if uuid in self._kept}
+        if "states" in asked.needs:
+            found.states = await self._states(asked)
+        return found
+
+    async def newest(self, readings: Iterable[Reading]) -> dict[int, tuple[int, int]]:
+        """Of the sensors of these readings, by variable's id: (ms, reading id) of the newest reading that is stored."""
+        sensors: dict[int, set[str]] = {}
+        for reading in readings:
+            sensors.setdefault(reading.organization_id, set()).add(reading.sensor_uuid)
+        found = {}
+        for organization_id, uuids in sensors.items():
+            for page in _pages([], sorted(uuids)):
+                for context in (await self._ask(organization_id, *page)).sensors:
+                    for one in context.latest.values():
+                        found[one.telemetry_data_id] = (one.recieved_at.ToMilliseconds(), one.id)
+        return found
+
+    async def _ask(
+        self, organization_id: int, devices: Sequence[str], sensors: Sequence[str]
+    ) -> history_pb2.GetContextResponse:
+        request = history_pb2.GetContextRequest(
+            organization_id=organization_id, devices=devices, sensor_uuids=sensors, page_size=_MOST_NAMED
+        )
+        return await self._history.GetContext(request)
+
+    def _keep(self, answer: history_pb2.GetContextResponse) -> dict[str, dict[str, Any]]:
+        """Keeps devices; returns the latest values of all sensors, by uuid."""
+        if len(self._kept) > _MOST_KEPT:
+            self._kept.clear()
+        for device in answer.devices:
+            self._kept[device.uuid] = _DeviceContext(
+                {
+                    "id": device.id,
+                    "uuid": device.uuid,
+                    "name": device.name,
+                    "labels": dict(device.labels),
+                    "attributes": json_format.MessageToDict(device.attributes),
+                }
+            )
+        named = {}
+        for context in answer.sensors:
+            sensor, latest = context.sensor, {name: _value(one) for name, one in context.latest.items()}
+            named[sensor.uuid] = latest
+            if sensor.device_uuid in self._kept:
+                self._kept[sensor.device_uuid].add(sensor.uuid, sensor.name, latest)
+        return named
+
+    async def _states(self, asked: Asked) -> dict[str, dict[str, str]]:
+        state = t.device_state.c
+        uuids = sorted(set().union(*asked.devices.values()))
+        query = select(state.device_uuid, state.name, state.value).where(state.device_uuid.in_(uuids))
+        found: dict[str, dict[str, str]] = {}
+        async with self._database.read() as connection:
+            for row in (await connection.execute(query)).all():
+                found.setdefault(row.device_uuid, {})[row.name] = row.value
+        return found
+
+
+class _DeviceContext:
+    """A device, its sensors by uuid, and their latest values by uuid and by name."""
+
+    def __init__(self, device: Mapping[str, Any]) -> None:
+        self.device = device
+        self.sensors: dict[str, dict[str, Any]] = {}
+        self.latest: dict[str, Mapping[str, Any]] = {}
+
+    def add(self, uuid: str, name: str, latest: Mapping[str, Any]) -> None:
+        self.sensors[uuid] = {"uuid": uuid, "name": name}
+        self.latest[uuid] = self.latest[name] = latest
+
+
+class _Fetched(Context):
+    """The context of one job."""
+
+    def __init__(self) -> None:
+        self.devices: dict[str, _DeviceContext] = {}
+        self.named: dict[str, Mapping[str, Any]] = {}
+        self.states: dict[str, dict[str, str]] = {}
+
+    def word(self, word: str, reading: Reading | None) -> Any:
+        of = None if reading is None else self.devices.get(reading.device_uuid)
+        if word == "sensors":
+            return {**self.named, **(of.latest if of else {})}
+        if reading is None or (of is None and word != "states"):
+            return {}
+        if word == "states":
+            return self.states.get(reading.device_uuid, {})
+        assert of is not None
+        return of.device if word == "device" else of.sensors.get(reading.sensor_uuid, {})
+
+
+def _pages(devices: Sequence[str], sensors: Sequence[str]) -> Iterable[tuple[Sequence[str], Sequence[str]]]:
+    for start in range(0, max(len(devices), len(sensors)), _MOST_NAMED):
+        yield devices[start : start + _MOST_NAMED], sensors[start : start + _MOST_NAMED]
+
+
+def _value(reading: data_stream_pb2.Reading) -> Any:
+    """The value behind its text: a number, true or false, JSON, or the text itself."""
+    try:
+        return json.loads(reading.value, parse_constant=str)
+    except ValueError:
+        return reading.value

@@ -1,0 +1,169 @@
+"""Runs that go on later: kept in a table, and put on the queue of their partition when they are due."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from aemos.v1 import job_pb2
+from aemos_core.database import Database
+from aemos_core.errors import AemosError
+from aemos_core.jobs import RESUME_RUNS
+from aemos_core.outbox import OutboxRows, Row
+from aemos_core.times import now_ms
+from sqlalchemy import delete, func, select, text, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aemos_rules import tables as t
+from aemos_rules.domain import Reading
+from aemos_rules.run import Cell, Deadline
+
+log = logging.getLogger("aemos.rules")
+
+POLL_SECONDS = 5.0
+"""Deadlines of workers that died are noticed so late at the most."""
+_AT_ONCE = 500
+_d = t.deadline.c
+_KEY = tuple_(_d.rule_chain_id, _d.node, _d.cell_key)
+_REPLACE = text(
+    "REPLACE INTO deadline (rule_chain_id, node, cell_key, due_at_ms, lane, run) "
+    "VALUES (:chain, :node, :key, :due, :lane, :run)"
+)
+
+
+class _State(msgspec.Struct, array_like=True):
+    reading: Reading | None
+    data: dict[str, Any]
+    at_ms: int
+    depth: int
+    tries: int
+
+
+def message_of(deadline: Deadline) -> job_pb2.ResumedRun:
+    """What goes on, as it is kept and sent."""
+    cell = deadline.cell
+    state = _State(deadline.reading, dict(deadline.data), deadline.at_ms, deadline.depth, deadline.tries)
+    return job_pb2.ResumedRun(
+        rule_chain_id=cell.chain_id,
+        node=cell.node,
+        key=cell.key,
+        due_at_ms=deadline.due_ms,
+        partition=cell.partition,
+        state=msgspec.msgpack.encode(state),
+    )
+
+
+def deadline_of(message: job_pb2.ResumedRun) -> Deadline:
+    """The reverse of message_of."""
+    state = msgspec.msgpack.decode(message.state, type=_State)
+    cell = Cell(message.partition, message.rule_chain_id, message.node, message.key)
+    due, reading, data = message.due_at_ms, state.reading, state.data
+    return Deadline(cell, due, reading, data, state.at_ms, state.depth, tries=state.tries)
+
+
+def _resumed(partition: int, run: bytes) -> Row:
+    """The outbox row of one; batches join byte by byte."""
+    return Row(
+        RESUME_RUNS.name, partition, job_pb2.ResumedRuns(runs=[job_pb2.ResumedRun.FromString(run)]).SerializeToString()
+    )
+
+
+class Deadlines:
+    """A component that fires what is due, and the applier that keeps what will be.
+
+    Any worker fires what any worker kept: taking the row and sending the run is one transaction, so it is sent once,
+    and whoever is up first sends what came due while nobody was.
+    """
+
+    effect = Deadline
+
+    def __init__(self, database: Database, outbox: OutboxRows) -> None:
+        self._database = database
+        self._outbox = outbox
+        self._hinted = asyncio.Event()
+        self._next_ms = 0
+
+    async def prepare(self, effects: Sequence[Deadline]) -> _Kept:
+        """The last deadline of each cell counts."""
+        return _Kept(self, list({effect.cell: effect for effect in effects}.values()))
+
+    def hint(self, due_ms: int) -> None:
+        """Something is due then."""
+        if due_ms < self._next_ms:
+            self._hinted.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Fires until told to stop."""
+        stopped = asyncio.create_task(stop.wait())
+        while not stop.is_set():
+            self._hinted.clear()
+            seconds = await self._fire()
+            hinted = asyncio.create_task(self._hinted.wait())
+            await asyncio.wait([hinted, stopped], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            hinted.cancel()
+
+    async def _fire(self) -> float:
+        """Returns the seconds until there may be something to do."""
+        try:
+            async with self._database.read() as connection:
+                due = (await connection.execute(select(func.min(_d.due_at_ms)))).scalar()
+            now = now_ms()
+            if due is not None and due <= now:
+                await self._take(now)
+                return 0.0
+        except AemosError as error:
+            log.warning("deadlines wait: %s", error.detail)
+            return POLL_SECONDS
+        self._next_ms = now + int(POLL_SECONDS * 1000) if due is None else due
+        return min(POLL_SECONDS, (self._next_ms - now) / 1000)
+
+    async def _take(self, now: int) -> None:
+        query = select(t.deadline).where(_d.due_at_ms <= now).order_by(_d.due_at_ms).limit(_AT_ONCE).with_for_update()
+        async with self._database.write() as connection:
+            rows = (await connection.execute(query)).all()
+            if not rows:
+                return  # another worker was faster
+            keys = [(row.rule_chain_id, row.node, row.cell_key) for row in rows]
+            await connection.execute(delete(t.deadline).where(_KEY.in_(keys)))
+            sent = await self._outbox.add(connection, [_resumed(row.lane, bytes(row.run)) for row in rows])
+        self._outbox.committed(sent)
+
+
+class _Kept:
+    """The deadlines that one job sets and takes back."""
+
+    writes = True
+
+    def __init__(self, deadlines: Deadlines, changed: Sequence[Deadline]) -> None:
+        self._deadlines = deadlines
+        now = now_ms()
+        self._later = [deadline for deadline in changed if _fires_at(deadline) > now]
+        self._at_once = [deadline for deadline in changed if 0 < _fires_at(deadline) <= now]
+        self._gone = [deadline.cell for deadline in changed if _fires_at(deadline) <= now]
+
+    async def write(self, connection: AsyncConnection) -> Sequence[Row]:
+        """What is due already goes by the outbox at once."""
+        if self._gone:
+            keys = [(cell.chain_id, cell.node, cell.key) for cell in self._gone]
+            await connection.execute(delete(t.deadline).where(_KEY.in_(keys)))
+        if self._later:
+            await connection.execute(_REPLACE, [self._row(deadline) for deadline in self._later])
+        return [_resumed(each.cell.partition, message_of(each).SerializeToString()) for each in self._at_once]
+
+    @staticmethod
+    def _row(deadline: Deadline) -> dict[str, Any]:
+        cell, run = deadline.cell, message_of(deadline).SerializeToString()
+        names = {"chain": cell.chain_id, "node": cell.node, "key": cell.key}
+        return {**names, "due": _fires_at(deadline), "lane": cell.partition, "run": run}
+
+    async def settle(self) -> None:
+        """Wakes whoever fires them."""
+        for deadline in self._later:
+            self._deadlines.hint(_fires_at(deadline))
+
+
+def _fires_at(deadline: Deadline) -> int:
+    return max(deadline.due_ms, deadline.put_off_ms)

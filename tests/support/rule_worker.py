@@ -1,0 +1,125 @@
+"""A rule worker without its queue: jobs in, what the outbox was given out, and a way to die before the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from aemos.v1 import history_pb2, job_pb2
+from aemos_core.database import Database
+from aemos_core.jobs import RESUME_RUNS
+from aemos_core.outbox import Row
+from aemos_core.redis_link import RedisClient
+from aemos_core.worker import Job, current_job
+from aemos_rules import chain_store
+from aemos_rules.announcements import NoticeApplier
+from aemos_rules.chain_index import ChainIndex
+from aemos_rules.contexts import Contexts
+from aemos_rules.deadlines import Deadlines
+from aemos_rules.derived_readings import DerivedReadingApplier
+from aemos_rules.domain import Node, Reading, RuleChain
+from aemos_rules.effects import Effects
+from aemos_rules.jobs import Judge
+from aemos_rules.memory import Memory
+from aemos_rules.state_effects import StateApplier
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tests.support.play import SENSOR
+
+
+class Killed(BaseException):
+    """The worker died."""
+
+
+class Outbox:
+    """Notes what was committed; may be told to die when rows are added, which is before the commit."""
+
+    def __init__(self) -> None:
+        self.sent: list[Row] = []
+        self.dies = False
+
+    async def add(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
+        if self.dies:
+            raise Killed
+        return list(rows)
+
+    def committed(self, rows: Sequence[Row]) -> None:
+        self.sent += rows
+
+
+class FakeHistory:
+    """ingest, as far as contexts ask it: what `answer` holds."""
+
+    def __init__(self) -> None:
+        self.answer = history_pb2.GetContextResponse()
+        self.calls = 0
+
+    async def GetContext(self, request: history_pb2.GetContextRequest) -> history_pb2.GetContextResponse:
+        self.calls += 1
+        return self.answer
+
+
+class Worker:
+    """One process' parts, as wiring assembles them."""
+
+    def __init__(self, database: Database, redis: RedisClient, history: FakeHistory | None = None) -> None:
+        self.outbox = Outbox()
+        self.memory, self.deadlines = Memory(database), Deadlines(database, self.outbox)
+        appliers: list[Any] = [self.memory, self.deadlines, StateApplier(database, redis), NoticeApplier()]
+        appliers.append(DerivedReadingApplier())
+        effects = Effects(database, self.outbox, appliers)
+        self.history = history or FakeHistory()
+        self.contexts = Contexts(database, self.history)  # type: ignore[arg-type]
+        self.judge = Judge(ChainIndex(database, redis), effects, self.memory, self.contexts, redis, 1)
+
+    async def evaluate(self, *readings: Reading) -> None:
+        """One job of readings."""
+        current_job.set(Job("job", "", "", ""))
+        batch = job_pb2.ReadingBatch(readings=map(committed, readings))
+        await self.judge.evaluate_readings(batch.SerializeToString(), "job")
+
+    async def resume(self) -> int:
+        """The jobs of the deadlines that were sent; returns how many runs there were."""
+        sent, self.outbox.sent = self.outbox.sent, []
+        rows = [row for row in sent if row.kind == RESUME_RUNS.name]
+        self.outbox.sent = [row for row in sent if row.kind != RESUME_RUNS.name]
+        for row in rows:
+            current_job.set(Job("job", "", "", ""))
+            await self.judge.resume_runs(row.payload, "job")
+        return len(rows)
+
+    async def die(self, *readings: Reading) -> None:
+        """Judges, and is killed before it commits."""
+        self.outbox.dies = True
+        try:
+            await self.evaluate(*readings)
+        except Killed:
+            return
+
+
+def committed(reading: Reading) -> job_pb2.CommittedReading:
+    """A reading as a job carries it."""
+    message = job_pb2.CommittedReading(
+        id=reading.id,
+        organization_id=reading.organization_id,
+        device_id=reading.device_id,
+        device_uuid=reading.device_uuid,
+        sensor_id=reading.sensor_id,
+        sensor_uuid=reading.sensor_uuid,
+        telemetry_data_id=reading.telemetry_data_id,
+        variable_name=reading.variable_name,
+        variable_type=reading.variable_type,
+        text=str(reading.value),
+        received_at_ms=reading.received_at_ms,
+        depth=reading.depth,
+    )
+    if reading.variable_type == "number":
+        message.number = reading.value
+    return message
+
+
+async def save_chain(database: Database, *nodes: Node, connections: tuple[Any, ...] = (), name: str = "chain") -> int:
+    """A chain of SENSOR."""
+    chain = RuleChain(0, 1, name, True, 1, nodes, False, "", "UTC", connections=connections)
+    async with database.write() as connection:
+        return await chain_store.save(connection, chain, [SENSOR])
