@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import http.client
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -13,12 +15,12 @@ from aemos_gateway.export import PATH
 from aemos_gateway.http_edge import http_edge
 
 from tests.support.fake_history import FakeHistory, export_app
-from tests.support.redis_server import free_port
+from tests.support.redis_server import free_port, until
 
 pytestmark = pytest.mark.asyncio
 
 
-def read(port: int, **headers: str) -> bytes:
+def opened(port: int, **headers: str) -> http.client.HTTPResponse:
     deadline = time.monotonic() + 10
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     while not connection.sock:
@@ -28,20 +30,26 @@ def read(port: int, **headers: str) -> bytes:
             assert time.monotonic() < deadline
     sent = {"Authorization": "Bearer x", **{name.replace("_", "-"): value for name, value in headers.items()}}
     connection.request("GET", f"{PATH}?sensorUuid=s", headers=sent)
-    return connection.getresponse().read()
+    return connection.getresponse()
+
+
+@asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[int]:
+    """The port where the gateway's own HTTP server serves it."""
+    port, stop = free_port(), asyncio.Event()
+    async with http_edge("127.0.0.1", port, app, 5) as edge:
+        running = asyncio.create_task(edge.run(stop))
+        try:
+            yield port
+        finally:
+            stop.set()
+            await running
 
 
 async def served(history: FakeHistory, **headers: str) -> bytes:
     """What a client reads of an export of this history."""
-    port, stop = free_port(), asyncio.Event()
-    app: Any = export_app(history)
-    async with http_edge("127.0.0.1", port, app, 5) as edge:
-        running = asyncio.create_task(edge.run(stop))
-        try:
-            return await asyncio.to_thread(read, port, **headers)
-        finally:
-            stop.set()
-            await running
+    async with serving(export_app(history)) as port:
+        return await asyncio.to_thread(lambda: opened(port, **headers).read())
 
 
 async def test_an_export_of_many_pages_is_whole() -> None:
@@ -54,3 +62,15 @@ async def test_an_export_that_is_cut_short_is_not_taken_for_whole(headers: dict[
     """The connection ends within the answer, which a client says."""
     with pytest.raises(http.client.IncompleteRead):
         await served(FakeHistory(20, unavailable("the database did not answer")), **headers)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Accept_Encoding": "gzip"}])
+async def test_an_export_that_nobody_reads_any_more_ends(headers: dict[str, str]) -> None:
+    """Though there is no end of readings; and its place is free for another."""
+    app = export_app(FakeHistory(10**9))
+    async with serving(app) as port:
+        answer = await asyncio.to_thread(opened, port, **headers)
+        await asyncio.to_thread(answer.read, 10_000)
+        assert app.state.export.under_way == 1
+        answer.close()
+        await until(lambda: app.state.export.under_way == 0, 10)

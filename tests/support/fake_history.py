@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from aemos.v1 import data_stream_pb2 as pb
@@ -26,6 +27,7 @@ class FakeHistory:
 
     async def QueryHistory(self, ask: history_pb2.QueryHistoryRequest, timeout: float) -> pb.QueryReadingsResponse:
         assert timeout > 0
+        await asyncio.sleep(0)  # as a call does
         number = int(ask.query.page_token or 0)
         if not self.asked:
             self.asked.append(history_pb2.QueryHistoryRequest.FromString(ask.SerializeToString()))
@@ -60,5 +62,6 @@ def export_app(history: FakeHistory) -> FastAPI:
     verifier: Any = FakeVerifier()
     app = FastAPI()
     problems.install(app)
-    app.add_route(PATH, Export(stub, verifier).answer)
+    app.state.export = Export(stub, verifier)
+    app.add_route(PATH, app.state.export.answer)
     return app

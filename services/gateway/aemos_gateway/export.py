@@ -76,13 +76,13 @@ class Export:
     def __init__(self, history: history_pb2_grpc.HistoryServiceAsyncStub, verifier: TokenVerifier) -> None:
         self._history = history
         self._verifier = verifier
-        self._under_way = 0
+        self.under_way = 0
 
     async def answer(self, request: Request) -> Response:
         """Errors of the request are answered as such: the first page is there before the first byte is sent."""
         who = await self._verifier.verify(bearer(request.headers.get("authorization", "")))
         check_access(who, Access.ACCESS_VIEWER)
-        if self._under_way >= _MOST_AT_ONCE:
+        if self.under_way >= _MOST_AT_ONCE:
             raise AemosError(Kind.BUSY, f"{_MOST_AT_ONCE} exports are under way", reason="too_many_exports")
         form, query = _asked(request)
         # As a service, for the user's token would expire on the way.
@@ -99,7 +99,7 @@ class Export:
     async def _chunks(
         self, form: _Format, ask: history_pb2.QueryHistoryRequest, page: pb.QueryReadingsResponse
     ) -> AsyncIterator[bytes]:
-        self._under_way += 1
+        self.under_way += 1
         try:
             yield form.head + form.encode(page.readings)
             while page.next_page_token:
@@ -107,7 +107,7 @@ class Export:
                 page = await self._page(ask)
                 yield form.encode(page.readings)
         finally:
-            self._under_way -= 1
+            self.under_way -= 1
 
     async def _page(self, ask: history_pb2.QueryHistoryRequest) -> pb.QueryReadingsResponse:
         answer: pb.QueryReadingsResponse = await self._history.QueryHistory(ask, timeout=_PAGE_SECONDS)

@@ -373,6 +373,24 @@ async def test_retention_deletes_what_is_too_old_and_what_is_gone(world: World) 
     assert await left(world) == {1: 1, 3: 2_501}
 
 
+class HeldFor:
+    """A lease that is lost after it was asked so often."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def holds(self, partition: int) -> bool:
+        self.times -= 1
+        return self.times >= 0
+
+
+async def test_retention_ends_with_its_lease(world: World) -> None:
+    """Between two steps: another process may have begun."""
+    await world.store(*[row(i, BEGIN, 99) for i in range(3_000)], told=False)
+    assert not await Retention(world.database, HeldFor(2), 1.0).round(asyncio.Event())
+    assert await left(world) == {99: 2_000}
+
+
 async def test_retention_stops_at_once_and_goes_on_after_a_restart(world: World) -> None:
     """It rests 99 times as long as it worked here, and a stop ends the rest."""
     await world.store(*[row(i, BEGIN, 99) for i in range(3_000)], told=False)
