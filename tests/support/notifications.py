@@ -79,6 +79,11 @@ class Output:
         lines = self.text().split("\n")[:-1]
         return [json.loads(line) for line in lines if line.startswith("{")]
 
+    @property
+    def heard(self) -> int:
+        """How many notifications, without reading them all."""
+        return self.text().count('"number":')
+
     def numbers(self) -> list[int]:
         """Of the notifications heard, in the order they came."""
         return [found["number"] for found in self.objects() if "number" in found]
