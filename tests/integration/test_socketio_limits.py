@@ -12,7 +12,8 @@ import pytest
 import websockets
 from aemos_core.announce import Announcer
 from aemos_core.names import DEVICE_STATE_CHANGE
-from aemos_notify import listener, websocket
+from aemos_notify import listener, replay, websocket
+from aemos_notify.socketio_server import QUEUED_PACKETS
 from websockets.asyncio.client import ClientConnection
 
 from tests.support.notify import ROOMS, WITHIN_S, announcement, bare, browser, closed, enter, running_notify
@@ -142,3 +143,31 @@ async def test_full_house_is_answered(redis_url: str, tmp_path: Path) -> None:
             async with bare(notify):
                 pass
         assert refused.value.response.status_code == 503
+
+
+async def test_a_replay_waits_for_its_client_and_no_longer(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten times what a queue holds is replayed to a client as it reads; one that reads nothing gives its turn back."""
+    monkeypatch.setattr(replay, "REPLAY_SECONDS", 3.0)
+    monkeypatch.setattr(replay, "_AT_ONCE", 1)
+    padding, count = "x" * 2_000, 5 * QUEUED_PACKETS
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as good:
+        await notify.redis.flushdb()
+        for start in range(0, count, 500):
+            numbers = range(start, start + 500)
+            text = [json.dumps({"number": number, "padding": padding}) for number in numbers]
+            some = [announcement(f"w{n}", notification_json=t) for n, t in zip(numbers, text, strict=True)]
+            await Announcer(notify.redis).announce(some)
+        with socket.socket() as narrow:
+            narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            narrow.connect(("127.0.0.1", notify.settings.socketio_port))
+            async with bare(notify, sock=narrow, max_queue=1, ping_interval=None) as silent:
+                await silent.send("40" + json.dumps({"token": notify.registry.token()}))
+                await silent.recv()
+                await silent.send('420["subscribe",{"deviceId":42,"after":"0-1"}]')
+                last = "0-1"
+                while not (answer := await good.subscribe({"deviceId": 42, "after": last}))["ok"]:
+                    assert answer["reason"] == "unavailable"
+                    last = good.heard[-1][1]["id"] if good.heard else last
+                assert [payload["number"] for _, payload in await good.hears(count)] == list(range(count))

@@ -129,6 +129,7 @@ def test_http_protocol_hands_the_connection_over() -> None:
     """After an upgrade the transport has another protocol: the deadline of the request leaves it alone."""
     source = inspect.getsource(HttpToolsProtocol.handle_websocket_upgrade)
     assert in_order(source, "protocol.connection_made(self.transport)", "self.transport.set_protocol(protocol)")
+    assert list(inspect.signature(HttpToolsProtocol.handle_websocket_upgrade).parameters) == ["self"]
 
 
 def test_signals_are_captured_in_one_place() -> None:

@@ -15,7 +15,6 @@ from aemos_notify.websocket import DirectWebSocket
 MOST_HELD = 1_000
 """Notifications that wait while an older one is replayed to the client; beyond them the log is asked again."""
 GREETING_SECONDS = 1.0
-POUR_SECONDS = 10.0
 
 
 class Client:
@@ -88,14 +87,10 @@ class Client:
             self._greeting = None
 
     async def pour(self, event: Event) -> None:
-        """Writes as fast as the client reads; one that does not read within 10 s is dropped."""
-        try:
-            async with asyncio.timeout(POUR_SECONDS):
-                while not (self.websocket.leaving or self._passed(event)):
-                    await self.websocket.writable.wait()
-                    await asyncio.sleep(0)
-        except TimeoutError:
-            self.websocket.end(CloseCode.TRY_AGAIN_LATER, "too slow")
+        """Writes as fast as the client reads, and not at all when it has gone."""
+        while not (self.websocket.leaving or self._passed(event)):
+            await self.websocket.writable.wait()
+            await asyncio.sleep(0)
 
     def _passed(self, event: Event) -> bool:
         return self._queue.may_be_passed and self.websocket.write_frame(event.frames)

@@ -1,8 +1,9 @@
 """The port of Socket.IO: uvicorn in our own loop, WebSocket only, and a clear word for everybody else.
 
 An override of uvicorn 0.54.0: `Server.capture_signals` does nothing (signals are the process's), and
-`HttpToolsProtocol.connection_made`, `data_received`, `transport`, `loop` and `parser` bound how long and how much a
-client may talk before its request is whole. tests/unit/test_library_contract_socketio.py fails when they change.
+`HttpToolsProtocol.connection_made`, `data_received`, `handle_websocket_upgrade`, `transport` and `loop` bound how long
+and how much a client may talk before its request is whole. tests/unit/test_library_contract_socketio.py fails when they
+change.
 """
 
 from __future__ import annotations
@@ -72,7 +73,11 @@ class _HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(_REQUEST_SECONDS, self._hurry, transport)
+        self._deadline = self.loop.call_later(_REQUEST_SECONDS, self._hurry, transport)
+
+    def handle_websocket_upgrade(self) -> None:
+        self._deadline.cancel()  # it would keep all that the request was, 5 KB a client
+        super().handle_websocket_upgrade()
 
     def _hurry(self, transport: asyncio.Transport) -> None:
         if transport.get_protocol() is self:

@@ -78,7 +78,7 @@ class LiveReadings:
             if members := self.every.members(*source):
                 _send(members, Event((DATA_STREAM, reading_to_json(reading, now)) for reading in readings))
             for room in source:
-                if self.coalesced.members(room):
+                if self.coalesced.occupied(room):
                     self._coalesce(room, source, readings)
 
     def _coalesce(self, room: str, source: _Source, readings: Iterable[CommittedReading]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from aemos_core.errors import unavailable
 from aemos_core.names import everybody_room
 from aemos_core.notification_log import Logged, LogId, NotificationFeed, heard_in
 from aemos_core.times import now_ms
@@ -17,7 +18,10 @@ from aemos_notify.service import KEPT_MS, History
 MOST_REPLAYED = 10_000
 MOST_LOOKED_AT = 200_000
 """Entries of an organization's log, heard by the client or not."""
-_AT_ONCE = 4
+REPLAY_SECONDS = 20.0
+"""From the question to the last write, waiting for a turn included."""
+_AT_ONCE = 16
+"""Each holds what it replays in memory."""
 _EVENTS_A_WRITE = 100
 
 
@@ -70,24 +74,31 @@ class Replayer:
     async def replay(self, client: Client, subject: Subject, after: LogId) -> bool:
         """As `enter`, and first hears what came behind `after`; whether some of that is left out.
 
-        The newest 10,000 are told. UNAVAILABLE when they cannot be read: then the client hears the subject not at all.
+        The newest 10,000 are told. UNAVAILABLE when they cannot be read, or are not taken, in time: then the client
+        hears the subject not at all.
         """
-        async with self._turns:
-            organization = client.caller.organization_id
-            before = client.coverage if client.greeted else self._from_now_on(organization)
-            rooms = (*subject.rooms, everybody_room(organization))
-            client.coverage = before.with_rooms(rooms, after)
-            new = [room for room in subject.rooms if room not in before.since]
-            self._join(client, subject)
-            try:
-                return await self._catch_up(client, before, after)
-            except BaseException:
-                client.coverage = before
-                for room in new:
-                    self._rooms.leave(room, client)
-                raise
-            finally:
-                client.release()
+        try:
+            async with asyncio.timeout(REPLAY_SECONDS), self._turns:
+                return await self._replay(client, subject, after)
+        except TimeoutError:
+            raise unavailable("the replay took too long") from None
+
+    async def _replay(self, client: Client, subject: Subject, after: LogId) -> bool:
+        organization = client.caller.organization_id
+        before = client.coverage if client.greeted else self._from_now_on(organization)
+        rooms = (*subject.rooms, everybody_room(organization))
+        client.coverage = before.with_rooms(rooms, after)
+        new = [room for room in subject.rooms if room not in before.since]
+        self._join(client, subject)
+        try:
+            return await self._catch_up(client, before, after)
+        except BaseException:
+            client.coverage = before
+            for room in new:
+                self._rooms.leave(room, client)
+            raise
+        finally:
+            client.release()
 
     def _from_now_on(self, organization_id: int) -> Coverage:
         return Coverage({everybody_room(organization_id): self._feed.reached(organization_id)})

@@ -60,6 +60,10 @@ class Rooms:
         """Nobody is in any room."""
         return not self._members
 
+    def occupied(self, room: str) -> bool:
+        """Whether anybody is in it."""
+        return room in self._members
+
     def of(self, member: Member) -> frozenset[str]:
         """The rooms a member is in."""
         return frozenset(self._rooms.get(member, ()))
