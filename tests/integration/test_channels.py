@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aemos.v1.job_pb2 import EmailAttachment, SendEmail
+from aemos_core.errors import AemosError
 from aemos_notify.channels import EmailChannel, Failed, Letter, MailServer, WebhookChannel, open_webhooks
 from aemos_notify.mail_job import compose
 from aemos_notify.public_net import PublicNet, networks
-from aemos_notify.templates import EXAMPLE, Message, render
+from aemos_notify.templates import EXAMPLE, Message, json_body
 
 from tests.support.receivers import Hook, smtp_server, webhook_receiver
 
@@ -31,7 +32,7 @@ async def hook() -> AsyncIterator[Hook]:
 
 
 def letter(hook: Hook, *secrets: str) -> Letter:
-    return Letter("msg_1_2-0", hook.url, render("webhook", "", "", EXAMPLE), secrets or (SECRET,))
+    return Letter("msg_1_2-0", hook.url, json_body("", EXAMPLE), secrets or (SECRET,))
 
 
 async def test_a_webhook_is_signed(webhooks: WebhookChannel, hook: Hook) -> None:
@@ -66,15 +67,25 @@ async def test_a_mail_arrives() -> None:
     with smtp_server() as (inbox, port):
         channel = EmailChannel(MailServer("127.0.0.1", port, "AEMOS <a@example.org>", security="none"))
         for _ in range(2):
-            answer = await channel.send(Letter("msg_1", "b@example.org, c@example.org", Message("Hot", "It is hot.\n")))
+            answer = await channel.send(
+                Letter("msg_1", "b@example.org, c@example.org", Message("Hot", "It is <hot>.\n"))
+            )
             assert "taken" in answer
     first, second = inbox.mails
-    assert (first["Subject"], first["To"], first.get_content().split()) == (
-        "Hot",
-        "b@example.org, c@example.org",
-        ["It", "is", "hot."],
-    )
-    assert first["Message-ID"] == second["Message-ID"]
+    assert (first["Subject"], first["To"]) == ("Hot", "b@example.org, c@example.org")
+    plain, html = ("".join(part.get_content().split()) for part in first.iter_parts())
+    assert (plain, html) == ("Itis<hot>.", "<pre>Itis&lt;hot&gt;.</pre>")
+    assert first["Message-ID"] == second["Message-ID"] == "<msg_1@example.org>"
+
+
+@pytest.mark.parametrize(
+    "target", ["not an address", "a@b.org,,c@d.org", "a@b.org\r\nBcc: c", "a@b.org," * 20 + "a@b.org"]
+)
+async def test_what_is_no_address(target: str) -> None:
+    """Is refused when it is saved; at most 20 addresses."""
+    with pytest.raises(AemosError) as refused:
+        await EmailChannel(MailServer("", 25, "a@example.org")).check_target(target)
+    assert [error.loc for error in refused.value.errors] == ["target"]
 
 
 async def test_what_the_mail_server_refuses() -> None:

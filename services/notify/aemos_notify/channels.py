@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+import html
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
-from email.utils import make_msgid
-from typing import Protocol
+from email.utils import parseaddr
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import aiosmtplib
@@ -17,14 +19,16 @@ import httpx
 from aemos_core.errors import invalid
 from standardwebhooks.webhooks import Webhook
 
+from aemos_notify import templates
 from aemos_notify.public_net import NotPublic, PublicNet, networks
-from aemos_notify.subscriptions import Channel
 from aemos_notify.templates import Message
 
 WEBHOOK_SECONDS = 5.0
 MAIL_SECONDS = 20.0
+MOST_RECIPIENTS = 20
 _MOST_ANSWER = 64 * 1024
 _SHOWN = 500
+_ADDRESS = re.compile(r"[^\s@,<>\"]{1,64}@[A-Za-z0-9.-]{1,253}")
 
 
 class Failed(Exception):
@@ -46,10 +50,16 @@ class Letter:
 
 
 class ChannelSender(Protocol):
-    """One way out."""
+    """One way out, and all that is particular to it."""
+
+    signs: bool
+    """Whether a subscription has a secret that signs its messages."""
 
     async def check_target(self, target: str) -> None:
         """INVALID when nothing may ever be sent there."""
+
+    def message(self, subject: str, body: str, notification: Mapping[str, Any]) -> Message:
+        """What these templates, or the default ones when empty, make of a notification; INVALID names one."""
 
     async def send(self, letter: Letter) -> str:
         """What the other side said; Failed when it did not take it."""
@@ -58,14 +68,18 @@ class ChannelSender(Protocol):
 class WebhookChannel:
     """POST of JSON, signed by the Standard Webhooks specification; no redirect is followed."""
 
+    signs = True
+
     def __init__(self, client: httpx.AsyncClient, net: PublicNet) -> None:
         self._client = client
         self._net = net
 
     async def check_target(self, target: str) -> None:
         """The host must exist and be public."""
-        parts = urlsplit(target)
+        if not target.startswith(("https://", "http://")):
+            raise invalid("target", "must be an http or https URL")
         try:
+            parts = urlsplit(target)
             if not parts.hostname or parts.username is not None:
                 raise NotPublic("the URL must name a host, and no user")
             await self._net.addresses(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
@@ -73,6 +87,10 @@ class WebhookChannel:
             raise invalid("target", str(error), "not_public") from None
         except (OSError, TimeoutError, ValueError):
             raise invalid("target", "the host cannot be found", "unknown_host") from None
+
+    def message(self, subject: str, body: str, notification: Mapping[str, Any]) -> Message:
+        """JSON, without a subject."""
+        return templates.json_body(body, notification)
 
     async def send(self, letter: Letter) -> str:
         """2xx is taken; 410 Gone never will be."""
@@ -119,16 +137,26 @@ class MailServer:
 class EmailChannel:
     """Mail by SMTP, plain text with an HTML twin."""
 
+    signs = False
+
     def __init__(self, server: MailServer) -> None:
         self._server = server
 
     async def check_target(self, target: str) -> None:
-        """Addresses were checked already; whether they exist only their server knows."""
+        """Addresses separated by commas; whether they exist only their server knows."""
+        addresses = _addresses(target)
+        if len(addresses) > MOST_RECIPIENTS or not all(map(_ADDRESS.fullmatch, addresses)):
+            raise invalid("target", f"must be 1 to {MOST_RECIPIENTS} e-mail addresses separated by commas")
+
+    def message(self, subject: str, body: str, notification: Mapping[str, Any]) -> Message:
+        """Plain text."""
+        return templates.text(subject, body, notification)
 
     async def send(self, letter: Letter) -> str:
         """What the mail server said."""
-        mail = envelope(self._server.sender, letter.target.split(","), letter.message.subject, letter.uid)
+        mail = envelope(self._server.sender, _addresses(letter.target), letter.message.subject, letter.uid)
         mail.set_content(letter.message.body)
+        mail.add_alternative(f"<pre>{html.escape(letter.message.body)}</pre>", subtype="html")
         return await self.send_mail(mail)
 
     async def send_mail(self, mail: EmailMessage) -> str:
@@ -159,17 +187,21 @@ def envelope(sender: str, recipients: Iterable[str], subject: str, uid: str) -> 
     """A mail without its content. Its Message-ID is the same for every attempt, so that readers show it once."""
     mail = EmailMessage()
     mail["From"] = sender
-    mail["To"] = ", ".join(address.strip() for address in recipients)
+    mail["To"] = ", ".join(recipients)
     mail["Subject"] = subject or "AEMOS"
-    mail["Message-ID"] = f"<{uid}@{make_msgid().rstrip('>').rpartition('@')[2]}>"
+    mail["Message-ID"] = f"<{uid}@{parseaddr(sender)[1].rpartition('@')[2]}>"
     return mail
+
+
+def _addresses(target: str) -> list[str]:
+    return [address.strip() for address in target.split(",")]
 
 
 @asynccontextmanager
 async def open_channels(mail: MailServer, webhook_networks: str) -> AsyncIterator[dict[str, ChannelSender]]:
     """Every channel by its name; a new one is a class above and a line here."""
     async with open_webhooks(PublicNet(networks(webhook_networks.split(",")))) as webhooks:
-        yield {Channel.EMAIL: EmailChannel(mail), Channel.WEBHOOK: webhooks}
+        yield {"email": EmailChannel(mail), "webhook": webhooks}
 
 
 @asynccontextmanager

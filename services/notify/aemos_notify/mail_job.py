@@ -9,9 +9,8 @@ from aemos_core.outbox_senders import send_receipt
 from aemos_core.redis_link import RedisClient
 from aemos_core.worker import current_job
 
-from aemos_notify.channels import EmailChannel, Failed, envelope
+from aemos_notify.channels import MOST_RECIPIENTS, EmailChannel, Failed, envelope
 from aemos_notify.dispatch import TryAgain
-from aemos_notify.subscriptions import MOST_RECIPIENTS
 
 _SENT_SECONDS = 24 * 60 * 60
 
@@ -37,6 +36,8 @@ class MailJob:
             except Failed as failed:
                 if not failed.for_good:
                     raise TryAgain(str(failed)) from None
+                # A dead letter: without the receipt its sender would take it for lost and send it again for ever.
+                await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
                 raise
             await self._redis.set(_sent_key(wanted.uuid), "1", ex=_SENT_SECONDS)
         await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)

@@ -11,11 +11,14 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpcore
 import httpx
 
 LOOKUP_SECONDS = 3.0
+_MOST_LOOKUPS = 32
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -28,12 +31,15 @@ class PublicNet:
 
     def __init__(self, allowed: Sequence[Network] = ()) -> None:
         self._allowed = allowed
+        # Threads of its own: a name server that does not answer holds up lookups, and nothing else of the process.
+        self._lookups = ThreadPoolExecutor(_MOST_LOOKUPS, thread_name_prefix="lookup")
 
     async def addresses(self, host: str, port: int) -> list[str]:
         """The addresses of a host; NotPublic unless every one may be reached, OSError when there is none."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(LOOKUP_SECONDS):
-            found = await loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+            lookup = partial(socket.getaddrinfo, host.strip("[]"), port, type=socket.SOCK_STREAM)
+            found = await loop.run_in_executor(self._lookups, lookup)
         addresses = [str(info[4][0]) for info in found]
         if not addresses or not all(self._may_reach(address) for address in addresses):
             raise NotPublic("the address is not public")
@@ -46,7 +52,7 @@ class PublicNet:
             address = inner or address
         if any(address.version == network.version and address in network for network in self._allowed):
             return True
-        return address.is_global and not address.is_multicast and not _is_nat64(address)
+        return address.is_global and not (address.is_multicast or address.is_reserved or _is_old_local(address))
 
     def transport(self) -> httpx.AsyncHTTPTransport:
         """A transport of httpx that connects by this network only."""
@@ -55,8 +61,8 @@ class PublicNet:
         return transport
 
 
-def _is_nat64(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    return isinstance(address, ipaddress.IPv6Address) and address in ipaddress.ip_network("64:ff9b::/96")
+def _is_old_local(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return isinstance(address, ipaddress.IPv6Address) and address.is_site_local  # fec0::/10, of RFC 3513
 
 
 def networks(texts: Iterable[str]) -> list[Network]:

@@ -20,11 +20,12 @@ from aemos_notify import codec, store, templates
 from aemos_notify import subscription_store as subscriptions
 from aemos_notify.channels import ChannelSender
 from aemos_notify.dispatch import delivery_row
-from aemos_notify.domain import Query
 from aemos_notify.subscription_store import AnyRow
-from aemos_notify.subscriptions import MOST_PER_ORGANIZATION, Channel, Status, Subscription, check
+from aemos_notify.subscriptions import MOST_PER_ORGANIZATION, Status, Subscription, check
 
 _OLD_SECRET_MS = 24 * 60 * 60 * 1000
+_CLOCKS_DIFFER_MS = 60_000
+_MOST_UNREAD = 1_000
 
 
 class Subscriptions:
@@ -37,29 +38,29 @@ class Subscriptions:
 
     async def create(self, draft: Subscription) -> Subscription:
         """Saves a new one; a webhook gets its secret."""
-        draft = replace(draft, secret=_new_secret() if draft.channel == Channel.WEBHOOK else "")
         await self._check(draft)
+        draft = replace(draft, secret=_new_secret() if self._channels[draft.channel].signs else "")
         async with self._database.write() as connection:
             if await subscriptions.count(connection, draft.organization_id) >= MOST_PER_ORGANIZATION:
                 raise AemosError(Kind.INVALID, f"at most {MOST_PER_ORGANIZATION} subscriptions", reason="too_many")
-            return await subscriptions.save(connection, draft)
+            return await subscriptions.create(connection, draft)
 
     async def update(self, subscription_id: int, changes: Mapping[str, Any]) -> Subscription:
         """Saves it with some fields changed."""
-        draft = replace(await self.get(subscription_id), **changes)
-        await self._check(draft)
+        found = await self.get(subscription_id)
+        await self._check(replace(found, **changes))
         async with self._database.write() as connection:
-            return await subscriptions.save(connection, draft)
+            return await subscriptions.change(connection, found.organization_id, subscription_id, changes)
 
     async def rotate_secret(self, subscription_id: int) -> Subscription:
         """A new secret; the old one signs too for a day."""
         found = await self.get(subscription_id)
-        if found.channel != Channel.WEBHOOK:
-            raise invalid("id", "only webhooks have a secret")
+        if not found.secret:
+            raise invalid("id", "its channel signs nothing")
         until = now_ms() + _OLD_SECRET_MS
-        draft = replace(found, secret=_new_secret(), old_secret=found.secret, old_until_ms=until)
+        changes = {"secret": _new_secret(), "old_secret": found.secret, "old_until_ms": until}
         async with self._database.write() as connection:
-            return await subscriptions.save(connection, draft)
+            return await subscriptions.change(connection, found.organization_id, subscription_id, changes)
 
     async def get(self, subscription_id: int) -> Subscription:
         """A subscription."""
@@ -73,10 +74,12 @@ class Subscriptions:
         return page.cut(found)
 
     async def delete(self, subscription_id: int) -> None:
-        """Removes one with its deliveries."""
-        async with self._database.write() as connection:
-            await subscriptions.get(connection, caller().organization_id, subscription_id)
-            await subscriptions.remove(connection, subscription_id)
+        """Removes one with its deliveries. Cut short by a deadline, it is off, and goes on when it is called again."""
+        is_gone = False
+        while not is_gone:
+            async with self._database.write() as connection:
+                await subscriptions.change(connection, caller().organization_id, subscription_id, {"enabled": False})
+                is_gone = await subscriptions.remove(connection, subscription_id)
 
     async def preview(self, channel: str, subject: str, body: str, place: LogId) -> tuple[templates.Message, Any]:
         """What templates make of a notification of the ledger, or of a made-up one."""
@@ -87,7 +90,7 @@ class Subscriptions:
             if entry is None:
                 raise not_found("notification")
             notification = codec.notification_of(entry)
-        return templates.render(channel, subject, body, notification), notification
+        return self._channel(channel).message(subject, body, notification), notification
 
     async def deliveries(self, subscription_id: int, status: str, page: Page) -> tuple[Sequence[AnyRow], str]:
         """A page of deliveries, newest first, and the token of the next."""
@@ -119,8 +122,16 @@ class Subscriptions:
 
     async def _check(self, draft: Subscription) -> None:
         check(draft)
-        templates.render(draft.channel, draft.subject_template, draft.body_template, templates.EXAMPLE)
-        await self._channels[draft.channel].check_target(draft.target)
+        channel, made_by = self._channel(draft.channel), (draft.subject_template, draft.body_template)
+        templates.check(*made_by)
+        for example in templates.examples(draft.filter.event_types):
+            channel.message(*made_by, example)
+        await channel.check_target(draft.target)
+
+    def _channel(self, name: str) -> ChannelSender:
+        if name not in self._channels:
+            raise invalid("channel", f"must be one of {', '.join(self._channels)}")
+        return self._channels[name]
 
 
 class ReadCursors:
@@ -134,15 +145,15 @@ class ReadCursors:
         who = caller()
         async with self._database.read() as connection:
             place = await subscriptions.read_until(connection, who.organization_id, who.user_id)
-            unread = await store.entries(connection, who.organization_id, Query(place, ""), 1000)
-        return place, len(unread)
+            return place, await subscriptions.unread(connection, who.organization_id, place, _MOST_UNREAD)
 
     async def move(self, to: LogId) -> tuple[LogId, int]:
-        """Moves it forward; never back."""
+        """Moves it forward; never back, and so not into the future."""
+        if to.ms > now_ms() + _CLOCKS_DIFFER_MS:
+            raise invalid("id", "is of the future")
         who = caller()
         async with self._database.write() as connection:
-            if to > await subscriptions.read_until(connection, who.organization_id, who.user_id):
-                await subscriptions.move_cursor(connection, who.organization_id, who.user_id, to)
+            await subscriptions.move_cursor(connection, who.organization_id, who.user_id, to)
         return await self.get()
 
 

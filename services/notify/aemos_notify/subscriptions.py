@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from aemos_core.errors import AemosError, FieldError, Kind
@@ -15,15 +14,7 @@ MOST_PER_ORGANIZATION = 1_000
 MOST_REPEATS = 20
 _MOST_NAME, _MOST_SUBJECT, _MOST_BODY, _MOST_TARGET = 200, 1_000, 16_000, 2_000
 _MOST_HOURLY, _MOST_MINUTES = 3_600, 1_440
-_EMAIL = re.compile(r"[^\s@,<>\"]{1,64}@[A-Za-z0-9.-]{1,253}")
-MOST_RECIPIENTS = 20
-
-
-class Channel(StrEnum):
-    """How somebody is told."""
-
-    EMAIL = "email"
-    WEBHOOK = "webhook"
+_MOST_FILTER = 16_000
 
 
 class Status(StrEnum):
@@ -37,6 +28,27 @@ class Status(StrEnum):
     ACKNOWLEDGED = "acknowledged"
 
 
+OPEN = (Status.QUEUED, Status.FAILED)
+"""What will be tried."""
+
+
+class Facts(NamedTuple):
+    """What filters look at in a notification."""
+
+    event_type: object
+    severity: object
+    device_uuid: object
+    state_value: object
+
+    @classmethod
+    def of(cls, notification: Mapping[str, Any]) -> Facts:
+        """Those of a notification; None for what it has not."""
+        metadata = notification.get("metadata")
+        values = metadata if isinstance(metadata, Mapping) else {}
+        kind, device = notification.get("type"), notification.get("deviceUuid")
+        return cls(kind, values.get("severity"), device, values.get("newValue"))
+
+
 class Filter(msgspec.Struct, frozen=True, rename="camel"):
     """Which notifications; what is empty stands for any."""
 
@@ -46,20 +58,15 @@ class Filter(msgspec.Struct, frozen=True, rename="camel"):
     device_label: str = ""
     state_values: tuple[str, ...] = ()
 
-    def matches(self, notification: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    def matches(self, facts: Facts, labels: Mapping[str, str]) -> bool:
         """Whether a notification of a device with these labels is one of them."""
-        metadata = notification.get("metadata")
-        values = metadata if isinstance(metadata, Mapping) else {}
-        wanted = (
-            (self.event_types, notification.get("type")),
-            (self.severities, values.get("severity")),
-            (self.device_uuids, notification.get("deviceUuid")),
-            (self.state_values, values.get("newValue")),
-        )
+        for allowed, found in zip(
+            (self.event_types, self.severities, self.device_uuids, self.state_values), facts, strict=True
+        ):
+            if allowed and found not in allowed:
+                return False
         key, _, value = self.device_label.partition("=")
-        return all(not allowed or found in allowed for allowed, found in wanted) and (
-            not key or labels.get(key) == value
-        )
+        return not key or labels.get(key) == value
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +93,9 @@ class Subscription:
         """Those that sign now, the newest first."""
         return [self.secret] + ([self.old_secret] if self.old_secret and now_ms < self.old_until_ms else [])
 
-    @property
-    def recipients(self) -> list[str]:
-        """The addresses of an e-mail subscription."""
-        return [address.strip() for address in self.target.split(",")]
-
 
 def check(draft: Subscription) -> None:
-    """INVALID with every field that is wrong; whether a webhook's address is public is asked elsewhere."""
+    """INVALID with every field that is wrong; what only the channel knows, such as its targets, is asked there."""
     mistakes = [FieldError(loc, message) for loc, message in _mistakes(draft) if message]
     if mistakes:
         detail = "; ".join(f"{m.loc}: {m.message}" for m in mistakes)
@@ -101,29 +103,18 @@ def check(draft: Subscription) -> None:
 
 
 def _mistakes(draft: Subscription) -> list[tuple[str, str]]:
-    channels = ", ".join(Channel)
+    size = len(msgspec.json.encode(draft.filter))
     return [
         ("name", "" if 0 < len(draft.name) <= _MOST_NAME else f"must have 1 to {_MOST_NAME} characters"),
-        ("channel", "" if draft.channel in set(Channel) else f"must be one of {channels}"),
-        ("target", _wrong_target(draft)),
+        ("target", "" if 0 < len(draft.target) <= _MOST_TARGET else f"must have 1 to {_MOST_TARGET} characters"),
         ("subjectTemplate", _too_long(draft.subject_template, _MOST_SUBJECT)),
         ("bodyTemplate", _too_long(draft.body_template, _MOST_BODY)),
         ("hourlyLimit", "" if 1 <= draft.hourly_limit <= _MOST_HOURLY else f"must be 1 to {_MOST_HOURLY}"),
         ("repeatMinutes", "" if 0 <= draft.repeat_minutes <= _MOST_MINUTES else f"must be 0 to {_MOST_MINUTES}"),
+        ("filter", "" if size <= _MOST_FILTER else f"must have at most {_MOST_FILTER} bytes as JSON"),
         ("filter.deviceLabel", "" if "=" in (draft.filter.device_label or "=") else 'must be "key=value"'),
     ]
 
 
 def _too_long(text: str, most: int) -> str:
     return f"must have at most {most} characters" if len(text) > most else ""
-
-
-def _wrong_target(draft: Subscription) -> str:
-    if not 0 < len(draft.target) <= _MOST_TARGET:
-        return f"must have 1 to {_MOST_TARGET} characters"
-    if draft.channel == Channel.WEBHOOK:
-        return "" if draft.target.startswith(("https://", "http://")) else "must be an http or https URL"
-    recipients = draft.recipients
-    if len(recipients) > MOST_RECIPIENTS or not all(_EMAIL.fullmatch(address) for address in recipients):
-        return f"must be 1 to {MOST_RECIPIENTS} e-mail addresses separated by commas"
-    return ""

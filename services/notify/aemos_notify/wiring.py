@@ -18,7 +18,7 @@ from aemos_core.redis_link import open_redis
 from aemos_core.worker import JobWorker, actor_on_loop
 from google.protobuf.message import DecodeError
 
-from aemos_notify.channels import EmailChannel, open_channels
+from aemos_notify.channels import EmailChannel, Failed, open_channels
 from aemos_notify.deliveries import Deliveries
 from aemos_notify.dispatch import DeliverJob, DeliverySweep, Dispatcher, delivery_outbox, labels_from
 from aemos_notify.grpc_api import NotifyServicer
@@ -105,7 +105,7 @@ async def wire_worker(settings: NotifySettings) -> AsyncIterator[Sequence[Compon
         mail = MailJob(EmailChannel(settings.mail_server), settings.mail_from, redis, jobs_redis)
         actor_on_loop(recording, RECORD_NOTIFICATIONS, record, never_retry=(DecodeError,))
         actor_on_loop(sending, SEND_DELIVERY, DeliverJob(database, channels, jobs_redis), never_retry=(DecodeError,))
-        actor_on_loop(sending, SEND_EMAIL, mail, never_retry=(DecodeError,))
+        actor_on_loop(sending, SEND_EMAIL, mail, never_retry=(DecodeError, Failed))
         queues = [SEND_DELIVERY.queue_name(), SEND_EMAIL.queue_name()]
         yield [
             JobWorker(recording, [RECORD_NOTIFICATIONS.queue_name()], threads=_LEDGER_THREADS),

@@ -6,24 +6,24 @@ import json
 
 import pytest
 from aemos_core.errors import AemosError
-from aemos_notify.subscriptions import Filter
-from aemos_notify.templates import EXAMPLE, render
+from aemos_notify.subscriptions import Facts, Filter
+from aemos_notify.templates import EXAMPLE, check, examples, json_body, text
 
 
 def test_the_default_says_what_happened() -> None:
     """In a subject of one line and a text."""
-    made = render("email", "", "", EXAMPLE)
+    made = text("", "", EXAMPLE)
     assert made.subject == "[critical] freezer-too-warm raised (abc-123)"
     assert "message: above -15 °C for 10 minutes" in made.body
 
 
 def test_a_webhook_gets_the_notification_itself() -> None:
     """As JSON, or what its template makes of it, which must be JSON too."""
-    assert json.loads(render("webhook", "", "", EXAMPLE).body) == EXAMPLE
+    assert json.loads(json_body("", EXAMPLE).body) == EXAMPLE
     body = '{"text": {{ metadata.message | tojson }}}'
-    assert json.loads(render("webhook", "", body, EXAMPLE).body) == {"text": "above -15 °C for 10 minutes"}
+    assert json.loads(json_body(body, EXAMPLE).body) == {"text": "above -15 °C for 10 minutes"}
     with pytest.raises(AemosError, match="does not make JSON"):
-        render("webhook", "", "{{ metadata.message }}", EXAMPLE)
+        json_body("{{ metadata.message }}", EXAMPLE)
 
 
 @pytest.mark.parametrize(
@@ -46,14 +46,46 @@ def test_a_webhook_gets_the_notification_itself() -> None:
         "{% include '/etc/passwd' %}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{{ 1 / 0 }}",
+        "{% with a = 'xx' %}{% with b = a ~ a %}{{ b ~ b }}{% endwith %}{% endwith %}",
+        "{% block a %}x{% endblock %}",
+        "{{ metadata.message | join(metadata.message) }}",
+        "{{ [type, type] | join('x' * 21) }}",
+        "{{ [type, type] | join('123456789 123456789 1') }}",
+        "{{ type | tojson | tojson }}",
+        "{{ metadata | tojson(indent=1000000) }}",
+        "{% for a in metadata %}{% endfor %}" * 11,
+        "{{ " + "(" * 300 + "1" + ")" * 300 + " }}",
+        "{{ " + "not " * 3000 + "1 }}",
+        "{% if 1 %}" * 200 + "{% endif %}" * 200,
         "{{ lipsum(100000) }}",
     ],
 )
 def test_what_a_template_may_not(template: str) -> None:
     """Each is refused with the template's name."""
     with pytest.raises(AemosError) as refused:
-        render("email", "", template, EXAMPLE)
+        text("", template, EXAMPLE)
     assert [error.loc for error in refused.value.errors] == ["bodyTemplate"]
+
+
+def test_what_a_template_may() -> None:
+    """Conditions, loops over what there is, and filters that make little."""
+    template = (
+        "{% if type in ['alarm'] %}{{ metadata.keys() | join(', ') }}{% endif %}"
+        "{% for key, value in metadata.items() if key == 'severity' %}, {{ loop.index }} "
+        "{{ value | upper }}{% endfor %}"
+        "{{ '' if metadata.newValue is defined else '.' }}"
+    )
+    assert text("", template, EXAMPLE).body == "alarmType, change, severity, active, message, 1 CRITICAL."
+
+
+def test_a_template_is_tried_on_what_it_is_for() -> None:
+    """On an alarm when no type is named; nothing is known of a user's own types, so only what no type could mend."""
+    (change,) = examples(["device-state-change"])
+    assert text("{{ metadata.newValue }}", "", change).subject == "warning"
+    assert [example["type"] for example in examples([])] == ["alarm"]
+    assert examples(["maintenance"]) == []
+    with pytest.raises(AemosError):
+        check("{% include 'x' %}", "")
 
 
 @pytest.mark.parametrize(
@@ -74,4 +106,4 @@ def test_what_a_template_may_not(template: str) -> None:
 )
 def test_filters(wanted: Filter, matches: bool) -> None:
     """What is empty stands for any; what is not must all hold."""
-    assert wanted.matches(EXAMPLE, {"site": "hamburg"}) is matches
+    assert wanted.matches(Facts.of(EXAMPLE), {"site": "hamburg"}) is matches
