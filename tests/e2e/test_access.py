@@ -5,8 +5,6 @@ The tables are built from the contract, so a new RPC is in them without a line h
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,12 +12,9 @@ from typing import Any
 
 import grpc
 import httpx
-import jwt
 import pytest
 from aemos_core.contract import Access, Method, methods
-from aemos_core.identity import AUDIENCE, ISSUER
 from aemos_gateway.json_codec import to_json
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -92,17 +87,14 @@ class World:
 
 def _credentials(stack: Stack) -> dict[str, str]:
     """Authorization of each caller: users by tokens signed as ingest signs them, services by their secret."""
-    with sqlite3.connect(f"file:{stack.var}/ingest.db?mode=ro", uri=True) as database:
-        kid, private = database.execute("SELECT kid, private_key FROM signing_key").fetchone()
-    key, now = Ed25519PrivateKey.from_private_bytes(private), int(time.time())
-
-    def bearer(role: str, organization: int) -> str:
-        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "1", "org": organization, "role": role}
-        return "Bearer " + jwt.encode(claims | {"iat": now, "exp": now + 900}, key, "EdDSA", headers={"kid": kid})
-
     secret = (stack.var / "service-secret").read_text(encoding="ascii")
-    users = {role: bearer(role, OWN) for role in LEVELS}
-    return {"nobody": "", **users, "stranger": bearer("admin", STRANGER), "service": f"Service {secret}"}
+    users = {role: f"Bearer {stack.token_of(role, OWN)}" for role in LEVELS}
+    return {
+        "nobody": "",
+        **users,
+        "stranger": f"Bearer {stack.token_of('admin', STRANGER)}",
+        "service": f"Service {secret}",
+    }
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from aemos_core.database import Database
 from aemos_core.outbox import Outbox, Row
-from aemos_notify import subscription_store
-from aemos_notify.channels import Failed, Letter
+from aemos_notify import subscription_store, templates
+from aemos_notify.channels import Letter
 from aemos_notify.dispatch import Dispatcher
+from aemos_notify.templates import Message
 
 
 class KeptOutbox(Outbox):
@@ -22,17 +24,28 @@ class KeptOutbox(Outbox):
         self.rows += rows
 
 
+async def nothing() -> None:
+    """It takes no time."""
+
+
 class FakeChannel:
-    """Takes letters, or fails as it is told."""
+    """Takes letters, or fails as it is told; `before` is awaited at each attempt."""
+
+    signs = True
 
     def __init__(self) -> None:
         self.letters: list[Letter] = []
-        self.failure: Failed | None = None
+        self.failure: Exception | None = None
+        self.before: Callable[[], Awaitable[Any]] = nothing
 
     async def check_target(self, target: str) -> None:
         """Any will do."""
 
+    def message(self, subject: str, body: str, notification: Mapping[str, Any]) -> Message:
+        return templates.text(subject, body, notification)
+
     async def send(self, letter: Letter) -> str:
+        await self.before()
         if self.failure is not None:
             raise self.failure
         self.letters.append(letter)

@@ -11,6 +11,7 @@ from email.message import EmailMessage
 from typing import Any
 
 from aiosmtpd.controller import Controller
+from anyio.from_thread import start_blocking_portal
 from standardwebhooks.webhooks import Webhook
 
 from tests.support.redis_server import free_port
@@ -76,10 +77,17 @@ class Hook:
 
 
 @asynccontextmanager
-async def webhook_receiver() -> AsyncIterator[Hook]:
+async def webhook_receiver(host: str = "127.0.0.1") -> AsyncIterator[Hook]:
     """A receiver on loopback."""
     hook = Hook()
-    server = await asyncio.start_server(hook.handle, "127.0.0.1", 0)
-    hook.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
+    server = await asyncio.start_server(hook.handle, host, 0)
+    hook.url = f"http://{host}:{server.sockets[0].getsockname()[1]}/hook"
     async with server:
+        yield hook
+
+
+@contextmanager
+def webhook_server(host: str) -> Iterator[Hook]:
+    """As `webhook_receiver`, on a thread of its own: for tests that block."""
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(webhook_receiver(host)) as hook:
         yield hook

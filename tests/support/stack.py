@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,7 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jwt
 import psutil
+from aemos_core.identity import AUDIENCE, ISSUER
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.support.redis_server import free_port
 
@@ -64,6 +68,14 @@ class Stack:
         """Posts a reading of a demo device."""
         body = {"value": value, "variableName": "temperature", **fields}
         return self.call("POST", "/api/v1/datastreams/token", body, self.demo["devices"][device]["token"])
+
+    def token_of(self, role: str, organization_id: int = 1) -> str:
+        """An access token of a user with this role, signed as ingest signs (which must be on SQLite)."""
+        with sqlite3.connect(f"file:{self.var}/ingest.db?mode=ro", uri=True) as database:
+            kid, private = database.execute("SELECT kid, private_key FROM signing_key").fetchone()
+        key, now = Ed25519PrivateKey.from_private_bytes(private), int(time.time())
+        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "1", "org": organization_id, "role": role}
+        return jwt.encode(claims | {"iat": now, "exp": now + 900}, key, "EdDSA", headers={"kid": kid})
 
     def pids(self, name: str) -> list[int]:
         """Processes of this installation whose command line ends so, such as "aemos_rules worker"."""

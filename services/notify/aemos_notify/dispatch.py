@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from aemos.v1 import history_pb2, history_pb2_grpc
@@ -22,11 +24,12 @@ from aemos_core.times import now_ms
 from aemos_core.worker import current_job
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aemos_notify import codec, store, templates
+from aemos_notify import codec, store
 from aemos_notify import subscription_store as subscriptions
 from aemos_notify.channels import ChannelSender, Failed, Letter
 from aemos_notify.domain import Entry
-from aemos_notify.subscriptions import Status, Subscription
+from aemos_notify.subscription_store import Lately, Wanted
+from aemos_notify.subscriptions import OPEN, Facts, Status, Subscription
 
 log = logging.getLogger("aemos.notify")
 
@@ -34,6 +37,9 @@ _LANES = 20
 """Each has two jobs under way at the most, so a slow target holds up few others."""
 _LOST_MS = 30 * 60 * 1000
 """A job that neither ended nor was tried again for so long is gone with the Redis that held it."""
+_MOST_AT_ONE_TARGET = 3
+_MOST_MATCHES = 10_000
+"""Deliveries that one transaction may have to add."""
 _SWEEP_SECONDS = 15.0
 _SWEEP_AT_ONCE = 200
 
@@ -69,6 +75,28 @@ def labels_from(history: history_pb2_grpc.HistoryServiceAsyncStub) -> Labels:
     return labels
 
 
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Subscriptions of an organization, and the labels of the devices that notifications are of."""
+
+    organization_id: int
+    wanted: Sequence[Wanted]
+    labels: Mapping[str, Mapping[str, str]]
+
+    def portions(self, entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+        """As many at a time as a transaction can take, should every subscription want every one."""
+        size = max(1, _MOST_MATCHES // max(1, len(self.wanted)))
+        return (entries[start : start + size] for start in range(0, len(entries), size))
+
+    def matches(self, entries: Sequence[Entry]) -> Iterator[tuple[Wanted, Entry]]:
+        """Who is to be told of what."""
+        for entry in entries if self.wanted else ():
+            facts, labels = Facts.of(_notification(entry)), self.labels.get(entry.device_uuid, {})
+            for subscription in self.wanted:
+                if subscription.filter.matches(facts, labels):
+                    yield subscription, entry
+
+
 class Dispatcher:
     """Adds the deliveries of notifications in the transaction that records them."""
 
@@ -76,25 +104,26 @@ class Dispatcher:
         self._outbox = outbox
         self._labels = labels
 
-    async def add(self, connection: AsyncConnection, organization_id: int, entries: Sequence[Entry]) -> list[Row]:
+    async def audience(self, organization_id: int, wanted: Sequence[Wanted], entries: Sequence[Entry]) -> Audience:
+        """What these notifications need. UNAVAILABLE when a filter asks for labels and nobody knows them."""
+        devices = sorted({entry.device_uuid for entry in entries if entry.device_uuid})
+        if devices and any(subscription.filter.device_label for subscription in wanted):
+            return Audience(organization_id, wanted, await self._labels(organization_id, devices))
+        return Audience(organization_id, wanted, {})
+
+    async def add(self, connection: AsyncConnection, audience: Audience, entries: Sequence[Entry]) -> list[Row]:
         """Queues a delivery for each subscription that an entry matches; give the rows to `sent_off` afterwards."""
-        wanted = await subscriptions.enabled(connection, organization_id)
-        if not wanted or not entries:
-            return []
-        labels: Mapping[str, Mapping[str, str]] = {}
-        if any(subscription.filter.device_label for subscription in wanted):
-            labels = await self._labels(organization_id, sorted({e.device_uuid for e in entries if e.device_uuid}))
-        matches = [
-            (subscription, entry)
-            for entry in entries
-            for subscription in wanted
-            if subscription.filter.matches(_notification(entry), labels.get(entry.device_uuid, {}))
-        ]
+        matches = list(audience.matches(entries))
         if not matches:
             return []
-        counts = await subscriptions.sent_lately(connection, {subscription.id for subscription, _ in matches})
-        await subscriptions.queue(connection, [_queued(organization_id, *match, counts) for match in matches])
-        queued = await subscriptions.ids_of(connection, organization_id, [entry.log_id for _, entry in matches])
+        lately = await subscriptions.lately(connection, {subscription.id for subscription, _ in matches})
+        limited = _Limited(lately)
+        for match in matches:
+            limited.take(*match)
+        await subscriptions.suppress_more(connection, limited.more)
+        if not limited.rows:
+            return []
+        queued = await subscriptions.queue(connection, audience.organization_id, limited.rows)
         return await self._outbox.add(connection, [delivery_row(row.id, row.subscription_id) for row in queued])
 
     def sent_off(self, rows: Sequence[Row]) -> None:
@@ -110,74 +139,131 @@ def _notification(entry: Entry) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _queued(organization_id: int, subscription: Subscription, entry: Entry, counts: dict[int, int]) -> dict[str, Any]:
-    counts[subscription.id] = number = counts.get(subscription.id, 0) + 1
-    is_over = number > subscription.hourly_limit
-    return {
-        "organization_id": organization_id,
-        "subscription_id": subscription.id,
-        "ms": entry.log_id.ms,
-        "seq": entry.log_id.seq,
-        "status": Status.SUPPRESSED if is_over else Status.QUEUED,
-        "due_at_ms": None if is_over else now_ms() + _LOST_MS,
-    }
+class _Limited:
+    """`rows` are the deliveries to add: one for each match within a subscription's limit, and one for all that are over
+    it within the hour; `more` says of those that are there already how many more they stand for."""
+
+    def __init__(self, lately: Mapping[int, Lately]) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.more: dict[int, int] = {}
+        self._numbers = {each: found.number for each, found in lately.items()}
+        self._suppressed = {each: found.suppressed_id for each, found in lately.items() if found.suppressed_id}
+        self._new: dict[int, dict[str, Any]] = {}
+
+    def take(self, subscription: Wanted, entry: Entry) -> None:
+        number = self._numbers[subscription.id] = self._numbers.get(subscription.id, 0) + 1
+        if number <= subscription.hourly_limit:
+            self._add(subscription, entry, Status.QUEUED)
+        elif delivery_id := self._suppressed.get(subscription.id):
+            self.more[delivery_id] = self.more.get(delivery_id, 0) + 1
+        elif (row := self._new.get(subscription.id)) is not None:
+            row["repeats"] += 1
+        else:
+            self._new[subscription.id] = self._add(subscription, entry, Status.SUPPRESSED)
+
+    def _add(self, subscription: Wanted, entry: Entry, status: Status) -> dict[str, Any]:
+        ms, seq = entry.log_id
+        row = {"subscription_id": subscription.id, "ms": ms, "seq": seq, "status": status, "repeats": 0}
+        self.rows.append(row)
+        return row
+
+
+class _Turns:
+    """At one target few attempts are under way in this process, so that a slow one leaves threads to the others; and of
+    one delivery only one, though its job may have come twice."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[int, set[int]] = {}
+
+    @contextmanager
+    def take(self, subscription_id: int, delivery_id: int) -> Iterator[bool]:
+        """Whether it may be tried now."""
+        mine = self._under_way.setdefault(subscription_id, set())
+        may = delivery_id not in mine and len(mine) < _MOST_AT_ONE_TARGET
+        if may:
+            mine.add(delivery_id)
+        try:
+            yield may
+        finally:
+            if may:
+                mine.discard(delivery_id)
+            if not mine:
+                self._under_way.pop(subscription_id, None)
 
 
 class DeliverJob:
-    """Sends one delivery. One that was sent is not sent again; one that failed is tried with the queue's back-off."""
+    """Sends one delivery. One that was sent is not sent again; one that failed is tried with the queue's back-off.
+
+    Until an attempt is noted in the table the outbox remembers the delivery, and then the table does.
+    """
 
     def __init__(self, database: Database, channels: Mapping[str, ChannelSender], jobs_redis: RedisClient) -> None:
         self._database = database
         self._channels = channels
         self._jobs_redis = jobs_redis
+        self._turns = _Turns()
 
     async def __call__(self, payload: bytes, job_id: str) -> None:
         delivery_id = SendDelivery.FromString(payload).delivery_id
         async with self._database.read() as connection:
             row = await subscriptions.find_delivery(connection, delivery_id)
-        try:
-            if row is not None and row.status in (Status.QUEUED, Status.FAILED):
-                await self._deliver(row)
-        finally:
-            # Whatever became of it, from here on the queue and the table remember it: the outbox need not.
-            await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
+        is_done = True
+        if row is not None and row.status in OPEN:
+            with self._turns.take(row.subscription_id, row.id) as may:
+                is_done = await (self._deliver(row) if may else self._put_off(row))
+        await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
+        if not is_done:
+            raise TryAgain
 
-    async def _deliver(self, row: subscriptions.AnyRow) -> None:
+    async def _deliver(self, row: subscriptions.AnyRow) -> bool:
+        """Whether that is the end of it."""
         async with self._database.read() as connection:
             subscription = await subscriptions.get(connection, row.organization_id, row.subscription_id)
             entry = await store.entry(connection, row.organization_id, LogId(row.ms, row.seq))
         try:
             if entry is None or not subscription.enabled:
                 raise Failed("the subscription is off" if entry else "the notification is gone", for_good=True)
-            answer = await self._channels[subscription.channel].send(_letter(subscription, entry))
-        except (Failed, AemosError) as failed:
-            await self._failed(row, failed)
-            return
+            answer = await self._send(subscription, entry, row.repeats)
+        except Failed as failed:
+            return await self._failed(row, failed)
         repeat = now_ms() + subscription.repeat_minutes * 60_000 if subscription.repeat_minutes else None
         await self._note(row, Status.SENT, answer, sent_at_ms=now_ms(), due_at_ms=repeat)
+        return True
 
-    async def _failed(self, row: subscriptions.AnyRow, failed: Failed | AemosError) -> None:
-        is_last = row.attempts + 1 > SEND_DELIVERY.max_retries
-        if is_last or isinstance(failed, AemosError) or failed.for_good:
+    async def _send(self, subscription: Subscription, entry: Entry, repeats: int) -> str:
+        channel = self._channels[subscription.channel]
+        templates = subscription.subject_template, subscription.body_template
+        # A repetition is a message of its own: receivers drop what comes with an id that they know.
+        uid = f"msg_{subscription.id}_{entry.id}" + (f"_{repeats}" if repeats else "")
+        try:
+            message = channel.message(*templates, codec.notification_of(entry))
+            return await channel.send(Letter(uid, subscription.target, message, subscription.secrets(now_ms())))
+        except AemosError as error:
+            raise Failed(error.detail, for_good=True) from error
+        except Failed:
+            raise
+        except Exception as error:
+            log.exception("delivery of %s failed", uid)
+            raise Failed(type(error).__name__) from error
+
+    async def _failed(self, row: subscriptions.AnyRow, failed: Failed) -> bool:
+        if is_last := failed.for_good or row.attempts + 1 > SEND_DELIVERY.max_retries:
             await self._note(row, Status.DEAD, str(failed), due_at_ms=None)
-            return
-        await self._note(row, Status.FAILED, str(failed), due_at_ms=now_ms() + _LOST_MS)
-        raise TryAgain
+        else:
+            await self._note(row, Status.FAILED, str(failed), due_at_ms=now_ms() + _LOST_MS)
+        return is_last
+
+    async def _put_off(self, row: subscriptions.AnyRow) -> bool:
+        async with self._database.write() as connection:
+            await subscriptions.note(connection, row.id, due_at_ms=now_ms() + _LOST_MS)
+        return False
 
     async def _note(self, row: subscriptions.AnyRow, status: Status, answer: str, **values: Any) -> None:
         async with self._database.write() as connection:
-            await subscriptions.change_delivery(
-                connection, row.id, status=status, attempts=row.attempts + 1, answer=answer[:500], **values
+            attempts = row.attempts + 1
+            await subscriptions.note(
+                connection, row.id, status=status, attempts=attempts, answer=answer[:500], **values
             )
-
-
-def _letter(subscription: Subscription, entry: Entry) -> Letter:
-    notification = codec.notification_of(entry)
-    message = templates.render(
-        subscription.channel, subscription.subject_template, subscription.body_template, notification
-    )
-    uid = f"msg_{subscription.id}_{entry.id}"
-    return Letter(uid, subscription.target, message, subscription.secrets(now_ms()))
 
 
 class DeliverySweep:
@@ -191,7 +277,8 @@ class DeliverySweep:
         """Sweeps every 15 s."""
         while not await wait(stop, _SWEEP_SECONDS):
             try:
-                await self.sweep(now_ms())
+                while await self.sweep(now_ms()) == _SWEEP_AT_ONCE and not stop.is_set():
+                    pass
             except AemosError as error:
                 log.warning("deliveries to look at again wait: %s", error.detail)
 

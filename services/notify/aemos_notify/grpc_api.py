@@ -55,5 +55,6 @@ class NotifyServicer(notification_pb2_grpc.NotifyServiceServicer):
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.Notification]:
         organization = caller().organization_id
         after = parse_log_id(request.after, "after") if request.after else await self._feed.position(organization)
+        await context.send_initial_metadata(())  # so that a client knows from when on it misses nothing
         async for entry in self._watchers.watch(organization, after, request.device_uuid):
             yield codec.entry_to_pb(entry)

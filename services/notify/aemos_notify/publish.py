@@ -17,7 +17,18 @@ from aemos_core.identity import caller
 from aemos_core.times import now_ms, rfc3339
 from redis.exceptions import RedisError
 
-RESERVED = frozenset(("device-state-change", "data-stream", "alarm", "device-connectivity", "rule-run"))
+RESERVED = frozenset(
+    (
+        *("device-state-change", "data-stream", "alarm", "device-connectivity", "rule-run"),
+        *(
+            "connect",
+            "disconnect",
+            "disconnecting",
+            "error",
+            "session-expired",
+        ),  # which a Socket.IO client takes for its own
+    )
+)
 _TYPE = re.compile(r"[a-z0-9-]{1,64}")
 _MOST_BYTES = 16 * 1024
 _MOST_UUID = 64
@@ -42,7 +53,7 @@ class Publisher:
             "metadata": metadata,
             "timestamp": rfc3339(now_ms()),
         }
-        body = msgspec.json.encode(notification).decode()
+        body = msgspec.json.encode(notification)
         if len(body) > _MOST_BYTES:
             raise invalid("metadata", f"must have at most {_MOST_BYTES} bytes as JSON")
         organization = caller().organization_id
@@ -52,7 +63,7 @@ class Publisher:
             organization_id=organization,
             event=kind,
             rooms=await self._rooms(device_uuid),
-            notification_json=body,
+            notification_json=body.decode(),
             trace_context=telemetry.current(),
         )
         try:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from aemos_core.database import Database
-from aemos_core.errors import unavailable
+from aemos_core.errors import AemosError, unavailable
 from aemos_core.names import notification_log
 from aemos_core.notification_log import Logged, LogId, logged
 from aemos_core.paging import Page
@@ -15,6 +15,7 @@ from aemos_core.times import now_ms
 from redis.exceptions import RedisError
 
 from aemos_notify import codec, store
+from aemos_notify import subscription_store as subscriptions
 from aemos_notify.dispatch import Dispatcher
 from aemos_notify.domain import Entry, Query
 
@@ -42,11 +43,21 @@ class Ledger:
 
     async def append(self, organization_id: int, entries: Sequence[Entry], dispatcher: Dispatcher) -> None:
         """Adds entries of the log, in its order, and their deliveries; adding twice is adding once."""
+        async with self._database.read() as connection:
+            wanted = await subscriptions.enabled(connection, organization_id)
+        audience = await dispatcher.audience(organization_id, wanted, entries)
+        for some in audience.portions(entries):
+            async with self._database.write() as connection:
+                new = await store.append(connection, organization_id, some)
+                rows = await dispatcher.add(connection, audience, new)
+            dispatcher.sent_off(rows)
+        await self.forget(organization_id, now_ms() - KEPT_MS)
+
+    async def forget(self, organization_id: int, before_ms: int) -> None:
+        """Removes some of what is older, with its deliveries."""
         async with self._database.write() as connection:
-            new = await store.append(connection, organization_id, entries)
-            rows = await dispatcher.add(connection, organization_id, new)
-            await store.forget(connection, organization_id, now_ms() - KEPT_MS)
-        dispatcher.sent_off(rows)
+            await store.forget(connection, organization_id, before_ms)
+            await subscriptions.forget(connection, organization_id, before_ms)
 
     async def backwards(self, organization_id: int, after: LogId, upto: LogId) -> AsyncIterator[Sequence[Logged]]:
         """Pages of what lies behind `after`, up to `upto`, newest first."""
@@ -95,10 +106,17 @@ class LogCopier:
         self._dispatcher = dispatcher
 
     async def copy(self, organization_ids: Iterable[int]) -> None:
-        """Copies what is new of these organizations. Raises redis.RedisError or UNAVAILABLE; begun again, goes on."""
+        """Copies what is new of these organizations. Raises redis.RedisError or an AemosError of one of them, when all
+        had their turn; begun again, goes on."""
+        failed: Exception | None = None
         for organization_id in organization_ids:
-            while await self._copy_some(organization_id):
-                pass
+            try:
+                while await self._copy_some(organization_id):
+                    pass
+            except (AemosError, RedisError) as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     async def _copy_some(self, organization_id: int) -> bool:
         """Whether there may be more."""

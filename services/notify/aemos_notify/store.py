@@ -49,6 +49,7 @@ ledger_cursor = Table(
     Column("seq", BigInteger, nullable=False),
     **TABLE_ARGS,
 )
+_FORGOTTEN_AT_ONCE = 1_000
 _n, _c = notification.c, ledger_cursor.c
 
 
@@ -80,7 +81,7 @@ async def append(connection: AsyncConnection, organization_id: int, entries: Seq
 async def entries(connection: AsyncConnection, organization_id: int, query: Query, limit: int) -> list[Entry]:
     """At most `limit` entries of an organization."""
     statement = select(_n.ms, _n.seq, _n.type, _n.device_uuid, _n.body)
-    statement = statement.where(_n.organization_id == organization_id, *_behind(query.after))
+    statement = statement.where(_n.organization_id == organization_id, *behind(query.after))
     if query.device_uuid:
         statement = statement.where(_n.device_uuid == query.device_uuid)
     rows = await connection.execute(statement.order_by(_n.ms, _n.seq).limit(limit))
@@ -101,14 +102,17 @@ async def backwards(
     """At most `limit` entries of an organization behind `after`, up to `upto`, newest first."""
     statement = select(_n.ms, _n.seq, _n.type, _n.rooms, _n.body)
     not_behind = (_n.ms <= upto.ms, (_n.ms < upto.ms) | (_n.seq <= upto.seq))
-    statement = statement.where(_n.organization_id == organization_id, *_behind(after), *not_behind)
+    statement = statement.where(_n.organization_id == organization_id, *behind(after), *not_behind)
     rows = await connection.execute(statement.order_by(_n.ms.desc(), _n.seq.desc()).limit(limit))
     return [Logged(LogId(row.ms, row.seq), row.type, tuple((row.rooms or "").split()), row.body) for row in rows]
 
 
 async def forget(connection: AsyncConnection, organization_id: int, before_ms: int) -> None:
-    """Removes what is older."""
-    await connection.execute(delete(notification).where(_n.organization_id == organization_id, _n.ms < before_ms))
+    """Removes what is older; of much, the oldest thousand or so."""
+    old = (_n.organization_id == organization_id, _n.ms < before_ms)
+    some = select(_n.ms).where(*old).order_by(_n.ms, _n.seq).offset(_FORGOTTEN_AT_ONCE).limit(1)
+    upto = (await connection.execute(some)).scalar()
+    await connection.execute(delete(notification).where(*old, *([] if upto is None else [_n.ms <= upto])))
 
 
 async def _cursor(connection: AsyncConnection, organization_id: int, hold: bool = False) -> LogId | None:
@@ -117,7 +121,8 @@ async def _cursor(connection: AsyncConnection, organization_id: int, hold: bool 
     return LogId(row.ms, row.seq) if row else None
 
 
-def _behind(after: LogId) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+def behind(after: LogId) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """The condition on the ledger: behind a place."""
     # Written so that the primary key is read from the right place: databases do not see that in (ms, seq) > (x, y).
     return _n.ms >= after.ms, (_n.ms > after.ms) | (_n.seq > after.seq)
 

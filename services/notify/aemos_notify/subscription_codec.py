@@ -11,7 +11,7 @@ from aemos_core.notification_log import LogId
 from aemos_core.times import to_timestamp
 
 from aemos_notify.subscription_store import AnyRow
-from aemos_notify.subscriptions import Filter, Subscription
+from aemos_notify.subscriptions import Filter, Status, Subscription
 from aemos_notify.templates import Message
 
 _HOURLY = 60
@@ -76,10 +76,14 @@ def delivery_to_pb(row: AnyRow) -> subscription_pb2.Delivery:
         notification_id=str(LogId(row.ms, row.seq)),
         status=row.status,
         attempts=row.attempts,
-        answer=row.answer,
+        answer=_over(row.repeats) if row.status == Status.SUPPRESSED else row.answer,
         queued_at=to_timestamp(row.queued_at_ms),
         sent_at=None if row.sent_at_ms is None else to_timestamp(row.sent_at_ms),
     )
+
+
+def _over(more: int) -> str:
+    return f"over the hourly limit, with {more} more of this hour" if more else "over the hourly limit"
 
 
 def preview_to_pb(made: Message, notification: Mapping[str, Any]) -> subscription_pb2.PreviewTemplateResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from aemos_core import audit
@@ -24,17 +24,17 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    case,
     delete,
     func,
     insert,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aemos_notify.store import metadata
-from aemos_notify.subscriptions import MOST_REPEATS, Filter, Status, Subscription
+from aemos_notify.store import behind, metadata, notification
+from aemos_notify.subscriptions import MOST_REPEATS, OPEN, Filter, Status, Subscription
 
 AnyRow = Any
 """A row of a query, whose columns the query names."""
@@ -71,6 +71,7 @@ delivery = Table(
     Column("seq", BigInteger, nullable=False),
     Column("status", String(20), nullable=False),
     Column("attempts", Integer, nullable=False),
+    # How often it was sent again; of one that is suppressed, how many more of the same hour it stands for.
     Column("repeats", Integer, nullable=False),
     Column("answer", String(500), nullable=False),
     Column("queued_at_ms", BigInteger, nullable=False),
@@ -79,7 +80,8 @@ delivery = Table(
     Column("due_at_ms", BigInteger),
     UniqueConstraint("subscription_id", "ms", "seq", name="delivery_once"),
     Index("delivery_by_organization", "organization_id", "id"),
-    Index("delivery_by_subscription", "subscription_id", "queued_at_ms"),
+    Index("delivery_by_status", "organization_id", "status", "id"),
+    Index("delivery_lately", "subscription_id", "queued_at_ms", "status"),
     Index("delivery_due", "due_at_ms"),
     **TABLE_ARGS,
 )
@@ -92,8 +94,25 @@ read_cursor = Table(
     Column("seq", BigInteger, nullable=False),
     **TABLE_ARGS,
 )
-_s, _d, _r = subscription.c, delivery.c, read_cursor.c
+_s, _d, _r, _n = subscription.c, delivery.c, read_cursor.c, notification.c
 _HOUR_MS = 60 * 60 * 1000
+_AT_ONCE = 2_000
+
+
+class Wanted(NamedTuple):
+    """What of a subscription says whether, and how often, it is told."""
+
+    id: int
+    filter: Filter
+    hourly_limit: int
+
+
+class Lately(NamedTuple):
+    """Of a subscription within the last hour: how many deliveries, and the id of the one that stands for those over
+    its limit, or 0."""
+
+    number: int
+    suppressed_id: int
 
 
 def subscription_of(row: AnyRow) -> Subscription:
@@ -102,24 +121,29 @@ def subscription_of(row: AnyRow) -> Subscription:
     return Subscription(filter=msgspec.json.decode(row.filter, type=Filter), **values)
 
 
-def _values(draft: Subscription) -> dict[str, Any]:
-    names = ("name", "enabled", "channel", "target", "subject_template", "body_template", "hourly_limit")
-    more = ("repeat_minutes", "secret", "old_secret", "old_until_ms")
-    values = {name: getattr(draft, name) for name in (*names, *more)}
-    return values | {"filter": msgspec.json.encode(draft.filter).decode()}
+def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: msgspec.json.encode(value).decode() if key == "filter" else value for key, value in values.items()}
 
 
-async def save(connection: AsyncConnection, draft: Subscription) -> Subscription:
-    """Inserts a subscription (id 0) or replaces it."""
-    if draft.id:
-        await connection.execute(update(subscription).where(_s.id == draft.id).values(**_values(draft)))
-        saved, verb = draft.id, "update"
-    else:
-        values = {**_values(draft), "organization_id": draft.organization_id, "created_at_ms": now_ms()}
-        inserted = await connection.execute(insert(subscription).values(**values))
-        saved, verb = int(inserted.inserted_primary_key[0]), "create"  # type: ignore[index]
-    await audit.record(connection, audit_rows, f"subscription.{verb}", f"subscription {saved}")
-    return await get(connection, draft.organization_id, saved)
+async def create(connection: AsyncConnection, draft: Subscription) -> Subscription:
+    """Adds a subscription, whose id is given here."""
+    names = [column.name for column in _s if column.name not in ("id", "created_at_ms")]
+    values = {name: getattr(draft, name) for name in names} | {"created_at_ms": now_ms()}
+    inserted = await connection.execute(insert(subscription).values(**_columns(values)))
+    made = int(inserted.inserted_primary_key[0])  # type: ignore[index]
+    await audit.record(connection, audit_rows, "subscription.create", f"subscription {made}")
+    return await get(connection, draft.organization_id, made)
+
+
+async def change(
+    connection: AsyncConnection, organization_id: int, subscription_id: int, changes: Mapping[str, Any]
+) -> Subscription:
+    """Sets fields of a subscription; the others stay what somebody else may just have made them."""
+    if changes:
+        mine = (_s.organization_id == organization_id) & (_s.id == subscription_id)
+        await connection.execute(update(subscription).where(mine).values(**_columns(changes)))
+    await audit.record(connection, audit_rows, "subscription.update", f"subscription {subscription_id}")
+    return await get(connection, organization_id, subscription_id)
 
 
 async def get(connection: AsyncConnection, organization_id: int, subscription_id: int) -> Subscription:
@@ -138,10 +162,16 @@ async def page(connection: AsyncConnection, organization_id: int, after: int, li
     return [subscription_of(row) for row in rows]
 
 
-async def remove(connection: AsyncConnection, subscription_id: int) -> None:
-    """Deletes a subscription with its deliveries."""
+async def remove(connection: AsyncConnection, subscription_id: int) -> bool:
+    """Deletes a subscription with its deliveries; not all of them at once: whether it is gone."""
+    oldest = select(_d.id).where(_d.subscription_id == subscription_id).limit(_AT_ONCE)
+    ids = (await connection.execute(oldest)).scalars().all()
+    await connection.execute(delete(delivery).where(_d.id.in_(ids)))
+    if len(ids) == _AT_ONCE:
+        return False
     await connection.execute(delete(subscription).where(_s.id == subscription_id))
     await audit.record(connection, audit_rows, "subscription.delete", f"subscription {subscription_id}")
+    return True
 
 
 async def count(connection: AsyncConnection, organization_id: int) -> int:
@@ -150,37 +180,63 @@ async def count(connection: AsyncConnection, organization_id: int) -> int:
     return int((await connection.execute(query)).scalar_one())
 
 
-async def enabled(connection: AsyncConnection, organization_id: int) -> list[Subscription]:
+async def enabled(connection: AsyncConnection, organization_id: int) -> list[Wanted]:
     """Those of an organization that are on."""
-    query = select(subscription).where(_s.organization_id == organization_id, _s.enabled)
-    return [subscription_of(row) for row in (await connection.execute(query)).all()]
+    query = select(_s.id, _s.filter, _s.hourly_limit).where(_s.organization_id == organization_id, _s.enabled)
+    rows = (await connection.execute(query)).all()
+    return [Wanted(row.id, msgspec.json.decode(row.filter, type=Filter), row.hourly_limit) for row in rows]
 
 
-async def sent_lately(connection: AsyncConnection, subscription_ids: Iterable[int]) -> dict[int, int]:
-    """How many deliveries each had within the last hour, suppressed ones aside."""
+async def lately(connection: AsyncConnection, subscription_ids: Iterable[int]) -> dict[int, Lately]:
+    """Of each that had any delivery within the last hour."""
+    is_suppressed = _d.status == Status.SUPPRESSED
     query = (
-        select(_d.subscription_id, func.count().label("number"))
+        select(
+            _d.subscription_id,
+            func.sum(case((is_suppressed, 0), else_=1)).label("number"),
+            func.max(case((is_suppressed, _d.id), else_=0)).label("suppressed_id"),
+        )
         .where(_d.subscription_id.in_(sorted(subscription_ids)), _d.queued_at_ms > now_ms() - _HOUR_MS)
-        .where(_d.status != Status.SUPPRESSED)
         .group_by(_d.subscription_id)
     )
-    return {row.subscription_id: row.number for row in (await connection.execute(query)).all()}
+    found = (await connection.execute(query)).all()
+    return {row.subscription_id: Lately(int(row.number), row.suppressed_id) for row in found}
 
 
-async def queue(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Adds deliveries: organization_id, subscription_id, ms, seq, status and due_at_ms of each."""
-    fresh = {"attempts": 0, "repeats": 0, "answer": "", "queued_at_ms": now_ms()}
+async def queue(
+    connection: AsyncConnection, organization_id: int, rows: Sequence[Mapping[str, Any]]
+) -> Sequence[AnyRow]:
+    """Adds deliveries: subscription_id, ms, seq and status of each, and what else is not new of them; id and
+    subscription_id of those that are to be sent. Nobody else adds any of this organization meanwhile."""
+    newest = select(func.max(_d.id)).where(_d.organization_id == organization_id)
+    before = (await connection.execute(newest)).scalar_one() or 0
+    fresh = {
+        "organization_id": organization_id,
+        "attempts": 0,
+        "repeats": 0,
+        "answer": "",
+        "queued_at_ms": now_ms(),
+    }
     await connection.execute(insert(delivery), [{**fresh, **row} for row in rows])
+    mine = (_d.organization_id == organization_id, _d.id > before, _d.status == Status.QUEUED)
+    return (await connection.execute(select(_d.id, _d.subscription_id).where(*mine).order_by(_d.id))).all()
 
 
-async def ids_of(connection: AsyncConnection, organization_id: int, places: Sequence[LogId]) -> list[AnyRow]:
-    """Id and subscription of the queued deliveries of these notifications."""
-    query = select(_d.id, _d.subscription_id).where(
-        _d.organization_id == organization_id,
-        _d.status == Status.QUEUED,
-        tuple_(_d.ms, _d.seq).in_(sorted({(place.ms, place.seq) for place in places})),
-    )
-    return list((await connection.execute(query)).all())
+async def suppress_more(connection: AsyncConnection, numbers: Mapping[int, int]) -> None:
+    """Counts up what suppressed deliveries stand for: by id, how many more."""
+    for number in sorted(set(numbers.values())):
+        ids = sorted(each for each, more in numbers.items() if more == number)
+        await connection.execute(update(delivery).where(_d.id.in_(ids)).values(repeats=_d.repeats + number))
+
+
+async def forget(connection: AsyncConnection, organization_id: int, before_ms: int) -> None:
+    """Removes deliveries that are older; not all of them at once."""
+    oldest = select(_d.id, _d.queued_at_ms).where(_d.organization_id == organization_id).order_by(_d.id)
+    first = (await connection.execute(oldest.limit(1))).first()
+    if first is not None and first.queued_at_ms < before_ms:
+        rows = (await connection.execute(oldest.limit(_AT_ONCE))).all()
+        old = [row.id for row in rows if row.queued_at_ms < before_ms]
+        await connection.execute(delete(delivery).where(_d.id.in_(old)))
 
 
 async def get_delivery(connection: AsyncConnection, organization_id: int, delivery_id: int) -> AnyRow:
@@ -215,6 +271,12 @@ async def change_delivery(connection: AsyncConnection, delivery_id: int, **value
     await connection.execute(update(delivery).where(_d.id == delivery_id).values(**values))
 
 
+async def note(connection: AsyncConnection, delivery_id: int, **values: Any) -> None:
+    """Sets columns of a delivery that is still to be sent: an attempt does not undo what users did meanwhile."""
+    still_open = (_d.id == delivery_id) & _d.status.in_(OPEN)
+    await connection.execute(update(delivery).where(still_open).values(**values))
+
+
 async def take_due(connection: AsyncConnection, now: int, again_ms: int, most: int) -> list[AnyRow]:
     """Deliveries to look at again, which are then due `again_ms` later: nobody else takes them meanwhile."""
     query = select(_d.id, _d.subscription_id, _d.status, _d.repeats, _d.due_at_ms).where(_d.due_at_ms <= now)
@@ -237,10 +299,17 @@ async def read_until(connection: AsyncConnection, organization_id: int, user_id:
     return LogId(row.ms, row.seq) if row else LogId()
 
 
+async def unread(connection: AsyncConnection, organization_id: int, place: LogId, most: int) -> int:
+    """How many notifications lie behind a place, at most so many."""
+    found = select(_n.ms).where(_n.organization_id == organization_id, *behind(place)).limit(most).subquery()
+    return int((await connection.execute(select(func.count()).select_from(found))).scalar_one())
+
+
 async def move_cursor(connection: AsyncConnection, organization_id: int, user_id: int, to: LogId) -> None:
-    """Moves a user's cursor forward."""
+    """Moves a user's cursor forward; never back."""
     mine = (_r.organization_id == organization_id) & (_r.user_id == user_id)
-    changed = await connection.execute(update(read_cursor).where(mine).values(ms=to.ms, seq=to.seq))
+    forward = (_r.ms < to.ms) | ((_r.ms == to.ms) & (_r.seq < to.seq))
+    changed = await connection.execute(update(read_cursor).where(mine, forward).values(ms=to.ms, seq=to.seq))
     if changed.rowcount == 0 and (await connection.execute(select(_r.ms).where(mine))).first() is None:
         values = {"organization_id": organization_id, "user_id": user_id, "ms": to.ms, "seq": to.seq}
         await connection.execute(insert(read_cursor).values(**values))

@@ -51,6 +51,8 @@ class Watchers:
         finally:
             self._watching -= 1
             self._waiting[organization_id].discard(event)
+            if not self._waiting[organization_id]:
+                del self._waiting[organization_id]
 
     async def _follow(self, organization_id: int, after: LogId, event: asyncio.Event) -> AsyncIterator[Entry]:
         loop = asyncio.get_running_loop()
@@ -61,11 +63,13 @@ class Watchers:
             after = page[-1].log_id
         while loop.time() < until:
             event.clear()
-            for entry in await self._newer(organization_id, after):
+            found = await self._newer(organization_id, after)
+            for entry in found:
                 yield entry
                 after = entry.log_id
-            with suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), _LOOK_SECONDS)
+            if len(found) < _AT_ONCE:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(event.wait(), _LOOK_SECONDS)
 
     async def _newer(self, organization_id: int, after: LogId) -> list[Entry]:
         try:

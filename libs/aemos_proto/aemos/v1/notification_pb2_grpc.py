@@ -88,7 +88,7 @@ class NotifyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MoveReadCursor(self, request, context):
-        """Says how far the caller has read; never back.
+        """Says how far the caller has read; never back. INVALID_ARGUMENT for an id of the future.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

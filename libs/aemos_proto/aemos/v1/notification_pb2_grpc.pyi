@@ -40,7 +40,7 @@ class NotifyServiceStub:
     GetReadCursor: _grpc.UnaryUnaryMultiCallable[_notification_pb2.GetReadCursorRequest, _notification_pb2.ReadCursor]
     """How far the caller has read, and how many notifications came since."""
     MoveReadCursor: _grpc.UnaryUnaryMultiCallable[_notification_pb2.MoveReadCursorRequest, _notification_pb2.ReadCursor]
-    """Says how far the caller has read; never back."""
+    """Says how far the caller has read; never back. INVALID_ARGUMENT for an id of the future."""
     Watch: _grpc.UnaryStreamMultiCallable[_notification_pb2.WatchRequest, _notification_pb2.Notification]
     """Notifications behind `after`, then those that come. Ends itself after 10 minutes: go on with the last id."""
 
@@ -56,7 +56,7 @@ class NotifyServiceAsyncStub(NotifyServiceStub):
     GetReadCursor: _aio.UnaryUnaryMultiCallable[_notification_pb2.GetReadCursorRequest, _notification_pb2.ReadCursor]  # type: ignore[assignment]
     """How far the caller has read, and how many notifications came since."""
     MoveReadCursor: _aio.UnaryUnaryMultiCallable[_notification_pb2.MoveReadCursorRequest, _notification_pb2.ReadCursor]  # type: ignore[assignment]
-    """Says how far the caller has read; never back."""
+    """Says how far the caller has read; never back. INVALID_ARGUMENT for an id of the future."""
     Watch: _aio.UnaryStreamMultiCallable[_notification_pb2.WatchRequest, _notification_pb2.Notification]  # type: ignore[assignment]
     """Notifications behind `after`, then those that come. Ends itself after 10 minutes: go on with the last id."""
 
@@ -93,7 +93,7 @@ class NotifyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _notification_pb2.MoveReadCursorRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_notification_pb2.ReadCursor, _abc.Awaitable[_notification_pb2.ReadCursor]]:
-        """Says how far the caller has read; never back."""
+        """Says how far the caller has read; never back. INVALID_ARGUMENT for an id of the future."""
 
     @_abc_1.abstractmethod
     def Watch(

@@ -50,7 +50,9 @@ class Subscription(_message.Message):
     body_template: _builtins.str
     """Jinja2; a default one when empty. Of a webhook it is the JSON body."""
     hourly_limit: _builtins.int
-    """Messages an hour at the most; 60 when created without it. More are suppressed, and listed as such."""
+    """Messages an hour at the most; 60 when created without it. More are suppressed: one delivery is listed for all of
+    them, and tells how many.
+    """
     repeat_minutes: _builtins.int
     """Sent again after so many minutes until it is acknowledged, at most 20 times; 0: never."""
     secret: _builtins.str
@@ -524,8 +526,8 @@ class Delivery(_message.Message):
     subscription_id: _builtins.int
     notification_id: _builtins.str
     status: _builtins.str
-    """"queued", "sent", "failed" (will be tried again), "dead" (will not), "suppressed" (over the hourly limit) or
-    "acknowledged".
+    """"queued", "sent", "failed" (will be tried again), "dead" (will not), "suppressed" (over the hourly limit, with all
+    that followed within the hour) or "acknowledged".
     """
     attempts: _builtins.int
     answer: _builtins.str

@@ -134,7 +134,7 @@ class SubscriptionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PreviewTemplate(self, request, context):
-        """What a template makes of a notification, without sending anything.
+        """What a template makes of a notification, without sending anything. INVALID_ARGUMENT says what is wrong with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,7 @@ class SubscriptionServiceStub:
     RotateSubscriptionSecret: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.RotateSubscriptionSecretRequest, _subscription_pb2.Subscription]
     """A new webhook secret; the answer is the only place where it is shown. Messages are signed with both for a day."""
     PreviewTemplate: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.PreviewTemplateRequest, _subscription_pb2.PreviewTemplateResponse]
-    """What a template makes of a notification, without sending anything."""
+    """What a template makes of a notification, without sending anything. INVALID_ARGUMENT says what is wrong with it."""
     ListDeliveries: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.ListDeliveriesRequest, _subscription_pb2.ListDeliveriesResponse]
     """What was sent or not, newest first."""
     ResendDelivery: _grpc.UnaryUnaryMultiCallable[_subscription_pb2.ResendDeliveryRequest, _subscription_pb2.Delivery]
@@ -72,7 +72,7 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     RotateSubscriptionSecret: _aio.UnaryUnaryMultiCallable[_subscription_pb2.RotateSubscriptionSecretRequest, _subscription_pb2.Subscription]  # type: ignore[assignment]
     """A new webhook secret; the answer is the only place where it is shown. Messages are signed with both for a day."""
     PreviewTemplate: _aio.UnaryUnaryMultiCallable[_subscription_pb2.PreviewTemplateRequest, _subscription_pb2.PreviewTemplateResponse]  # type: ignore[assignment]
-    """What a template makes of a notification, without sending anything."""
+    """What a template makes of a notification, without sending anything. INVALID_ARGUMENT says what is wrong with it."""
     ListDeliveries: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ListDeliveriesRequest, _subscription_pb2.ListDeliveriesResponse]  # type: ignore[assignment]
     """What was sent or not, newest first."""
     ResendDelivery: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ResendDeliveryRequest, _subscription_pb2.Delivery]  # type: ignore[assignment]
@@ -137,7 +137,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_pb2.PreviewTemplateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_subscription_pb2.PreviewTemplateResponse, _abc.Awaitable[_subscription_pb2.PreviewTemplateResponse]]:
-        """What a template makes of a notification, without sending anything."""
+        """What a template makes of a notification, without sending anything. INVALID_ARGUMENT says what is wrong with it."""
 
     @_abc_1.abstractmethod
     def ListDeliveries(
