@@ -1052,8 +1052,8 @@ class Delivery(betterproto2.Message):
 
     status: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
     """
-    "queued", "sent", "failed" (will be tried again), "dead" (will not), "suppressed" (over the hourly limit) or
-    "acknowledged".
+    "queued", "sent", "failed" (will be tried again), "dead" (will not), "suppressed" (over the hourly limit, with all
+    that followed within the hour) or "acknowledged".
     """
 
     attempts: "int" = betterproto2.field(5, betterproto2.TYPE_INT32)
@@ -4051,7 +4051,8 @@ class Subscription(betterproto2.Message):
 
     hourly_limit: "int" = betterproto2.field(9, betterproto2.TYPE_INT32)
     """
-    Messages an hour at the most; 60 when created without it. More are suppressed, and listed as such.
+    Messages an hour at the most; 60 when created without it. More are suppressed: one delivery is listed for all of
+    them, and tells how many.
     """
 
     repeat_minutes: "int" = betterproto2.field(10, betterproto2.TYPE_INT32)
@@ -5229,7 +5230,7 @@ class NotifyServiceStub(betterproto2_grpclib.ServiceStub):
         metadata: "MetadataLike | None" = None,
     ) -> "ReadCursor":
         """
-        Says how far the caller has read; never back.
+        Says how far the caller has read; never back. INVALID_ARGUMENT for an id of the future.
         """
 
         return await self._unary_unary(
@@ -6064,7 +6065,7 @@ class SubscriptionServiceStub(betterproto2_grpclib.ServiceStub):
         metadata: "MetadataLike | None" = None,
     ) -> "PreviewTemplateResponse":
         """
-        What a template makes of a notification, without sending anything.
+        What a template makes of a notification, without sending anything. INVALID_ARGUMENT says what is wrong with it.
         """
 
         return await self._unary_unary(
