@@ -91,7 +91,7 @@ async def change(connection: AsyncConnection, row_id: int, changes: Sequence[Ala
             await connection.execute(update(t.alarm).where(_a.id == row_id).values(_changed(one)))
         chain_id, reading = one.assertion.chain_id, one.assertion.reading
         cause = {"rule_chain_id": chain_id, "data_stream_id": reading.id}
-        await _add_event(connection, row_id, one.what, one.severity, reading.received_at_ms, **cause)
+        await _add_event(connection, row_id, one.what, one.severity, one.assertion.moment, **cause)
         after.append((await connection.execute(select(t.alarm).where(_a.id == row_id))).one())
     return after
 
@@ -109,7 +109,7 @@ async def _raise(connection: AsyncConnection, before: int, one: AlarmChange) -> 
         "severity": one.severity,
         "active": True,
         "message": one.assertion.message,
-        "raised_at_ms": reading.received_at_ms,
+        "raised_at_ms": one.assertion.moment,
         "rule_chain_id": one.assertion.chain_id,
         "data_stream_id": reading.id,
         **_asserted(one.assertion.watermark),
@@ -118,7 +118,7 @@ async def _raise(connection: AsyncConnection, before: int, one: AlarmChange) -> 
 
 
 def _changed(one: AlarmChange) -> dict[str, Any]:
-    at = one.assertion.reading.received_at_ms
+    at = one.assertion.moment
     ended = {"active": False, "cleared_at_ms": at} if one.what is What.CLEARED else {"severity": one.severity}
     return {**ended, **_asserted(one.assertion.watermark)}
 

@@ -34,6 +34,13 @@ class AlarmAssertion(NamedTuple):
     message: str
     chain_id: int
     reading: Reading
+    at_ms: int = 0
+    """Event time of a deadline, where it is not the reading's."""
+
+    @property
+    def moment(self) -> int:
+        """Event time."""
+        return self.at_ms or self.reading.received_at_ms
 
     @property
     def key(self) -> AlarmKey:
@@ -43,7 +50,7 @@ class AlarmAssertion(NamedTuple):
     @property
     def watermark(self) -> Watermark:
         """Its place in event time."""
-        return (self.reading.received_at_ms, self.reading.id, self.chain_id)
+        return (self.moment, self.reading.id, self.chain_id)
 
 
 @dataclass(frozen=True, slots=True)

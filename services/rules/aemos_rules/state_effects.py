@@ -17,15 +17,12 @@ from aemos_rules import state_store
 from aemos_rules.announcements import state_change
 from aemos_rules.domain import StateAssertion, StateChange, StateRow, Watermark, fold
 from aemos_rules.state_store import AnyRow, Instance
+from aemos_rules.watermarks import Watermarks
 
 Folded: TypeAlias = list[tuple[StateRow, list[StateChange]]]
 
 _ASSERTED = "device-state:asserted"
-"""Redis hash (rules): by state id the greatest watermark that an equal value left, "ms:reading:chain".
-
-The database has the watermark of the last change. Equal values, which are nearly all, advance only this one, so they
-cost no write to the database; when Redis loses it, a late reading may count until the next one comes.
-"""
+"""Redis hash (rules): by state id, as Watermarks has it."""
 
 
 class StateApplier:
@@ -35,7 +32,7 @@ class StateApplier:
 
     def __init__(self, database: Database, redis: RedisClient) -> None:
         self._database = database
-        self._redis = redis
+        self._marks = Watermarks(redis, _ASSERTED)
 
     async def prepare(self, effects: Sequence[StateAssertion]) -> _Changes:
         """Reads the states and what they were asserted to be."""
@@ -44,12 +41,8 @@ class StateApplier:
             by_state.setdefault(assertion.device_state_id, []).append(assertion)
         async with self._database.read() as connection:
             states = await state_store.load(connection, by_state)
-        asserted = await self._asserted([state.id for state in states])
-        return _Changes(self._redis, by_state, asserted, _fold(states, asserted, by_state))
-
-    async def _asserted(self, state_ids: list[int]) -> dict[int, Watermark]:
-        found = await self._redis.hmget(_ASSERTED, state_ids) if state_ids else []
-        return {state_id: _watermark(mark) for state_id, mark in zip(state_ids, found, strict=True) if mark is not None}
+        asserted = await self._marks.of([state.id for state in states])
+        return _Changes(self._marks, by_state, asserted, _fold(states, asserted, by_state))
 
 
 class _Changes:
@@ -57,17 +50,18 @@ class _Changes:
 
     def __init__(
         self,
-        redis: RedisClient,
+        marks: Watermarks,
         by_state: Mapping[int, Sequence[StateAssertion]],
         asserted: Mapping[int, Watermark],
         folded: Folded,
     ) -> None:
-        self._redis = redis
+        self._marks = marks
         self._by_state = by_state
         self._asserted = asserted
         self._folded = folded
         self._changing = [row.device_state_id for row, changes in folded if changes]
         self.writes = bool(self._changing)
+        self.causes: list[StateAssertion] = []
 
     async def write(self, connection: AsyncConnection) -> Sequence[Row]:
         """Stores new values and instances; announces each change."""
@@ -77,6 +71,7 @@ class _Changes:
         if not changes:
             return []
         await state_store.change(connection, [row for row, _ in folded], [_instance(change) for change in changes])
+        self.causes = [change.assertion for change in changes]
         told = [
             state_change(states[c.device_state_id], c.old_value, c.new_value, _trace_of(c.assertion)) for c in changes
         ]
@@ -84,10 +79,7 @@ class _Changes:
 
     async def settle(self) -> None:
         """Notes how far each state was asserted, whether it changed or not."""
-        advanced = {row.device_state_id: row.watermark for row, _ in self._folded}
-        moved = {key: mark for key, mark in advanced.items() if mark != self._asserted.get(key)}
-        if moved:
-            await self._redis.hset(_ASSERTED, mapping={key: _text(mark) for key, mark in moved.items()})
+        await self._marks.advance(self._asserted, {row.device_state_id: row.watermark for row, _ in self._folded})
 
 
 def _fold(
@@ -101,16 +93,6 @@ def _fold(
         row = replace(row, watermark=max(row.watermark, asserted.get(state.id, row.watermark)))
         folded.append(fold(row, by_state[state.id]))
     return folded
-
-
-def _text(watermark: Watermark) -> str:
-    at, reading, chain = watermark
-    return f"{at}:{reading}:{chain}"
-
-
-def _watermark(text: bytes | str) -> Watermark:
-    at, reading, chain = (text.decode() if isinstance(text, bytes) else text).split(":")
-    return int(at), int(reading), int(chain)
 
 
 def _instance(change: StateChange) -> Instance:

@@ -15,6 +15,7 @@ from aemos_core.redis_link import Subscriber, open_redis
 from aemos_core.rpc import open_channel
 from aemos_core.worker import JobWorker, actor_on_loop
 
+from aemos_rules.alarm_effects import AlarmApplier
 from aemos_rules.announcements import NoticeApplier
 from aemos_rules.chain_index import ChainIndex
 from aemos_rules.contexts import Contexts
@@ -41,7 +42,8 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
         ingest = await enter(open_channel(settings.ingest_target, settings.service_secret))
         index, memory, deadlines = ChainIndex(database, redis), Memory(database), Deadlines(database, outbox)
         contexts = Contexts(database, history_pb2_grpc.HistoryServiceStub(ingest))
-        appliers = (memory, deadlines, StateApplier(database, redis), NoticeApplier(), DerivedReadingApplier())
+        states, alarms = StateApplier(database, redis), AlarmApplier(database, redis)
+        appliers = (memory, deadlines, states, alarms, NoticeApplier(), DerivedReadingApplier())
         effects = Effects(database, outbox, appliers)
         judge = Judge(index, effects, memory, contexts, jobs_redis, settings.rules_partitions)
         scheduled = ScheduledRuns(index, effects, database, outbox, jobs_redis)

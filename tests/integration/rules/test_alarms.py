@@ -1,0 +1,137 @@
+"""Alarms on both databases: raised, changed and cleared by chains, acknowledged and cleared by people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from aemos.v1.job_pb2 import AnnouncementBatch
+from aemos_core.database import Database
+from aemos_core.errors import AemosError
+from aemos_core.identity import Caller, set_caller
+from aemos_core.outbox import Outbox, Row
+from aemos_core.paging import Page
+from aemos_core.redis_link import RedisClient, open_redis
+from aemos_rules import tables
+from aemos_rules.alarm_effects import AlarmApplier
+from aemos_rules.alarm_service import Alarms
+from aemos_rules.alarm_store import AlarmQuery
+from aemos_rules.alarms import CLEARED, AlarmAssertion
+from aemos_rules.domain import Reading
+from aemos_rules.effects import Effects
+
+from tests.support.redis_server import redis_server
+
+PAGE = Page(100, 0)
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> Any:
+    async with open_redis(redis_url) as client:
+        await client.flushall()
+        yield client
+
+
+class KeptOutbox(Outbox):
+    """Rows are written and kept."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, tables.outbox)
+        self.rows: list[Row] = []
+
+    def committed(self, rows: Any) -> None:
+        self.rows += rows
+
+    @property
+    def told(self) -> list[str]:
+        """What was announced: the changes in their order."""
+        batches = (AnnouncementBatch.FromString(row.payload).announcements for row in self.rows)
+        texts = [announcement.notification_json for batch in batches for announcement in batch]
+        return [text.split('"change":"')[1].split('"')[0] for text in texts]
+
+
+class World:
+    """A worker and a service on one database."""
+
+    def __init__(self, database: Database, redis: RedisClient) -> None:
+        set_caller(Caller(1, 7, "operator", "token"))
+        self.outbox = KeptOutbox(database)
+        self._effects = Effects(database, self.outbox, [AlarmApplier(database, redis)])
+        self.alarms = Alarms(database, self.outbox)
+
+    async def asserts(self, *steps: tuple[str, int], kind: str = "too-warm") -> None:
+        """One job whose readings say these severities at these times."""
+        await self._effects.apply(
+            [
+                AlarmAssertion(
+                    kind, severity, f"at {at}", 11, Reading(at, 1, 5, "d-5", 3, "s", 9, "t", "number", 1.0, at, b"")
+                )
+                for severity, at in steps
+            ]
+        )
+
+    async def listed(self, **wanted: Any) -> list[tuple[str, str, bool]]:
+        rows, _ = await self.alarms.page(AlarmQuery(**wanted), PAGE)
+        return [(row.type, row.severity, row.active) for row in rows]
+
+
+@pytest.fixture
+def world(database: Database, redis: RedisClient) -> World:
+    return World(database, redis)
+
+
+async def test_one_is_active_for_a_device_and_type(world: World) -> None:
+    """Raised once, changed in severity, cleared, and raised anew as another one; each told once."""
+    await world.asserts(("minor", 1), ("minor", 2), ("critical", 3))
+    await world.asserts(("critical", 3), ("critical", 4))
+    await world.asserts(("info", 4), kind="door-open")
+    assert await world.listed(active=True) == [("door-open", "info", True), ("too-warm", "critical", True)]
+    await world.asserts((CLEARED, 5), ("major", 6))
+    assert await world.listed(type="too-warm") == [("too-warm", "major", True), ("too-warm", "critical", False)]
+    assert world.outbox.told == ["raised", "severity", "raised", "cleared", "raised"]
+
+
+async def test_late_readings_neither_raise_nor_clear(world: World) -> None:
+    """Also when all that a newer reading said was that nothing is wrong."""
+    await world.asserts((CLEARED, 10))
+    await world.asserts(("critical", 9))
+    assert await world.listed() == []
+    await world.asserts(("critical", 11))
+    await world.asserts((CLEARED, 10))
+    assert await world.listed() == [("too-warm", "critical", True)]
+
+
+async def test_people_acknowledge_and_clear(world: World) -> None:
+    """Each once; what a reading from before says later raises nothing."""
+    await world.asserts(("critical", 1))
+    ((alarm,), _) = await world.alarms.page(AlarmQuery(), PAGE)
+    for _ in range(2):
+        assert (await world.alarms.acknowledge(alarm.id)).acknowledged_at_ms
+        assert not (await world.alarms.clear(alarm.id)).active
+    await world.asserts(("critical", 2))
+    assert await world.listed(active=True) == []
+    events, _ = await world.alarms.events(alarm.id, PAGE)
+    assert [(e.type, e.user_id, e.data_stream_id) for e in events] == [
+        ("raised", 0, 1),
+        ("acknowledged", 7, 0),
+        ("cleared", 7, 0),
+    ]
+    assert world.outbox.told == ["raised", "acknowledged", "cleared"]
+
+
+async def test_alarms_of_others_do_not_exist(world: World) -> None:
+    """Neither listed nor found nor changed."""
+    await world.asserts(("critical", 1))
+    ((alarm,), _) = await world.alarms.page(AlarmQuery(), PAGE)
+    set_caller(Caller(2, 8, "admin", "token"))
+    assert await world.listed() == []
+    for call in (world.alarms.get, world.alarms.acknowledge, world.alarms.clear):
+        with pytest.raises(AemosError):
+            await call(alarm.id)
