@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from aemos_core.announcements import outbox_row
 from aemos_core.database import Database
 from aemos_core.outbox import Row
 from aemos_core.redis_link import RedisClient
@@ -12,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import alarm_store
 from aemos_rules.alarms import AlarmAssertion, AlarmChange, AlarmKey, AlarmRow, fold
-from aemos_rules.announcements import alarm_changed, outbox_row
+from aemos_rules.announcements import alarm_changed
 from aemos_rules.domain import Watermark
 from aemos_rules.watermarks import Watermarks
 
