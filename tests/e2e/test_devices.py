@@ -8,18 +8,20 @@ import signal
 import socket
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 import redis
 
 from tests.support.fake_mqtt_ports import connect, publish
+from tests.support.notifications import replica
 from tests.support.stack import Stack, running
 
 ACCEPTED, PUBACK_1 = b"\x20\x02\0\0", b"\x40\x02\0\x01"
+GATEWAY_PORTS = ("AEMOS_HTTP_PORT", "AEMOS_MQTT_PORT", "AEMOS_COAP_PORT", "AEMOS_GATEWAY_GRPC_PORT")
 EFFECTIVE_S = 5.0
 LEASE_S = 10.0
 
@@ -40,67 +42,74 @@ def eventually(found: Callable[[], Any], seconds: float = 20.0) -> Any:
 
 
 @contextmanager
-def mqtt(stack: Stack, uuid: str, token: str) -> Iterator[socket.socket]:
+def mqtt(port: int, device: dict[str, Any], token: str = "") -> Iterator[socket.socket]:
     """A device that is connected, and does not connect again."""
-    where = ("127.0.0.1", int(stack.environment["AEMOS_MQTT_PORT"]))
-    with socket.create_connection(where, timeout=20) as sock:
-        sock.sendall(connect(token, uuid=uuid, client="e2e"))
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        sock.sendall(connect(token or device["token"], uuid=device["uuid"], client=f"e2e-{port}"))
         assert sock.recv(4) == ACCEPTED
         yield sock
 
 
-def events(pubsub: Any) -> list[tuple[str, bool, str]]:
-    """The changes that were announced since the last call: device, online, reason."""
-    found = []
-    while (message := pubsub.get_message(timeout=0.1)) is not None:
-        if message["type"] == "message" and (body := json.loads(message["data"]))["event"] == "device-connectivity":
-            about = body["notification"]
-            found.append((about["deviceUuid"], about["metadata"]["online"], about["metadata"]["reason"]))
-    return found
+class Told:
+    """The changes that were announced of each device: online, and why."""
+
+    def __init__(self, pubsub: Any) -> None:
+        self._pubsub = pubsub
+        self.of: defaultdict[str, list[tuple[bool, str]]] = defaultdict(list)
+
+    def hear(self) -> Told:
+        """Takes in what came."""
+        while (message := self._pubsub.get_message(timeout=0.1)) is not None:
+            if message["type"] == "message" and (body := json.loads(message["data"]))["event"] == "device-connectivity":
+                about = body["notification"]
+                self.of[about["deviceUuid"]].append((about["metadata"]["online"], about["metadata"]["reason"]))
+        return self
 
 
 def is_online(stack: Stack, uuid: str) -> bool:
     return bool(stack.call("GET", f"/api/v1/devices/{uuid}")[1]["online"])
 
 
-def test_a_killed_gateway(stack: Stack, tmp_path: Path) -> None:
-    """Whoever connects again within the lease was never away; whoever does not is offline, and that is told once."""
-    stays, leaves = stack.demo["devices"][:2]
-    mqtt_port = stack.environment["AEMOS_MQTT_PORT"]
-    command = ["mosquitto_sub", "-p", mqtt_port, "-i", "stays", "-u", stays["uuid"], "-P", stays["token"]]
-    topic = f"aemos/devices/{stays['uuid']}/notifications"
-    with (
-        redis.Redis(port=int(stack.environment["AEMOS_REDIS_PORT"])) as client,
-        client.pubsub(ignore_subscribe_messages=True) as pubsub,
-        (tmp_path / "log").open("wb") as log,
-        subprocess.Popen([*command, "-t", topic], stdout=log, stderr=log) as subscriber,
-    ):
-        pubsub.subscribe("notifications:device-state-change")
-        pubsub.get_message(timeout=EFFECTIVE_S)  # that it is
-        try:
-            with mqtt(stack, leaves["uuid"], leaves["token"]) as sock:
-                eventually(lambda: is_online(stack, stays["uuid"]) and is_online(stack, leaves["uuid"]))
-                [gateway] = stack.pids("aemos_gateway")
-                os.kill(gateway, signal.SIGKILL)
-                killed_at = time.monotonic()
-                assert sock.recv(1) == b""
-            eventually(lambda: stack.pids("aemos_gateway") not in ([], [gateway]))
-            eventually(lambda: _listens(stack))
-            eventually(lambda: not is_online(stack, leaves["uuid"]))
-            assert time.monotonic() - killed_at < 2 * LEASE_S
-            eventually(lambda: time.monotonic() - killed_at > LEASE_S + 2)
-            told = events(pubsub)
-        finally:
-            subscriber.kill()
-    of_leaves = [(online, reason) for uuid, online, reason in told if uuid == leaves["uuid"]]
-    of_stays = [(online, reason) for uuid, online, reason in told if uuid == stays["uuid"]]
-    assert of_leaves == [(True, "connected"), (False, "gateway_lost")]
-    assert of_stays == [(True, "connected")]
+def test_a_killed_gateway(stack: Stack) -> None:
+    """Whoever connects again within the lease, or has another gateway, was never away, and whoever does not is offline:
+    that is told once, though ingest is killed with the gateway."""
+    stays, leaves, both, sends = stack.demo["devices"][:4]
+    with ExitStack() as stack_of:
+        enter = stack_of.enter_context
+        pubsub = enter(redis.Redis(port=int(stack.environment["AEMOS_REDIS_PORT"]))).pubsub()
+        enter(pubsub).subscribe("notifications:device-state-change")
+        other = enter(replica(stack, "aemos_gateway", *GATEWAY_PORTS))["AEMOS_MQTT_PORT"]
+        eventually(lambda: _listens(other))
+        enter(mqtt(other, both))
+        assert stack.send(21, device=3)[0] == 201
+        for device in (stays, leaves, both):
+            enter(mqtt(stack.demo["mqtt"]["port"], device))
+        eventually(lambda: all(is_online(stack, device["uuid"]) for device in (stays, leaves, both, sends)))
+        for pid in stack.pids("aemos_gateway") + stack.pids("aemos_ingest"):
+            os.kill(pid, signal.SIGKILL)
+        killed_at = time.monotonic()
+        eventually(lambda: _is_let_in(stack_of, stack.demo["mqtt"]["port"], stays), LEASE_S)
+        told = Told(pubsub)
+        eventually(lambda: len(told.hear().of[leaves["uuid"]]) == 2, 4 * LEASE_S)
+        eventually(lambda: time.monotonic() - killed_at > 2 * LEASE_S + 3)
+        told.hear()
+        assert told.of[leaves["uuid"]] == [(True, "connected"), (False, "gateway_lost")]
+        assert told.of[stays["uuid"]] == told.of[both["uuid"]] == [(True, "connected")]
+        assert told.of[sends["uuid"]] == [(True, "reading")]
+        assert [is_online(stack, device["uuid"]) for device in (stays, leaves, both)] == [True, False, True]
 
 
-def _listens(stack: Stack) -> bool:
+def _is_let_in(stack_of: ExitStack, port: int, device: dict[str, Any]) -> bool:
+    try:
+        stack_of.enter_context(mqtt(port, device))
+    except (OSError, AssertionError):  # nobody listens yet, or cannot ask ingest
+        return False
+    return True
+
+
+def _listens(port: int) -> bool:
     with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", int(stack.environment["AEMOS_HTTP_PORT"]))) == 0
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_rotated_token_ends_everywhere(stack: Stack) -> None:
@@ -110,7 +119,7 @@ def test_a_rotated_token_ends_everywhere(stack: Stack) -> None:
     status, old = stack.call("POST", path, {"name": "field", "expiresAt": "2099-01-01T00:00:00Z"})
     assert (status, old["expiresAt"]) == (201, "2099-01-01T00:00:00.000Z")
     reading = {"variableName": "temperature", "value": 21}
-    with mqtt(stack, device["uuid"], old["token"]) as sock:
+    with mqtt(stack.demo["mqtt"]["port"], device, old["token"]) as sock:
         assert stack.call("POST", "/api/v1/datastreams/token", reading, old["token"])[0] == 201
         status, new = stack.call("POST", f"{path}/{old['id']}/rotate", {"overlapSeconds": 0})
         assert (status, new["name"]) == (201, "field")
@@ -136,7 +145,7 @@ def test_what_was_refused_can_be_asked_for(stack: Stack) -> None:
     device = stack.demo["devices"][3]
     path = f"/api/v1/devices/{device['uuid']}/rejections"
     wrong = b'{"variableName": "temperature", "value": "warm"}'
-    with mqtt(stack, device["uuid"], device["token"]) as sock:
+    with mqtt(stack.demo["mqtt"]["port"], device) as sock:
         sock.sendall(publish(wrong, topic=f"aemos/devices/{device['uuid']}/telemetry"))
         assert sock.recv(4) == PUBACK_1
         [first] = stack.call("GET", path)[1]["rejections"]

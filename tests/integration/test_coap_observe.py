@@ -65,11 +65,14 @@ async def test_notifications_are_confirmable_and_numbered(edge: Edge, client: Ra
 
 
 async def test_observer_that_leaves(edge: Edge, client: RawClient) -> None:
-    """A reset, a deregistration, and a new registration with the same token each end it."""
+    """A reset, a deregistration, and a new registration with the same token each end it.
+    As long as it observes, its device is connected."""
     await observe(client)
+    assert edge.uplink.presence.open == {OURS.device_id}
     edge.downlink.send(OURS.device_uuid, b'{"id":1}')
     client.send(bytes((0x40 | RST << 4, 0)) + (await client.message()).mid.to_bytes(2))
     await until(lambda: not edge.downlink.all(), WITHIN_S, "reset")
+    assert not edge.uplink.presence.open
 
     await observe(client, mid=2)
     await observe(client, mid=3)

@@ -238,10 +238,12 @@ async def test_an_operator_closes_a_devices_connections() -> None:
     async with world() as it, listening(it, own("notifications")) as hears:
         device = await Raw.connected(it)
         other = await Raw.connected(it, connect_with=connect(OTHER_TOKEN, uuid=OTHER_UUID))
+        assert it.uplink.presence.open == {42, 43}
         assert it.edge.disconnect(UUID) == 2
         assert await hears.rest() == []
         assert await device.rest() == []
         assert await other.alive()
+        await until(lambda: it.uplink.presence.open == {43}, DEADLINE_S)
 
 
 async def test_connections_are_counted_and_freed() -> None:

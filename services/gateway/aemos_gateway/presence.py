@@ -42,6 +42,11 @@ class Presence:
         self._told: dict[int, float] = {}
         self._changed = asyncio.Event()
 
+    @property
+    def open(self) -> set[int]:
+        """Devices that have a connection here."""
+        return set(self._open)
+
     def came(self, device_id: int) -> None:
         """A connection of a device is open."""
         self._open[device_id] += 1
