@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.support.stack import Stack, running
 
@@ -17,7 +21,7 @@ DEADLINE_S = 40.0
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("var"), AEMOS_DEMO_DEVICES="2") as started:
+    with running(tmp_path_factory.mktemp("var"), AEMOS_DEMO_DEVICES="1") as started:
         yield started
 
 
@@ -121,3 +125,30 @@ def test_mistakes_versions_and_kinds_over_rest(stack: Stack) -> None:
     kinds = stack.call("GET", "/api/v1/node-types")[1]["nodeTypes"]
     held = next(kind for kind in kinds if kind["kind"] == "held")
     assert held["configSchema"]["required"] == ["kind", "condition", "seconds"]
+
+
+def test_chains_live_in_a_file(stack: Stack, tmp_path: Path) -> None:
+    """What is exported applies unchanged; an edit is one version more; a mistake names chain, node and field."""
+    file = tmp_path / "chains.yaml"
+
+    def aemos(verb: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "aemos_client", "chains", verb, str(file)]
+        where = ["--url", stack.demo["httpUrl"], "--token", stack.token]
+        return subprocess.run([*command, *where], capture_output=True, text=True, check=False, timeout=60)
+
+    assert aemos("export").returncode == 0
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    before = {chain["name"]: chain for chain in stack.call("GET", "/api/v1/rule-chains?pageSize=1000")[1]["ruleChains"]}
+    assert {chain["name"] for chain in content["ruleChains"]} == set(before)
+    assert set(aemos("apply").stdout.split("\n")) == {f"unchanged: {name}" for name in before} | {""}
+    edited, fresh = content["ruleChains"][0], {"name": "from a file", "nodes": [content["ruleChains"][0]["nodes"][0]]}
+    edited["enabled"] = False
+    file.write_text(yaml.safe_dump({"ruleChains": [edited, fresh]}), encoding="utf-8")
+    assert aemos("apply").stdout == f"changed: {edited['name']}\ncreated: from a file\n"
+    assert aemos("apply").stdout == f"unchanged: {edited['name']}\nunchanged: from a file\n"
+    path = f"/api/v1/rule-chains/{before[edited['name']]['id']}"
+    assert stack.call("GET", path)[1]["version"] == before[edited["name"]]["version"] + 1
+    fresh["nodes"] = [{"type": "filter", "config": {"kind": "held", "seconds": 3}}]
+    file.write_text(yaml.safe_dump({"ruleChains": [fresh]}), encoding="utf-8")
+    refused = aemos("apply")
+    assert (refused.returncode, refused.stderr) == (1, "from a file: nodes.0.config.condition: required\n")

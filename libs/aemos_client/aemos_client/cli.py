@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aemos_core.database import migrate
 
-from aemos_client import settings_page, trace_page, up
+from aemos_client import chain_files, settings_page, trace_page, up
 
 OWNERS = ("ingest", "rules", "scheduler", "notify")
 """Services that own a database."""
@@ -27,6 +27,7 @@ def main() -> None:
     trace = commands.add_parser("trace", help="print a trace's waterfall")
     trace.add_argument("trace_id")
     trace.add_argument("--dir", type=Path, default=Path("var/traces"))
+    chain_files.add_commands(commands)
     arguments = parser.parse_args()
     match arguments.command:
         case "up":
@@ -37,6 +38,8 @@ def main() -> None:
             asyncio.run(migrate_all())
         case "trace":
             raise SystemExit(trace_page.show(arguments.trace_id, arguments.dir))
+        case "chains":
+            raise SystemExit(chain_files.run(arguments))
         case "demo":
             importlib.import_module("aemos_client.demo").main(arguments.seconds)
 

@@ -1,0 +1,156 @@
+"""Rule chains as a YAML file, so that they live in version control.
+
+A chain is known by its name. States and other chains stand by name, too (`deviceState: "abc-123/alert"`,
+`ruleChain: "Other"`), since ids differ between installations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import httpx
+import yaml
+
+from aemos_client.rest import Refused, Rest, open_rest
+
+Chain: TypeAlias = dict[str, Any]
+_CHAINS = "/api/v1/rule-chains"
+_SERVERS_OWN = ("id", "version", "createdAt")
+# What a field is when the file does not say. Fields without a default here stay as they are on the server.
+_DEFAULTS: Mapping[str, Any] = {
+    "enabled": True,
+    "connections": [],
+    "scheduleEnabled": False,
+    "cronExpression": "",
+    "intervalSeconds": 0,
+    "schedulePaused": False,
+    "timezone": "UTC",
+}
+_HIDDEN: Mapping[str, Any] = {**_DEFAULTS, "misfirePolicy": "run-once", "overlapPolicy": "allow"}
+
+
+class Names:
+    """States and chains of the organization, by id and by name."""
+
+    def __init__(self, rest: Rest) -> None:
+        self.all: list[Chain] = list(rest.pages(_CHAINS, "ruleChains"))
+        self.chains = {chain["name"]: chain for chain in self.all}
+        self.ambiguous = {chain["name"] for chain in self.all if self.chains[chain["name"]] is not chain}
+        states = {
+            f"{s['deviceUuid']}/{s['name']}": s["id"] for s in rest.pages("/api/v1/device-states", "deviceStates")
+        }
+        self._ids: dict[str, Callable[[], Mapping[str, int]]] = {
+            "deviceState": lambda: states,
+            "ruleChain": lambda: {name: chain["id"] for name, chain in self.chains.items()},
+        }
+
+    def named(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A node's configuration with names in the place of ids."""
+        config = dict(config)
+        for field, ids in self._ids.items():
+            wanted = config.pop(f"{field}Id", None)
+            if wanted:
+                found = [name for name, of in ids().items() if of == wanted]
+                config |= {field: found[0]} if found else {f"{field}Id": wanted}
+        return config
+
+    def with_ids(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The reverse; Refused when there is none of that name."""
+        config = dict(config)
+        for field, ids in self._ids.items():
+            name = config.pop(field, None)
+            if name is not None:
+                if name not in ids():
+                    raise Refused(f"there is no {field} {name!r}")
+                config[f"{field}Id"] = ids()[name]
+        return config
+
+
+def exported(chain: Mapping[str, Any], names: Names) -> Chain:
+    """A chain as it stands in a file: without what the server makes, and without defaults."""
+    kept = {
+        field: value
+        for field, value in chain.items()
+        if field not in _SERVERS_OWN and value is not None and value != _HIDDEN.get(field, [])
+    }
+    if not chain.get("intervalSeconds"):
+        kept.pop("intervalAnchor", None)
+    return kept | {"nodes": [{**node, "config": names.named(node["config"])} for node in chain["nodes"]]}
+
+
+def applied(rest: Rest, chains: Iterable[Chain]) -> Iterator[tuple[str, str]]:
+    """Makes the server's chains those of a file; (name, "created", "changed" or "unchanged") of each, in order.
+
+    Chains that the file does not name stay. Doing it again changes nothing. Raises Refused with the chain's name.
+    """
+    names = Names(rest)
+    for chain in chains:
+        name = chain["name"]
+        try:
+            yield name, _apply(rest, names, chain)
+        except Refused as refused:
+            raise Refused("\n".join(f"{name}: {line}" for line in str(refused).splitlines())) from None
+
+
+def _apply(rest: Rest, names: Names, chain: Chain) -> str:
+    nodes = [{**node, "config": names.with_ids(node.get("config", {}))} for node in chain.get("nodes", ())]
+    before = names.chains.get(chain["name"])
+    if chain["name"] in names.ambiguous:
+        raise Refused("several chains have this name: rename them, for a file cannot tell them apart")
+    if before is None:
+        names.chains[chain["name"]] = rest.call("POST", _CHAINS, {**chain, "nodes": nodes})
+        return "created"
+    wanted = {**_DEFAULTS, **chain, "nodes": [_as_saved(node, place) for place, node in enumerate(nodes, 1)]}
+    if all(before.get(field) == value for field, value in wanted.items()):
+        return "unchanged"
+    names.chains[chain["name"]] = rest.call("PATCH", f"{_CHAINS}/{before['id']}", wanted)
+    return "changed"
+
+
+def _as_saved(node: Mapping[str, Any], place: int) -> dict[str, Any]:
+    return {"name": f"{node.get('type')} {place}", **node}
+
+
+def add_commands(commands: Any) -> None:
+    """`aemos chains export|apply FILE`."""
+    chains = commands.add_parser("chains", help="rule chains as a YAML file").add_subparsers(dest="verb", required=True)
+    for verb, what in (("export", "write every chain to a file"), ("apply", "make chains as a file says")):
+        parser = chains.add_parser(verb, help=what)
+        parser.add_argument("file", type=Path)
+        parser.add_argument("--url", default="", help="such as http://127.0.0.1:3000; the demo's when absent")
+        parser.add_argument("--token", default="", help="a user's access token; the demo's user when absent")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Does what the command line says; 1 when the server refused."""
+    try:
+        with open_rest(arguments.url, arguments.token) as rest:
+            if arguments.verb == "export":
+                names = Names(rest)
+                content = {"ruleChains": [exported(chain, names) for chain in names.all]}
+                arguments.file.write_text(
+                    yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8"
+                )
+            else:
+                for name, what in applied(rest, read(arguments.file)):
+                    print(f"{what}: {name}")
+    except (Refused, OSError, httpx.HTTPError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def read(file: Path) -> list[Chain]:
+    """The chains of a file; Refused when it is not one."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise Refused(f"{file}: {error}") from None
+    chains = content.get("ruleChains") if isinstance(content, dict) else None
+    if not isinstance(chains, list) or not all(isinstance(chain, dict) and chain.get("name") for chain in chains):
+        raise Refused(f"{file}: must have a list `ruleChains`, each with a name")
+    return chains
