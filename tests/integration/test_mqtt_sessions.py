@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from aemos_core.notification_log import LogId
 from aemos_core.redis_link import RedisClient, open_redis
+from aemos_core.times import now_ms
 from aemos_gateway import mqtt_sessions
-from aemos_gateway.mqtt_sessions import KEPT_SECONDS, Kept, Sessions
+from aemos_gateway.mqtt_sessions import KEPT_SECONDS, MOST_OF_DEVICE, Kept, Sessions
 
 from tests.support.redis_server import redis_server
 
@@ -42,12 +43,34 @@ async def test_another_gateway_goes_on(redis: RedisClient) -> None:
     assert await one.load(KEY) == KEPT
     await asyncio.wait_for(saved.wait(), 5)
     assert await two.load(KEY) == KEPT
-    assert 0 < await redis.ttl(f"mqtt-session:{KEY}") <= KEPT_SECONDS
+    assert 0 < await redis.ttl("mqtt-sessions:abc-123") <= KEPT_SECONDS
     two.drop(KEY)
     assert await two.load(KEY) is None
     await two.drain(5)
     assert await one.load(KEY) is None
     assert await redis.keys("*") == []
+
+
+async def test_a_device_has_so_many_sessions(redis: RedisClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more takes the place of the longest silent; a day of silence ends one, though others of its device live."""
+    clock = [now_ms()]
+    monkeypatch.setattr(mqtt_sessions, "now_ms", lambda: clock[0])
+    sessions = Sessions(redis)
+    for number in range(MOST_OF_DEVICE + 5):
+        clock[0] += 1
+        key = f"abc-123/c{number}"
+        assert await sessions.load(key) is None
+        sessions.save(key, KEPT)
+        await sessions.drain(5)
+    expected = {f"c{number}".encode() for number in range(5, MOST_OF_DEVICE + 5)}
+    assert set(await redis.hkeys("mqtt-sessions:abc-123")) == expected
+    assert await sessions.load("abc-123/c5") == KEPT
+    clock[0] += KEPT_SECONDS * 1000 + 1
+    sessions.save("abc-123/c6", KEPT)
+    await sessions.drain(5)
+    assert await sessions.load("abc-123/c5") is None
+    assert await sessions.load("abc-123/c6") == KEPT
+    assert await redis.hkeys("mqtt-sessions:abc-123") == [b"c6"]
 
 
 async def test_a_thousand_acknowledgements_are_few_writes(redis: RedisClient) -> None:

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import msgspec
 from aemos_core.errors import AemosError, unauthenticated, unavailable
 from aemos_core.notification_log import Logged, LogId, NotificationFeed, Published
 from aemos_gateway.device_auth import Device, DeviceAuth
@@ -142,14 +141,10 @@ class FakeSessions(Sessions):
         super().__init__(cast(Any, None))
         self._log = log
 
-    async def _read(self, key: str) -> dict[bytes, bytes]:
-        kept = self._log.sessions.get(key)
+    async def _read(self, key: str) -> Kept | None:
         if self._log.away:
             raise ConnectionError
-        if kept is None:
-            return {}
-        topics = msgspec.json.encode(kept.granted)
-        return {b"topics": topics, b"place": str(kept.place).encode(), b"number": str(kept.number).encode()}
+        return self._log.sessions.get(key)
 
     async def _write(self, batch: Mapping[str, Kept | None], taken: list[str]) -> None:
         await asyncio.sleep(0)

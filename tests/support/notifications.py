@@ -118,8 +118,8 @@ def persistent(stack: Stack, device: dict[str, Any], port: int = 0) -> list[str]
 def is_kept(stack: Stack, device: dict[str, Any]) -> bool:
     """Whether the session of `persistent` is subscribed, for all gateways."""
     with redis.Redis(port=int(stack.environment["AEMOS_REDIS_PORT"])) as connection:
-        topics: Any = connection.hget(f"mqtt-session:{device['uuid']}/persistent", "topics")
-    return b"notifications" in (topics or b"")
+        session: Any = connection.hget(f"mqtt-sessions:{device['uuid']}", "persistent")
+    return b"notifications" in (session or b"")
 
 
 @contextmanager

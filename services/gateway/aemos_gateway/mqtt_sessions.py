@@ -1,7 +1,7 @@
 """Sessions that are to be kept, in Redis: any gateway goes on with them, also after this one was killed.
 
-Keys (gateway): `mqtt-session:{deviceUuid}/{clientId}`, for a day after the last sign of life. Channel (gateway):
-`mqtt-sessions:taken`, a replica's name and the session that a connection of it took over.
+Keys (gateway): `mqtt-sessions:{deviceUuid}`, client id to session, each for a day after its last sign of life. Channel
+(gateway): `mqtt-sessions:taken`, a replica's name and the session that a connection of it took over.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import msgspec
 from aemos_core.notification_log import LogId, parse_log_id
 from aemos_core.redis_link import RedisClient
 from aemos_core.settings import process_name
+from aemos_core.times import now_ms
 from redis.exceptions import RedisError
 
 log = logging.getLogger("aemos.gateway.mqtt")
 
 TAKEN = "mqtt-sessions:taken"
 KEPT_SECONDS = 24 * 60 * 60
+MOST_OF_DEVICE = 32
+"""Sessions of one device: one more takes the place of the one that was silent for longest."""
 MOST_UNSAVED = 100_000
 """Sessions whose newest state Redis does not have yet."""
 _AT_ONCE = 500
@@ -39,6 +42,17 @@ class Kept:
     """Notifications up to here are acknowledged, or not for the session."""
     number: int
     """Packet id of the one after them."""
+
+
+class _Stored(msgspec.Struct):
+    topics: dict[str, int]
+    place: str
+    number: int
+    at: int
+    """Its last sign of life, ms."""
+
+
+_decode = msgspec.json.Decoder(_Stored).decode
 
 
 class Sessions:
@@ -60,11 +74,7 @@ class Sessions:
         if key in self._unsaved:
             return self._unsaved[key][0]
         async with asyncio.timeout(_LOAD_SECONDS):
-            found = await self._read(key)
-        if not found:
-            return None
-        granted = msgspec.json.decode(found[b"topics"], type=dict[str, int])
-        return Kept(granted, parse_log_id(found[b"place"].decode(), "place"), int(found[b"number"]))
+            return await self._read(key)
 
     def save(self, key: str, kept: Kept, saved: Callable[[], None] | None = None) -> None:
         """Remembers it; `saved` is called when that is durable, however long Redis is away."""
@@ -128,31 +138,35 @@ class Sessions:
                 for saved in waiting:
                     saved()
 
-    async def _read(self, key: str) -> dict[bytes, bytes]:
-        found: Any = await self._redis.hgetall(_redis_key(key))
-        return dict(found)
+    async def _read(self, key: str) -> Kept | None:
+        device, _, client = key.partition("/")
+        found: Any = await self._redis.hgetall(_redis_key(device))
+        sessions = {name.decode(): _decode(value) for name, value in found.items()}
+        long_ago = now_ms() - KEPT_SECONDS * 1000
+        newest = sorted(sessions, key=lambda name: (name == client, sessions[name].at), reverse=True)
+        most = MOST_OF_DEVICE - (client not in sessions)
+        gone = [name for i, name in enumerate(newest) if i >= most or sessions[name].at < long_ago]
+        if gone:
+            await self._redis.hdel(_redis_key(device), *gone)
+        mine = sessions.get(client)
+        if mine is None or client in gone:
+            return None
+        return Kept(mine.topics, parse_log_id(mine.place, "place"), mine.number)
 
     async def _write(self, batch: Mapping[str, Kept | None], taken: list[str]) -> None:
         async with self._redis.pipeline(transaction=False) as pipe:
             for key in taken:
                 pipe.publish(TAKEN, f"{self._name} {key}")
             for key, kept in batch.items():
+                device, _, client = key.partition("/")
                 if kept is None:
-                    pipe.delete(_redis_key(key))
+                    pipe.hdel(_redis_key(device), client)
                 else:
-                    topics = msgspec.json.encode(kept.granted)
-                    fields: list[str | bytes | int] = [
-                        "topics",
-                        topics,
-                        "place",
-                        str(kept.place),
-                        "number",
-                        kept.number,
-                    ]
-                    pipe.hset(_redis_key(key), items=fields)
-                    pipe.expire(_redis_key(key), KEPT_SECONDS)
+                    stored = _Stored(dict(kept.granted), str(kept.place), kept.number, now_ms())
+                    pipe.hset(_redis_key(device), client, msgspec.json.encode(stored))
+                    pipe.expire(_redis_key(device), KEPT_SECONDS)
             await pipe.execute()
 
 
-def _redis_key(key: str) -> str:
-    return f"mqtt-session:{key}"
+def _redis_key(device_uuid: str) -> str:
+    return f"mqtt-sessions:{device_uuid}"
