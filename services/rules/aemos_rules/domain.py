@@ -150,6 +150,13 @@ class Selection(NamedTuple):
     variable_names: tuple[str, ...] = ()
 
 
+class Question(NamedTuple):
+    """What was measured in a period, one of PERIODS before the run's instant, or last when it is empty."""
+
+    about: Selection
+    period: str
+
+
 class ReportWanted(NamedTuple):
     """A run asks for a report: `key` names it once and for all, `period` is one of PERIODS."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from math import isfinite
+from typing import Any
 
 from aemos.v1 import data_stream_pb2, history_pb2, history_pb2_grpc
 from aemos_core.times import to_timestamp
 
-from aemos_rules.domain import Selection
+from aemos_rules.domain import Question, Selection
+from aemos_rules.periods import period
 from aemos_rules.report import Bucket, Series
 
 MOST_SERIES = 200
@@ -26,7 +29,10 @@ class SensorSource:
     async def series(
         self, organization_id: int, about: Selection, begin: int, end: int, bucket_ms: int
     ) -> Sequence[Series]:
-        """What number variables measured in [begin, end), ms, in order of sensor and name; at most MOST_SERIES."""
+        """What number variables measured in [begin, end), ms, in order of sensor and name; at most MOST_SERIES.
+
+        By parts of `bucket_ms`; 0: the whole as one.
+        """
         sensors = {context.sensor.uuid: context async for context in self._sensors(organization_id, about)}
         found: list[Series] = []
         for few in _batches(list(sensors.values())):
@@ -35,7 +41,7 @@ class SensorSource:
                 variable_name=about.variable_names,
                 to=to_timestamp(end),
                 aggregate=["min", "max", "avg"],
-                interval=f"{bucket_ms // 1000}s",
+                interval=f"{bucket_ms // 1000}s" if bucket_ms else "",
             )
             getattr(query, "from").CopyFrom(to_timestamp(begin))
             request = history_pb2.QueryHistoryRequest(organization_id=organization_id, query=query)
@@ -44,6 +50,24 @@ class SensorSource:
             if len(found) >= MOST_SERIES:
                 break
         return found[:MOST_SERIES]
+
+    async def answer(self, organization_id: int, question: Question, at_ms: int, timezone: str) -> dict[str, Any]:
+        """`count`, `min`, `avg`, `max` over all, and `values` by sensor uuid and variable; see docs/reports.md."""
+        if question.period:
+            begin, end = period(question.period, at_ms, timezone)
+            measured = await self.series(organization_id, question.about, begin, end, 0)
+        else:
+            measured = [one async for one in self._latest(organization_id, question.about)]
+        return summary(measured)
+
+    async def _latest(self, organization_id: int, about: Selection) -> AsyncIterator[Series]:
+        async for context in self._sensors(organization_id, about):
+            for name, reading in sorted(context.latest.items()):
+                value = number(reading.value)
+                if value is not None and (not about.variable_names or name in about.variable_names):
+                    bucket = Bucket(reading.recieved_at.ToMilliseconds(), 1, value, value, value)
+                    sensor = context.sensor
+                    yield Series(sensor.device_uuid, sensor.uuid, sensor.name, name, [bucket])
 
     async def _sensors(self, organization_id: int, about: Selection) -> AsyncIterator[history_pb2.SensorContext]:
         request = history_pb2.GetContextRequest(organization_id=organization_id, page_size=_PAGE)
@@ -62,6 +86,35 @@ class SensorSource:
             request.page_token = page.next_page_token
             if not request.page_token:
                 return
+
+
+def summary(measured: Iterable[Series]) -> dict[str, Any]:
+    """Figures over all that was measured, as a chain's data."""
+    values: dict[str, dict[str, float]] = {}
+    buckets = []
+    for series in measured:
+        for bucket in series.buckets:
+            values.setdefault(series.sensor_uuid, {})[series.variable] = bucket.average
+            buckets.append(bucket)
+    count = sum(bucket.count for bucket in buckets)
+    if not count:
+        return {"count": 0, "values": {}}
+    return {
+        "count": count,
+        "min": min(bucket.minimum for bucket in buckets),
+        "avg": sum(bucket.average * bucket.count for bucket in buckets) / count,
+        "max": max(bucket.maximum for bucket in buckets),
+        "values": values,
+    }
+
+
+def number(text: str) -> float | None:
+    """The value of a reading that is one; a reading's own text has no other numbers than JSON's."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if isfinite(value) else None
 
 
 def _batches(sensors: Sequence[history_pb2.SensorContext]) -> Iterator[list[history_pb2.SensorContext]]:

@@ -13,6 +13,7 @@ from aemos_core.paging import Page
 from aemos_core.times import now_ms, parse_rfc3339
 from aemos_core.worker import Job, current_job
 from aemos_rules import report_service, tables
+from aemos_rules.domain import Question, Selection
 from aemos_rules.report_job import ReportJob
 from aemos_rules.report_service import Reports
 from aemos_rules.sensor_source import SensorSource
@@ -50,6 +51,8 @@ class FakeHistory:
         device.labels["room"] = "cellar" if number == 2 else "attic"
         sensor = answer.sensors.add().sensor
         sensor.uuid, sensor.device_uuid, sensor.name = f"sensor-{number}", device.uuid, f"Sensor <{number}>"
+        for name, value in (("temperature", f"{number}.5"), ("humidity", "80"), ("comment", "nan")):
+            answer.sensors[0].latest[name].value = value
         answer.next_page_token = "2" if number == 1 else ""
         return answer
 
@@ -59,7 +62,7 @@ class FakeHistory:
         for uuid in request.query.sensor_uuid:
             for variable in ("temperature", "comment"):
                 series = answer.aggregates.add(sensor_uuid=uuid, variable_name=variable)
-                for index in range(96):
+                for index in range(96 if request.query.interval else 1):
                     interval = series.intervals.add(count=0 if uuid == "sensor-2" and 20 <= index < 40 else 15)
                     getattr(interval, "from").FromMilliseconds(FROM + index * QUARTER)
                     if interval.count and variable == "temperature":
@@ -184,3 +187,18 @@ async def test_they_do_not_pile_up(world: World, monkeypatch: pytest.MonkeyPatch
     assert len((await world.reports.page(Page(10, 0)))[0]) == 2
     await world.reports.expire(newest[0].expires_at_ms + 1)
     assert (await world.reports.page(Page(10, 0)))[0] == []
+
+
+async def test_chains_ask_what_was_measured() -> None:
+    """Last, or in a period: figures over all, and each sensor's own; nothing measured is a count of 0."""
+    source = SensorSource(FakeHistory())  # type: ignore[arg-type]
+    about = Selection(label="room=cellar", variable_names=("temperature",))
+    last = await source.answer(1, Question(about, ""), AT, "UTC")
+    assert last == {"count": 1, "min": 2.5, "avg": 2.5, "max": 2.5, "values": {"sensor-2": {"temperature": 2.5}}}
+    everything = await source.answer(1, Question(Selection(), ""), AT, "UTC")
+    assert (everything["count"], everything["max"]) == (4, 80.0)
+    assert everything["values"]["sensor-1"] == {"temperature": 1.5, "humidity": 80.0}
+    day = await source.answer(1, Question(Selection(), "yesterday"), AT, "UTC")
+    assert (day["count"], day["min"], day["avg"], day["max"]) == (30, 20.0, 21.5, 23.0)
+    nothing = await source.answer(1, Question(Selection(label="room=bath"), "yesterday"), AT, "UTC")
+    assert nothing == {"count": 0, "values": {}}
