@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -313,8 +315,46 @@ def test_a_schedule_changes_is_paused_and_run_by_hand(stack: Stack) -> None:
     eventually(lambda: stack.call("GET", schedule)[0] == 404)
 
 
-def test_reports_are_offered(stack: Stack) -> None:
-    """They are listed, and one that does not exist is no document."""
-    assert stack.call("GET", "/api/v1/reports") == (200, {"reports": [], "nextPageToken": ""})
-    for path in ("", "/html", "/csv"):
-        assert stack.call("GET", f"/api/v1/reports/1{path}")[0] == 404
+def _document(stack: Stack, path: str) -> tuple[str, str]:
+    """Content type and text."""
+    request = urllib.request.Request(stack.demo["httpUrl"] + path, headers={"Authorization": f"Bearer {stack.token}"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return answer.headers["Content-Type"], answer.read().decode()
+
+
+def test_a_schedule_reads_sensors_and_makes_a_report(stack: Stack) -> None:
+    """A run without a reading looks at today's readings of a sensor, and has them made into a page and a table."""
+    assert stack.call("GET", "/api/v1/reports/1/html")[0] == 404
+    sensor = stack.demo["devices"][8]["sensorUuid"]
+    for value in (20, 22, 24):
+        assert stack.send(value, 8)[0] == 201
+    about = {"sensorUUIDs": [sensor], "period": "today"}
+    condition = f"data.mine.count == 3 && data.mine.max > 23 && data.mine.values['{sensor}'].temperature == 22"
+    body = {
+        "name": "daily report",
+        "nodes": [
+            {"type": "transform", "name": "read", "config": {"action": "readSensors", "name": "mine", **about}},
+            {"type": "filter", "name": "warm", "config": {"kind": "data", "condition": condition}},
+            {"type": "action", "name": "make", "config": {"action": "generateReport", "title": "Day & night", **about}},
+        ],
+        "scheduleEnabled": True,
+        "cronExpression": "@yearly",
+    }
+    status, chain = stack.call("POST", "/api/v1/rule-chains", body)
+    assert status == 201, chain
+    eventually(lambda: stack.call("GET", f"/api/v1/schedules/{chain['id']}")[0] == 200)
+    firing = stack.call("POST", f"/api/v1/schedules/{chain['id']}/run")[1]
+    ended = eventually(lambda: (f := _firings(stack, chain)[firing["plannedAt"]])["outcome"] != "running" and f)
+    assert (ended["outcome"], ended["error"]) == ("completed", "")
+    (report,) = eventually(lambda: stack.call("GET", "/api/v1/reports")[1]["reports"])
+    assert (report["title"], report["ruleChainId"]) == ("Day & night", chain["id"])
+    kind, page = _document(stack, f"/api/v1/reports/{report['id']}/html")
+    assert kind == "text/html; charset=utf-8"
+    assert "Day &amp; night" in page
+    assert page.count("<svg") == 1
+    kind, table = _document(stack, f"/api/v1/reports/{report['id']}/csv")
+    assert kind == "text/csv; charset=utf-8"
+    (line,) = list(csv.reader(table.splitlines()))[1:]
+    assert (line[1], line[6:10]) == (sensor, ["3", "20.0", "22.0", "24.0"])
+    assert stack.call("DELETE", f"/api/v1/reports/{report['id']}")[0] == 204
+    assert stack.call("DELETE", f"/api/v1/rule-chains/{chain['id']}")[0] == 204

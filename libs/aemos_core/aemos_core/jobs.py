@@ -92,6 +92,17 @@ GENERATE_REPORT = JobSpec(
     time_limit_ms=2 * MINUTE_MS,
     max_age_ms=DAY_MS,
 )
+RUN_READING_CHAINS = JobSpec(
+    name="run_reading_chains",
+    event_type=RUN_CHAINS.event_type,
+    queue=GENERATE_REPORT.queue,
+    max_retries=RUN_CHAINS.max_retries,
+    min_backoff_ms=RUN_CHAINS.min_backoff_ms,
+    max_backoff_ms=RUN_CHAINS.max_backoff_ms,
+    time_limit_ms=GENERATE_REPORT.time_limit_ms,
+    max_age_ms=RUN_CHAINS.max_age_ms,
+)
+"""Scheduled chains that read sensors: asking takes a while, and the rule queue's readings must not wait for it."""
 SEND_EMAIL = JobSpec(
     name="send_email",
     event_type="send-email",

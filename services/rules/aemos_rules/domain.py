@@ -158,9 +158,13 @@ class Question(NamedTuple):
 
 
 class ReportWanted(NamedTuple):
-    """A run asks for a report: `key` names it once and for all, `period` is one of PERIODS."""
+    """A run asks for a report: `key` names it once and for all, `period` is one of PERIODS before `at_ms`."""
 
     key: str
+    organization_id: int
+    rule_chain_id: int
+    timezone: str
+    at_ms: int
     title: str
     period: str
     about: Selection = Selection()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from .domain import NodeFailed, Reading, RuleChain
+from .domain import NodeFailed, Question, Reading, RuleChain
 from .graph import Graph, graph_of, name_mistakes
 from .nodes import InvalidConfig, NodeKind, make_node
 from .nodes.registry import Errors, VariableTypes
@@ -52,9 +52,9 @@ class CompiledChain:
     """A chain ready to run.
 
     `sensor_uuids` are those its filters name, `other_sensor_uuids` those it names besides, `device_state_ids` and
-    `rule_chain_ids` what its actions name; `needs` are words of the context that it asks for, `remembering` the names
-    of nodes with memory, `first` of those that see every reading of their variable. `plain` chains need and remember
-    nothing.
+    `rule_chain_ids` what its actions name; `needs` are words of the context that it asks for, `questions` what it asks
+    about other sensors on a schedule, `remembering` the names of nodes with memory, `first` of those that see every
+    reading of their variable. `plain` chains need and remember nothing.
     """
 
     def __init__(self, chain: RuleChain, nodes: Sequence[NodeKind], graph: Graph) -> None:
@@ -65,6 +65,7 @@ class CompiledChain:
         self.rule_chain_ids = frozenset[int]().union(*(node.rule_chain_ids for node in nodes))
         self.other_sensor_uuids = frozenset[str]().union(*(node.other_sensor_uuids for node in nodes))
         self.needs = frozenset[str]().union(*(node.needs for node in nodes))
+        self.questions = frozenset[Question]().union(*(node.questions for node in nodes))
         self.remembering = tuple(node.name for node in nodes if node.remembers)
         self.first = frozenset(nodes[index].name for index in graph.entries)
         self.plain = not self.needs and not self.remembering

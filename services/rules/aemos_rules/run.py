@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from .domain import NodeFailed, Reading, RuleChain
+from .domain import NodeFailed, Question, Reading, RuleChain
 
 T = TypeVar("T")
 MAX_DEPTH = 5
@@ -50,10 +50,11 @@ class Deadline(NamedTuple):
 class World:
     """What all runs of one job share: the clock, memory, and the context that chains asked for.
 
-    `memory` holds the cells that exist, as the runs before left them.
+    `memory` holds the cells that exist, as the runs before left them; `answers` is what a scheduled chain asked about
+    other sensors.
     """
 
-    __slots__ = ("context", "memory", "now_ms", "partition")
+    __slots__ = ("answers", "context", "memory", "now_ms", "partition")
 
     def __init__(
         self,
@@ -61,10 +62,12 @@ class World:
         partition: int = 0,
         memory: dict[Cell, bytes] | None = None,
         context: Context | None = None,
+        answers: Mapping[Question, Mapping[str, Any]] | None = None,
     ) -> None:
         self.now_ms, self.partition = now_ms, partition
         self.memory: dict[Cell, bytes] = {} if memory is None else memory
         self.context = context
+        self.answers: Mapping[Question, Mapping[str, Any]] = {} if answers is None else answers
 
 
 class Context:

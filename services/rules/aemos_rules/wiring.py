@@ -6,17 +6,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from aemos.v1 import data_stream_pb2_grpc, device_pb2_grpc, history_pb2_grpc, schedule_pb2_grpc, sensor_pb2_grpc
+from aemos.v1 import data_stream_pb2_grpc, device_pb2_grpc, schedule_pb2_grpc, sensor_pb2_grpc
 from aemos_core.announce import Announcer
 from aemos_core.broker import WakeRedisBroker, open_broker
 from aemos_core.database import Database, migrate, open_database
-from aemos_core.jobs import GENERATE_REPORT, RESUME_RUNS, SEND_EMAIL, JobQueue
+from aemos_core.jobs import GENERATE_REPORT, RESUME_RUNS, RUN_READING_CHAINS, SEND_EMAIL, JobQueue
 from aemos_core.outbox import Outbox
 from aemos_core.outbox_senders import ANNOUNCE, AnnounceSender, JobSender, Receipts
 from aemos_core.process import Component
 from aemos_core.redis_link import RedisClient, open_redis
 from aemos_core.rpc import grpc_server, open_channel, remote_verifier
-from aemos_core.worker import JobWorker, actor_on_loop
 
 import aemos_rules
 from aemos_rules import tables
@@ -25,14 +24,12 @@ from aemos_rules.chain_index import CHAINS_CHANGED, ChainsChangedSender
 from aemos_rules.chain_service import RuleChains
 from aemos_rules.derived_readings import DERIVED_READINGS, DerivedReadingSender
 from aemos_rules.grpc_api import AlarmServicer, DeviceStateServicer, ReportServicer, RuleChainServicer
-from aemos_rules.report_job import ReportJob
 from aemos_rules.report_service import Reports
 from aemos_rules.scheduled_runs import FIRINGS_FINISHED, FinishSender
-from aemos_rules.sensor_source import SensorSource
 from aemos_rules.settings import RulesSettings
+from aemos_rules.slow_wiring import slow_jobs
 from aemos_rules.state_service import DeviceStates
 
-_REPORTS_AT_ONCE = 4
 MIGRATIONS = Path(aemos_rules.__file__).parents[1] / "migrations"
 
 
@@ -52,7 +49,7 @@ async def open_outbox(
     stack.callback(queue.close)
     outbox = Outbox(database, tables.outbox)
     receipts = Receipts(jobs, outbox.relay_id)
-    for spec in (GENERATE_REPORT, SEND_EMAIL, RESUME_RUNS):
+    for spec in (GENERATE_REPORT, RUN_READING_CHAINS, SEND_EMAIL, RESUME_RUNS):
         outbox.add_sender(spec.name, JobSender(queue, spec, jobs, receipts))
     ingest = await stack.enter_async_context(open_channel(settings.ingest_target, settings.service_secret))
     readings = data_stream_pb2_grpc.DataStreamServiceStub(ingest)
@@ -76,9 +73,7 @@ async def wire(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
         chains = RuleChains(database, outbox, sensor_pb2_grpc.SensorServiceStub(ingest))
         states = DeviceStates(database, outbox, device_pb2_grpc.DeviceServiceStub(ingest))
         reports = Reports(database, outbox)
-        source = SensorSource(history_pb2_grpc.HistoryServiceStub(ingest))
-        report_job = ReportJob(reports, source.series, database, jobs_redis, settings.report_days)
-        actor_on_loop(broker, GENERATE_REPORT, report_job.generate_report)
+        slow = slow_jobs(settings, database, redis, jobs_redis, ingest, outbox, reports, broker)
         servicers = [
             RuleChainServicer(chains),
             DeviceStateServicer(states),
@@ -87,10 +82,4 @@ async def wire(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
         ]
         address, secret = f"{settings.bind}:{settings.rules_grpc_port}", settings.service_secret
         server = await enter(grpc_server(address, "AEMOS_RULES_GRPC_PORT", secret, remote_verifier(ingest), servicers))
-        yield [
-            server,
-            outbox,
-            receipts,
-            reports,
-            JobWorker(broker, [GENERATE_REPORT.queue_name()], threads=_REPORTS_AT_ONCE),
-        ]
+        yield [server, outbox, receipts, reports, *slow]

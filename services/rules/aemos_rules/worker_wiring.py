@@ -15,18 +15,15 @@ from aemos_core.redis_link import Subscriber, open_redis
 from aemos_core.rpc import open_channel
 from aemos_core.worker import JobWorker, actor_on_loop
 
-from aemos_rules.alarm_effects import AlarmApplier
-from aemos_rules.announcements import NoticeApplier
+from aemos_rules.appliers import every_applier
 from aemos_rules.chain_index import ChainIndex
 from aemos_rules.contexts import Contexts
 from aemos_rules.deadlines import Deadlines
-from aemos_rules.derived_readings import DerivedReadingApplier
 from aemos_rules.effects import Effects
 from aemos_rules.jobs import Judge
 from aemos_rules.memory import Memory
 from aemos_rules.scheduled_runs import ScheduledRuns
 from aemos_rules.settings import RulesSettings
-from aemos_rules.state_effects import StateApplier
 from aemos_rules.wiring import open_outbox
 
 
@@ -42,11 +39,9 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
         ingest = await enter(open_channel(settings.ingest_target, settings.service_secret))
         index, memory, deadlines = ChainIndex(database, redis), Memory(database), Deadlines(database, outbox)
         contexts = Contexts(database, history_pb2_grpc.HistoryServiceStub(ingest))
-        states, alarms = StateApplier(database, redis), AlarmApplier(database, redis)
-        appliers = (memory, deadlines, states, alarms, NoticeApplier(), DerivedReadingApplier())
-        effects = Effects(database, outbox, appliers)
+        effects = Effects(database, outbox, every_applier(database, redis, memory, deadlines))
         judge = Judge(index, effects, memory, contexts, jobs_redis, settings.rules_partitions)
-        scheduled = ScheduledRuns(index, effects, database, outbox, jobs_redis)
+        scheduled = ScheduledRuns(index, effects, jobs_redis)
 
         partitions = {EVALUATE_READINGS.queue_name(p): p for p in range(settings.rules_partitions)}
         leases = PartitionLeases(jobs_redis, settings.rules_partitions, on_gain=broker.permissions_changed)

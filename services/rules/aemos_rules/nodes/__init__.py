@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import actions, alarms, filters, remembering, transforms, windows
+from . import actions, alarms, filters, remembering, scheduled, transforms, windows
 from .registry import KINDS, InvalidConfig, NodeKind, make_node, node_types
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "make_node",
     "node_types",
     "remembering",
+    "scheduled",
     "transforms",
     "windows",
 ]

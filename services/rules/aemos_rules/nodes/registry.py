@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias, get_args
 import msgspec
 from msgspec import Meta
 
-from ..domain import Node, VariableType
+from ..domain import Node, Question, VariableType
 from ..run import Run
 
 Errors: TypeAlias = list[tuple[str, str]]
@@ -70,6 +70,8 @@ class NodeKind:
     """Sensors that it names without judging their readings."""
     needs: frozenset[str] = frozenset()
     """Words of the context that it asks for, such as "device"; empty for most."""
+    questions: frozenset[Question] = frozenset()
+    """What it asks about other sensors, on a schedule."""
     remembers: bool = False
     """Whether it has a memory cell for each variable that reaches it."""
 

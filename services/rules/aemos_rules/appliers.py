@@ -1,0 +1,22 @@
+"""The registry of what runs may say: an applier for each effect, in the order in which they are written."""
+
+from __future__ import annotations
+
+from aemos_core.database import Database
+from aemos_core.redis_link import RedisClient
+
+from aemos_rules.alarm_effects import AlarmApplier
+from aemos_rules.announcements import NoticeApplier
+from aemos_rules.deadlines import Deadlines
+from aemos_rules.derived_readings import DerivedReadingApplier
+from aemos_rules.effects import Applier
+from aemos_rules.memory import Memory
+from aemos_rules.sent_effects import ReportApplier, RowApplier
+from aemos_rules.state_effects import StateApplier
+
+
+def every_applier(database: Database, redis: RedisClient, memory: Memory, deadlines: Deadlines) -> tuple[Applier, ...]:
+    """Wherever chains run, all that they may say is carried out."""
+    states, alarms = StateApplier(database, redis), AlarmApplier(database, redis)
+    said = (NoticeApplier(), DerivedReadingApplier(), ReportApplier(), RowApplier())
+    return (memory, deadlines, states, alarms, *said)

@@ -1,0 +1,51 @@
+"""Assembles what is slow, reports and scheduled chains that read sensors: never in a rule worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+from aemos.v1 import history_pb2_grpc
+from aemos_core.broker import WakeRedisBroker
+from aemos_core.database import Database
+from aemos_core.jobs import GENERATE_REPORT, RUN_READING_CHAINS
+from aemos_core.names import RULE_CHAINS_CHANGED
+from aemos_core.outbox import Outbox
+from aemos_core.process import Component
+from aemos_core.redis_link import RedisClient, Subscriber
+from aemos_core.worker import JobWorker, actor_on_loop
+
+from aemos_rules.appliers import every_applier
+from aemos_rules.chain_index import ChainIndex
+from aemos_rules.deadlines import Deadlines
+from aemos_rules.effects import Effects
+from aemos_rules.memory import Memory
+from aemos_rules.report_job import ReportJob
+from aemos_rules.report_service import Reports
+from aemos_rules.scheduled_runs import ScheduledRuns
+from aemos_rules.sensor_source import SensorSource
+from aemos_rules.settings import RulesSettings
+
+_AT_ONCE = 4
+
+
+def slow_jobs(
+    settings: RulesSettings,
+    database: Database,
+    redis: RedisClient,
+    jobs_redis: RedisClient,
+    ingest: grpc.aio.Channel,
+    outbox: Outbox,
+    reports: Reports,
+    broker: WakeRedisBroker,
+) -> Sequence[Component]:
+    """The components of the queue of slow jobs."""
+    source = SensorSource(history_pb2_grpc.HistoryServiceStub(ingest))
+    index = ChainIndex(database, redis)
+    effects = Effects(database, outbox, every_applier(database, redis, Memory(database), Deadlines(database, outbox)))
+    runs = ScheduledRuns(index, effects, jobs_redis, source)
+    report_job = ReportJob(reports, source.series, database, jobs_redis, settings.report_days)
+    actor_on_loop(broker, GENERATE_REPORT, report_job.generate_report)
+    actor_on_loop(broker, RUN_READING_CHAINS, runs.run_chains)
+    subscriber = Subscriber(redis, {RULE_CHAINS_CHANGED: index.forget}, index.forget)
+    return [JobWorker(broker, [GENERATE_REPORT.queue_name()], threads=_AT_ONCE), index, subscriber]
