@@ -83,7 +83,7 @@ class ScheduledRuns:
 
 def _handed_on(run: job_pb2.ScheduledRun) -> Row:
     payload = job_pb2.ScheduledRuns(runs=[run]).SerializeToString()
-    return Row(RUN_READING_CHAINS.name, run.rule_chain_id % 2, payload, MOST_IN_BATCH)
+    return Row(RUN_READING_CHAINS.name, run.rule_chain_id % 4, payload, MOST_IN_BATCH)
 
 
 def _run(
