@@ -111,7 +111,6 @@ class FinishSender:
     """Reports ends to the scheduler, which counts the first of each run."""
 
     keep_ms = 0
-    unsettled = 1
 
     def __init__(self, scheduler: schedule_pb2_grpc.SchedulerServiceAsyncStub) -> None:
         self._scheduler = scheduler
