@@ -40,6 +40,8 @@ class Presence:
         self._unsure: set[int] = set()
         self._heard: set[int] = set()
         self._told: dict[int, float] = {}
+        self._to_tell: set[int] = set()
+        self._look_at_heard = 0.0
         self._changed = asyncio.Event()
 
     @property
@@ -72,6 +74,7 @@ class Presence:
         """A device sent something without a connection: on the hot path."""
         self._heard.add(device_id)
         if device_id not in self._told:
+            self._to_tell.add(device_id)
             self._changed.set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -104,13 +107,14 @@ class Presence:
         except BaseException:  # it may have been taken or not: both are reported again
             self._unsure |= looked_at
             self._reported -= looked_at
-            self._heard.update(heard)
+            self._to_tell.update(heard)
+            for device_id in heard:
+                del self._told[device_id]
             raise
         self._reported = (set() if answer.is_new else self._reported - disconnected) | connected
         if answer.is_new:
             self._unsure.update(self._open.keys() - self._reported)
-        self._told.update(dict.fromkeys(heard, time.monotonic()))
-        if self._unsure or len(heard) == _MOST_IN_CALL:
+        if self._unsure or self._to_tell:
             self._changed.set()
 
     def _look_at(self, device_id: int) -> None:
@@ -118,12 +122,21 @@ class Presence:
         self._changed.set()
 
     def _heard_now(self) -> list[int]:
-        """Those who were not told of lately; they are again when they go on, so that ingest's time does not run out."""
-        before = time.monotonic() - self._again_seconds
-        self._told = {one: at for one, at in self._told.items() if at > before}
-        heard = list(islice((one for one in self._heard if one not in self._told), _MOST_IN_CALL))
-        self._heard.difference_update(heard, self._told)
+        now = time.monotonic()
+        if now >= self._look_at_heard:
+            self._look_at_heard = now + RENEW_SECONDS
+            self._tell_again(now)
+        heard = list(islice(self._to_tell, _MOST_IN_CALL))
+        self._to_tell.difference_update(heard)
+        self._told.update(dict.fromkeys(heard, now))
         return heard
+
+    def _tell_again(self, now: float) -> None:
+        """Of those who go on sending, before ingest's time for them runs out; only who is new is told of at once."""
+        self._told = {one: at for one, at in self._told.items() if at > now - self._silent_seconds}
+        due = now - self._again_seconds
+        self._to_tell.update(one for one in self._heard if self._told.get(one, 0.0) <= due)
+        self._heard.clear()
 
     async def _wait(self, stop: asyncio.Event) -> None:
         waits = [asyncio.ensure_future(event.wait()) for event in (stop, self._changed)]
