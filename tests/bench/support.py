@@ -88,7 +88,7 @@ class Installation:
         """Seconds from now until no reading waits for its rules, which is when its outbox row is gone."""
         began = time.perf_counter()
         while time.perf_counter() - began < _JUDGED_SECONDS:
-            if self.sql("SELECT 1 FROM aemos_ingest.outbox LIMIT 1") == "":
+            if self.sql("SELECT 1 FROM aemos_ingest.outbox WHERE kind = 'evaluate_readings' LIMIT 1") == "":
                 return time.perf_counter() - began
             time.sleep(0.05)
         return float("inf")

@@ -15,13 +15,17 @@ Rows = Callable[[str], list[tuple[str, ...]]]
 """Runs a statement; {ingest}, {rules} and {notify} stand for the databases."""
 
 
+_UNJUDGED = "SELECT relay, COUNT(*) FROM {ingest}.outbox WHERE kind = 'evaluate_readings' GROUP BY relay"
+"""Announcements are kept for ten minutes whatever becomes of them."""
+
+
 def wait_until_settled(rows: Rows, within_s: float, queue_url: str = "") -> float:
     """Seconds until every stored reading was judged: its outbox row lives until the worker's receipt.
 
     With a queue's URL also until nothing is in it.
     """
     began = time.monotonic()
-    while (left := rows("SELECT relay, COUNT(*) FROM {ingest}.outbox GROUP BY relay")) or (left := _queued(queue_url)):
+    while (left := rows(_UNJUDGED)) or (left := _queued(queue_url)):
         assert time.monotonic() - began < within_s, f"stored and never judged: {left}"
         time.sleep(0.2)
     return time.monotonic() - began

@@ -10,10 +10,10 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import uuid4
 
 from sqlalchemy import (
@@ -71,6 +71,14 @@ class _Unsure:
     looks: int = 0
 
 
+class _Settled(NamedTuple):
+    """A row that goes at this time."""
+
+    due_ms: int
+    relay: str
+    seq: int
+
+
 class OutboxTables:
     """The two tables that every service with an outbox has in its own database."""
 
@@ -117,7 +125,8 @@ class Outbox:
         self._unsure: dict[int, _Unsure] = {}
         self._unheard: dict[str, int] | None = None
         self._in_order = asyncio.Event()
-        self._settled: deque[tuple[int, str, int]] = deque()
+        self._settled: defaultdict[int, deque[_Settled]] = defaultdict(deque)
+        """By how long they are kept: what goes at once never waits behind what stays for ten minutes."""
 
     def add_sender(self, kind: str, sender: Sender) -> None:
         """Rows of this kind go by this sender; before the first row."""
@@ -180,7 +189,7 @@ class Outbox:
 
     def _settle(self, rows: Sequence[Row], keep_ms: int) -> None:
         due = now_ms() + keep_ms
-        self._settled.extend((due, row.relay, row.seq) for row in rows)
+        self._settled[keep_ms].extend(_Settled(due, row.relay, row.seq) for row in rows)
 
     async def _forget_settled(self) -> None:
         while True:
@@ -191,16 +200,21 @@ class Outbox:
                 log.warning("settled rows stay for now: %s", error.detail)
 
     async def _forget(self, now: int) -> None:
-        while self._settled and self._settled[0][0] <= now:
-            due = list(itertools.islice(self._settled, _DELETE_AT_ONCE))
-            due = list(itertools.takewhile(lambda entry: entry[0] <= now, due))
-            rows = self._tables.rows
-            async with self._database.write() as connection:
-                for relay in sorted({relay for _, relay, _ in due}):
-                    seqs = [seq for _, owner, seq in due if owner == relay]
-                    await connection.execute(delete(rows).where(rows.c.relay == relay, rows.c.seq.in_(seqs)))
-            for _ in due:
-                self._settled.popleft()
+        for settled in list(self._settled.values()):
+            while settled and settled[0].due_ms <= now:
+                due = list(
+                    itertools.takewhile(lambda row: row.due_ms <= now, itertools.islice(settled, _DELETE_AT_ONCE))
+                )
+                await self._delete(due)
+                for _ in due:
+                    settled.popleft()
+
+    async def _delete(self, due: Sequence[_Settled]) -> None:
+        rows = self._tables.rows
+        async with self._database.write() as connection:
+            for relay in sorted({row.relay for row in due}):
+                seqs = [row.seq for row in due if row.relay == relay]
+                await connection.execute(delete(rows).where(rows.c.relay == relay, rows.c.seq.in_(seqs)))
 
     async def _watch_senders(self) -> None:
         """Sends again what Redis lost: its run id is another one, or it holds a key no more."""

@@ -97,6 +97,21 @@ async def until_owned(database: Database, outbox: Outbox, owner: str) -> None:
             await asyncio.sleep(0.02)
 
 
+async def test_what_goes_at_once_does_not_wait_behind_what_is_kept(database: Database) -> None:
+    """Announcements stay for ten minutes; jobs that were settled after them are forgotten all the same."""
+    outbox, announced = outbox_of(database, FakeSender()), FakeSender(keep_ms=600_000)
+    outbox.add_sender("announce", announced)
+    async with running(outbox):
+        async with database.write() as connection:
+            first = await outbox.add(connection, [Row("announce", 0, b"kept")])
+        outbox.committed(first)
+        await until(lambda: announced.sent == [b"kept"], WITHIN_S)
+        async with database.write() as connection:
+            jobs = await outbox.add(connection, [Row("job", 0, b"a"), Row("job", 0, b"b")])
+        outbox.committed(jobs)
+        await until_left(database, 1)
+
+
 async def test_what_is_settled_is_forgotten(database: Database) -> None:
     """Rows are numbered in their transaction, sent in order after it, and deleted when they are settled."""
     sender = FakeSender()
