@@ -211,3 +211,24 @@ async def _followed(world: World, call: Any) -> list[int]:
             call.cancel()
             break
     return found
+
+
+def test_a_report_is_mailed_with_its_pictures(world: World) -> None:
+    """A scheduled chain's report: a page whose charts are pictures in the mail, and the table beside it."""
+    sensor, before = world.stack.demo["devices"][1]["sensorUuid"], len(world.inbox.mails)
+    assert [world.stack.send(value, 1)[0] for value in (20.0, 21.0)] == [201, 201]
+    config = {"action": "generateReport", "title": "Daily", "period": "today", "sensorUUIDs": [sensor]}
+    made = {"type": "action", "name": "report", "config": config | {"emailTo": ["ops@example.org"]}}
+    body = {"name": "daily", "nodes": [made], "scheduleEnabled": True, "cronExpression": "@yearly"}
+    status, chain = world.stack.call("POST", "/api/v1/rule-chains", body)
+    assert status == 201, chain
+    schedule = f"/api/v1/schedules/{chain['id']}"
+    eventually(lambda: world.stack.call("GET", schedule)[0] == 200)
+    assert world.stack.call("POST", f"{schedule}/run")[0] == 201
+    (mail,) = eventually(lambda: [m for m in world.inbox.mails[before:] if m["Subject"] == "Daily"])
+    parts = {part.get_content_type(): part for part in mail.walk()}
+    assert mail["To"] == "ops@example.org"
+    assert parts["image/png"].get_content().startswith(b"\x89PNG")
+    assert f"cid:{parts['image/png']['Content-ID'].strip('<>')}" in parts["text/html"].get_content()
+    assert sensor in parts["text/csv"].get_content()
+    assert parts["text/csv"].get_filename() == "report.csv"

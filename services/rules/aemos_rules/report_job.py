@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -10,7 +11,7 @@ from uuid import NAMESPACE_URL, uuid5
 import resvg_py
 from aemos.v1 import job_pb2
 from aemos_core.database import Database
-from aemos_core.errors import AemosError, Kind
+from aemos_core.errors import AemosError, JobOutcome, Kind
 from aemos_core.jobs import SEND_EMAIL
 from aemos_core.outbox import Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
@@ -25,6 +26,8 @@ from aemos_rules.domain import Selection
 from aemos_rules.periods import PERIODS, period
 from aemos_rules.report import Alarm, Report, Series, chart, lines, to_csv, to_html
 from aemos_rules.report_service import Reports
+
+log = logging.getLogger("aemos.rules")
 
 _MOST_PICTURES = 20
 _MOST_ALARMS = 200
@@ -48,10 +51,15 @@ class ReportJob:
         self._kept_ms = kept_days * _DAY_MS
 
     async def generate_report(self, payload: bytes, job_id: str) -> None:
-        """Makes it unless it is made."""
+        """Makes it unless it is made. What would fail again and again is given up: its sender would never stop."""
         wanted = job_pb2.GenerateReport.FromString(payload)
-        if not await self._reports.is_made(wanted.key):
-            await self._make(wanted)
+        try:
+            if not await self._reports.is_made(wanted.key):
+                await self._make(wanted)
+        except AemosError as error:
+            if error.kind.answers.job is JobOutcome.RETRY:
+                raise
+            log.error("no report %r of chain %d: %s", wanted.title, wanted.rule_chain_id, error.detail)
         await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
 
     async def _make(self, wanted: job_pb2.GenerateReport) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from aemos.v1 import job_pb2, schedule_pb2, schedule_pb2_grpc
 from aemos_core import telemetry
-from aemos_core.errors import AemosError, Kind
+from aemos_core.errors import AemosError, JobOutcome, Kind
 from aemos_core.jobs import RUN_READING_CHAINS
 from aemos_core.outbox import Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
@@ -60,7 +60,7 @@ class ScheduledRuns:
                 continue
             span = telemetry.start_trace(telemetry.SPAN_RUN, {"chain": run.rule_chain_id}) if chain else None
             with telemetry.ending(span):
-                end, found = _run(run, chain, await self._answers(run, chain))
+                end, found = await self._ended(run, chain)
                 if span is None:
                     effects += found
                 else:
@@ -71,6 +71,18 @@ class ScheduledRuns:
             effects.append(Row(FIRINGS_FINISHED, 0, finished, len(ends)))
         await self._effects.apply(effects)
         await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
+
+    async def _ended(
+        self, run: job_pb2.ScheduledRun, chain: CompiledChain | None
+    ) -> tuple[schedule_pb2.FiringEnd, Sequence[Any]]:
+        try:
+            return _run(run, chain, await self._answers(run, chain))
+        except AemosError as error:
+            if error.kind.answers.job is JobOutcome.RETRY:
+                raise
+            end = _begun(run, outcome="failed")
+            end.error, end.finished_at_ms = error.detail[:_MOST_ERROR], now_ms()
+            return end, ()
 
     async def _answers(self, run: job_pb2.ScheduledRun, chain: CompiledChain | None) -> Answers:
         if chain is None or self._source is None or not chain.questions:
@@ -89,13 +101,7 @@ def _handed_on(run: job_pb2.ScheduledRun) -> Row:
 def _run(
     run: job_pb2.ScheduledRun, chain: CompiledChain | None, answers: Answers
 ) -> tuple[schedule_pb2.FiringEnd, Sequence[Any]]:
-    end = schedule_pb2.FiringEnd(
-        rule_chain_id=run.rule_chain_id,
-        planned_at_ms=run.planned_at_ms,
-        started_at_ms=now_ms(),
-        outcome="dropped",
-        trace_id=telemetry.trace_id_of(telemetry.current()),
-    )
+    end = _begun(run, outcome="dropped")
     effects: Sequence[Any] = ()
     if chain is not None and chain.chain.enabled and (chain.chain.schedule_enabled or run.manual):
         result = chain.run(None, run.planned_at_ms, World(now_ms(), answers=answers))
@@ -105,6 +111,16 @@ def _run(
             log.warning("scheduled chain %d failed: %s", run.rule_chain_id, end.error)
     end.finished_at_ms = now_ms()
     return end, effects
+
+
+def _begun(run: job_pb2.ScheduledRun, outcome: str) -> schedule_pb2.FiringEnd:
+    return schedule_pb2.FiringEnd(
+        rule_chain_id=run.rule_chain_id,
+        planned_at_ms=run.planned_at_ms,
+        started_at_ms=now_ms(),
+        outcome=outcome,
+        trace_id=telemetry.trace_id_of(telemetry.current()),
+    )
 
 
 class FinishSender:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from aemos.v1 import data_stream_pb2, history_pb2, job_pb2
 from aemos_core.database import Database
-from aemos_core.errors import AemosError, Kind
+from aemos_core.errors import AemosError, Kind, unavailable
 from aemos_core.identity import Caller, set_caller
 from aemos_core.jobs import SEND_EMAIL
 from aemos_core.outbox import Row
@@ -43,6 +43,7 @@ class FakeHistory:
 
     def __init__(self) -> None:
         self.queries: list[data_stream_pb2.QueryReadingsRequest] = []
+        self.error: AemosError | None = None
 
     async def GetContext(self, request: history_pb2.GetContextRequest) -> history_pb2.GetContextResponse:
         answer = history_pb2.GetContextResponse()
@@ -58,6 +59,8 @@ class FakeHistory:
 
     async def QueryHistory(self, request: history_pb2.QueryHistoryRequest) -> data_stream_pb2.QueryReadingsResponse:
         self.queries.append(request.query)
+        if self.error is not None:
+            raise self.error
         answer = data_stream_pb2.QueryReadingsResponse()
         for uuid in request.query.sensor_uuid:
             for variable in ("temperature", "comment"):
@@ -202,3 +205,16 @@ async def test_chains_ask_what_was_measured() -> None:
     assert (day["count"], day["min"], day["avg"], day["max"]) == (30, 20.0, 21.5, 23.0)
     nothing = await source.answer(1, Question(Selection(label="room=bath"), "yesterday"), AT, "UTC")
     assert nothing == {"count": 0, "values": {}}
+
+
+async def test_what_can_never_be_made_is_given_up(world: World) -> None:
+    """Without that its sender would send it again for ever; what cannot be made now is tried again."""
+    world.history.error = unavailable("ingest does not answer")
+    with pytest.raises(AemosError):
+        await world.make()
+    world.history.error = AemosError(Kind.INVALID, "too many variables")
+    await world.make()
+    assert (await world.reports.page(Page(10, 0)))[0] == []
+    world.history.error = AemosError(Kind.NOT_FOUND, "no such variable")
+    await world.make(variable_names=["pressure"])
+    assert len((await world.reports.page(Page(10, 0)))[0]) == 1

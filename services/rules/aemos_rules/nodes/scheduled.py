@@ -86,7 +86,7 @@ class GenerateReport(Action, kind="generateReport"):
     class Config(AboutSensors, kw_only=True):
         title: Text
         period: Period
-        email_to: Annotated[tuple[Email, ...], Meta(max_length=50, description="at most 50 addresses")] = ()
+        email_to: Annotated[tuple[Email, ...], Meta(max_length=20, description="at most 20 addresses")] = ()
 
     def __init__(self, config: Any, place: Place) -> None:
         super().__init__(config, place)
