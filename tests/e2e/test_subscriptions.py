@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from aemos.v1 import notification_pb2, notification_pb2_grpc
 
 from tests.e2e.test_one_reading import client, eventually, node  # noqa: F401 - a fixture
 from tests.support.receivers import Hook, Inbox, smtp_server, webhook_server
+from tests.support.redis_server import free_port
 from tests.support.stack import Stack, running
 
 SUBSCRIPTIONS, DELIVERIES = "/api/v1/subscriptions", "/api/v1/deliveries"
@@ -232,3 +236,28 @@ def test_a_report_is_mailed_with_its_pictures(world: World) -> None:
     assert f"cid:{parts['image/png']['Content-ID'].strip('<>')}" in parts["text/html"].get_content()
     assert sensor in parts["text/csv"].get_content()
     assert parts["text/csv"].get_filename() == "report.csv"
+
+
+def test_the_guide_works(world: World, tmp_path: Path) -> None:
+    """Its receiver verifies what comes, and its watcher tells what was missed."""
+    page = (Path(__file__).parents[2] / "docs/notifications.md").read_text(encoding="utf-8")
+    grpc_port, hook_port = world.stack.environment["AEMOS_NOTIFY_GRPC_PORT"], str(free_port())
+    receiver, watcher = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    receiver = receiver.replace("8026", hook_port).replace("127.0.0.1", "127.0.0.9")
+    webhook = world.subscribe("webhook", f"http://127.0.0.9:{hook_port}/", filter={"eventTypes": ["guide"]})
+    with (
+        client(tmp_path / "hook", sys.executable, "-c", receiver, webhook["secret"]) as received,
+        client(
+            tmp_path / "watch", sys.executable, "-c", watcher.replace("50054", grpc_port), world.stack.token, "0-1"
+        ) as watched,
+    ):
+        eventually(lambda: _listens("127.0.0.9", int(hook_port)))
+        world.publish(type="guide", metadata={"page": 1})
+        notification = eventually(lambda: world.ledger("guide"))[0]
+        eventually(lambda: f"msg_{webhook['id']}_{notification['id']} {{'type': 'guide'" in received.text())
+        eventually(lambda: f"{notification['id']} guide" in watched.text())
+
+
+def _listens(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0

@@ -189,6 +189,7 @@ def envelope(sender: str, recipients: Iterable[str], subject: str, uid: str) -> 
     mail["From"] = sender
     mail["To"] = ", ".join(recipients)
     mail["Subject"] = subject or "AEMOS"
+    mail["Date"] = datetime.now(UTC)
     mail["Message-ID"] = f"<{uid}@{parseaddr(sender)[1].rpartition('@')[2]}>"
     return mail
 

@@ -20,10 +20,12 @@ EXAMPLE: Mapping[str, Any] = {
     "type": "alarm",
     "deviceUuid": "abc-123",
     "metadata": {
+        "alarmId": 7,
         "alarmType": "freezer-too-warm",
         "change": "raised",
         "severity": "critical",
         "active": True,
+        "acknowledged": False,
         "message": "above -15 °C for 10 minutes",
     },
     "timestamp": "2026-01-20T10:30:01.234Z",
@@ -32,7 +34,7 @@ EXAMPLE: Mapping[str, Any] = {
 _EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "alarm": EXAMPLE["metadata"],
     "device-state-change": {"stateName": "temperatureAlert", "newValue": "warning", "oldValue": "normal"},
-    "device-connectivity": {"connected": True},
+    "device-connectivity": {"online": True, "reason": "connected", "lastSeenAt": "2026-01-20T10:30:01.200Z"},
     "rule-run": {"ruleChainId": 42, "runId": 9, "outcome": "completed"},
 }
 

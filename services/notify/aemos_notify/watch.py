@@ -18,6 +18,8 @@ from aemos_notify.service import Ledger
 
 WATCH_SECONDS = 600.0
 MOST_WATCHERS = 200
+MOST_OF_ONE = 50
+"""Organization."""
 _END = LogId(2**53, 0)
 _LOOK_SECONDS = 5.0
 _AT_ONCE = 200
@@ -39,8 +41,9 @@ class Watchers:
 
     async def watch(self, organization_id: int, after: LogId, device_uuid: str) -> AsyncIterator[Entry]:
         """Entries behind `after`, oldest first and each once, for 10 minutes."""
-        if self._watching >= MOST_WATCHERS:
-            raise AemosError(Kind.BUSY, f"at most {MOST_WATCHERS} watch at a time", reason="too_many_watchers")
+        if self._watching >= MOST_WATCHERS or len(self._waiting.get(organization_id, ())) >= MOST_OF_ONE:
+            detail = f"at most {MOST_OF_ONE} of an organization watch at a time, {MOST_WATCHERS} of all"
+            raise AemosError(Kind.BUSY, detail, reason="too_many_watchers")
         self._watching += 1
         event = asyncio.Event()
         self._waiting.setdefault(organization_id, set()).add(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from aemos_core.errors import AemosError
@@ -75,7 +76,10 @@ def test_what_a_template_may() -> None:
         "{{ value | upper }}{% endfor %}"
         "{{ '' if metadata.newValue is defined else '.' }}"
     )
-    assert text("", template, EXAMPLE).body == "alarmType, change, severity, active, message, 1 CRITICAL."
+    assert (
+        text("", template, EXAMPLE).body
+        == "alarmId, alarmType, change, severity, active, acknowledged, message, 1 CRITICAL."
+    )
 
 
 def test_a_template_is_tried_on_what_it_is_for() -> None:
@@ -86,6 +90,15 @@ def test_a_template_is_tried_on_what_it_is_for() -> None:
     assert examples(["maintenance"]) == []
     with pytest.raises(AemosError):
         check("{% include 'x' %}", "")
+
+
+@pytest.mark.parametrize("event", ["device-state-change", "alarm", "device-connectivity", "rule-run"])
+def test_examples_are_what_is_announced(event: str) -> None:
+    """They have the metadata of the page on events, which is tested against what is sent."""
+    page = Path("docs/events.md").read_text(encoding="utf-8")
+    documented = json.loads(page.split(f"### {event}\n")[1].split("```json\n")[1].split("```")[0])
+    (example,) = examples([event])
+    assert (example["type"], set(example["metadata"])) == (documented["type"], set(documented["metadata"]))
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import aemos_notify
 import pytest
 from aemos.v1.job_pb2 import SendDelivery
 from aemos_core.database import Database
-from aemos_core.errors import AemosError
+from aemos_core.errors import AemosError, invalid
 from aemos_core.identity import Caller, set_caller
 from aemos_core.jobs import SEND_DELIVERY
 from aemos_core.notification_log import LogId
@@ -21,18 +23,35 @@ from aemos_core.outbox import Row
 from aemos_core.paging import Page
 from aemos_core.times import now_ms
 from aemos_core.worker import Job, current_job
-from aemos_notify.channels import Failed
+from aemos_notify import templates
+from aemos_notify.channels import ChannelSender, Failed, Letter
 from aemos_notify.dispatch import DeliverJob, DeliverySweep, Dispatcher, TryAgain
 from aemos_notify.domain import Entry
 from aemos_notify.service import Ledger
 from aemos_notify.subscription_codec import delivery_to_pb
 from aemos_notify.subscription_service import ReadCursors, Subscriptions
 from aemos_notify.subscriptions import MOST_REPEATS, Filter, Status, Subscription
-from aemos_notify.templates import EXAMPLE
+from aemos_notify.templates import EXAMPLE, Message
 
 from tests.support.notify_worker import FakeChannel, KeptOutbox, labels
 
 MINUTE_MS = 60_000
+
+
+class PushChannel:
+    """A channel that AEMOS does not have: all there is to one."""
+
+    signs = False
+
+    async def check_target(self, target: str) -> None:
+        if not target.startswith("token-"):
+            raise invalid("target", "must be a device's token")
+
+    def message(self, subject: str, body: str, notification: Mapping[str, Any]) -> Message:
+        return templates.text(subject, "-", notification)
+
+    async def send(self, letter: Letter) -> str:
+        return f"pushed {letter.message.subject} to {letter.target}"
 
 
 class Fixture:
@@ -41,7 +60,7 @@ class Fixture:
     def __init__(self, database: Database) -> None:
         set_caller(Caller(1, 7, "admin", "token"))
         self.outbox, self.channel = KeptOutbox(database), FakeChannel()
-        channels = {"email": self.channel, "webhook": self.channel}
+        channels: dict[str, ChannelSender] = {"email": self.channel, "webhook": self.channel, "push": PushChannel()}
         self.subscriptions = Subscriptions(database, self.outbox, channels)
         self.cursors = ReadCursors(database)
         self.sweep = DeliverySweep(database, self.outbox)
@@ -172,6 +191,20 @@ async def test_a_lost_job_is_sent_again(notify: Fixture) -> None:
     assert await notify.sweep.sweep(now_ms() + 31 * MINUTE_MS) == 1
     await notify.work()
     assert await notify.statuses() == [Status.SENT]
+
+
+async def test_a_new_channel_is_one_class(notify: Fixture) -> None:
+    """It has its targets, its messages and no secret; no other module names any channel."""
+    with pytest.raises(AemosError, match="token"):
+        await notify.subscribe(channel="push", target="a@example.org")
+    made = await notify.subscribe(channel="push", target="token-1", subject_template="{{ metadata.severity }}")
+    await notify.happens()
+    await notify.work()
+    (row,), _ = await notify.subscriptions.deliveries(made.id, "", Page(100, 0))
+    assert (row.answer, made.secret) == ("pushed critical to token-1", "")
+    for module in Path(aemos_notify.__file__).parent.glob("*.py"):
+        names = re.findall(r"[\"'](?:email|webhook)[\"']", module.read_text(encoding="utf-8"))
+        assert not names or module.name == "channels.py", module.name
 
 
 async def test_what_goes_wrong_inside_is_a_failure_too(notify: Fixture) -> None:
