@@ -85,6 +85,7 @@ class Installation:
     rows: Rows
     mariadb: Server
     redis: Server
+    redis_data: Path
     to_mariadb: Proxy
     to_redis: Proxy
     disk: Disk
@@ -139,7 +140,7 @@ def installation(root: Path, devices: int) -> Iterator[Installation]:
             "AEMOS_DEMO_DEVICES": str(devices),
         }
         up = stack.enter_context(running(root / "var", **settings))
-        yield Installation(up, rows, mariadb, redis_, to_mariadb, to_redis, disk, iter(range(devices)))
+        yield Installation(up, rows, mariadb, redis_, root / "redis", to_mariadb, to_redis, disk, iter(range(devices)))
 
 
 def _rows_of(port: int) -> Rows:

@@ -150,7 +150,8 @@ class WakeRedisBroker(RedisBroker):
     """Dramatiq's Redis broker with `WakeConsumer`; a killed worker's jobs return within about 7 s of its death."""
 
     def __init__(self, client: redis.Redis, *, namespace: str, may_fetch: MayFetch) -> None:
-        middleware = [AgeLimit(), TimeLimit(), CurrentMessage(), FindableIds(), SureRetries()]
+        # What is last here is first after a job: a retry that waits for Redis has no time limit.
+        middleware = [AgeLimit(), CurrentMessage(), FindableIds(), SureRetries(), TimeLimit()]
         super().__init__(  # type: ignore[no-untyped-call]
             client=client, namespace=namespace, middleware=middleware, heartbeat_timeout=HEARTBEAT_TIMEOUT_MS
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import redis
 from dramatiq import Message
-from dramatiq.common import dq_name
+from dramatiq.common import dq_name, xq_name
 
 from aemos_core.broker import WakeRedisBroker
 from aemos_core.times import now_ms, rfc3339
@@ -48,7 +48,7 @@ EVALUATE_READINGS = JobSpec(
     queue="rule-engine-events-{partition}",
     max_retries=10,
     min_backoff_ms=500,
-    max_backoff_ms=MINUTE_MS,
+    max_backoff_ms=5_000,
     time_limit_ms=30_000,
     max_age_ms=DAY_MS,
 )
@@ -171,7 +171,14 @@ class JobQueue:
 
         `queue` is the name with its partition. The cost grows with the jobs in that queue. Raises redis.RedisError.
         """
-        keys = [f"{self._broker.namespace}:{name}.msgs" for name in (queue, dq_name(queue))]
+        return await self._is_in((queue, dq_name(queue)), message_id)
+
+    async def is_dead_letter(self, message_id: str, queue: str) -> bool:
+        """Whether the job was given up. As `unfinished`."""
+        return await self._is_in((xq_name(queue),), message_id)
+
+    async def _is_in(self, queues: Sequence[str], message_id: str) -> bool:
+        keys = [f"{self._broker.namespace}:{name}.msgs" for name in queues]
         return bool(await self._call(lambda: self._unfinished(keys=keys, args=[f"{message_id}:"])))
 
     def close(self) -> None:

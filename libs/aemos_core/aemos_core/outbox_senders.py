@@ -117,12 +117,15 @@ class JobSender:
 
     async def send(self, partition: int, rows: Sequence[Row]) -> None:
         """Enqueues, and waits for the receipt."""
-        payload = b"".join(row.payload for row in rows)
+        payload, queue_name = b"".join(row.payload for row in rows), self._spec.queue_name(partition)
         job_id = await self._queue.enqueue(self._spec, payload, partition=partition, receipts=self._receipts.key)
         done = self._receipts.of(job_id)
         try:
             while not (await asyncio.wait([done], timeout=_CHECK_SECONDS))[0]:
-                if not await self._queue.unfinished(job_id, self._spec.queue_name(partition)):
+                if not await self._queue.unfinished(job_id, queue_name):
+                    if await self._queue.is_dead_letter(job_id, queue_name):
+                        log.error("job %s of %s is a dead letter; what comes after it goes on", job_id, queue_name)
+                        return
                     raise Lost
             done.result()
         finally:

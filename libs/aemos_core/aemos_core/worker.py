@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import dramatiq
 from dramatiq.middleware import CurrentMessage
+from redis.exceptions import RedisError
 
 from aemos_core.broker import WakeRedisBroker
+from aemos_core.errors import AemosError, Kind
 from aemos_core.jobs import JobSpec
 from aemos_core.redis_link import wait
 
@@ -34,15 +36,30 @@ class Job:
 current_job: ContextVar[Job] = ContextVar("current_job")
 
 
+def never(_: BaseException) -> bool:
+    """No failure of a job is an outage."""
+    return False
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the job failed because something that it needs is away, and will succeed when that is back."""
+    return isinstance(error, RedisError) or (isinstance(error, AemosError) and error.kind is Kind.UNAVAILABLE)
+
+
 def actor_on_loop(
-    broker: WakeRedisBroker, spec: JobSpec, handler: Handler, *, never_retry: tuple[type[Exception], ...] = ()
+    broker: WakeRedisBroker,
+    spec: JobSpec,
+    handler: Handler,
+    *,
+    never_retry: tuple[type[Exception], ...] = (),
+    outlasts: Callable[[BaseException], bool] = never,
 ) -> None:
     """Declares the actor of `spec`; its body is `handler(payload, job id)` on the running loop, with `current_job` set.
 
     Call it from the loop, before the worker starts. A worker thread waits for the handler: threads bound the
     concurrency. The handler is cancelled at the time limit. What it raises is retried with back-off, or becomes a
-    dead letter: after `max_retries`, or at once when it is one of `never_retry`. A handler that ignores its
-    cancellation may meet its retry.
+    dead letter: after `max_retries`, or at once when it is one of `never_retry`. What `outlasts` says of is retried
+    until the job is too old. A handler that ignores its cancellation may meet its retry.
     """
     loop = asyncio.get_running_loop()
     limit_s = spec.time_limit_ms / 1000
@@ -67,7 +84,7 @@ def actor_on_loop(
         actor_name=spec.name,
         queue_name=spec.queue_name(),
         broker=broker,
-        max_retries=spec.max_retries,
+        retry_when=lambda retries, error: retries < spec.max_retries or outlasts(error),
         min_backoff=spec.min_backoff_ms,
         max_backoff=spec.max_backoff_ms,
         max_age=spec.max_age_ms,

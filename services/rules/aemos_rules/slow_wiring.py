@@ -13,7 +13,7 @@ from aemos_core.names import RULE_CHAINS_CHANGED
 from aemos_core.outbox import Outbox
 from aemos_core.process import Component
 from aemos_core.redis_link import RedisClient, Subscriber
-from aemos_core.worker import JobWorker, actor_on_loop
+from aemos_core.worker import JobWorker, actor_on_loop, is_outage
 
 from aemos_rules.appliers import every_applier
 from aemos_rules.chain_index import ChainIndex
@@ -46,6 +46,6 @@ def slow_jobs(
     runs = ScheduledRuns(index, effects, jobs_redis, source)
     report_job = ReportJob(reports, source.series, database, jobs_redis, settings.report_days)
     actor_on_loop(broker, GENERATE_REPORT, report_job.generate_report)
-    actor_on_loop(broker, RUN_READING_CHAINS, runs.run_chains)
+    actor_on_loop(broker, RUN_READING_CHAINS, runs.run_chains, outlasts=is_outage)
     subscriber = Subscriber(redis, {RULE_CHAINS_CHANGED: index.forget}, index.forget)
     return [JobWorker(broker, [GENERATE_REPORT.queue_name()], threads=_AT_ONCE), index, subscriber]

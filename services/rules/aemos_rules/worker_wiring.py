@@ -13,7 +13,7 @@ from aemos_core.names import REGISTRY_CHANGED, RULE_CHAINS_CHANGED
 from aemos_core.process import Component
 from aemos_core.redis_link import Subscriber, open_redis
 from aemos_core.rpc import open_channel
-from aemos_core.worker import JobWorker, actor_on_loop
+from aemos_core.worker import JobWorker, actor_on_loop, is_outage
 
 from aemos_rules.appliers import every_applier
 from aemos_rules.chain_index import ChainIndex
@@ -46,9 +46,9 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
         partitions = {EVALUATE_READINGS.queue_name(p): p for p in range(settings.rules_partitions)}
         leases = PartitionLeases(jobs_redis, settings.rules_partitions, on_gain=broker.permissions_changed)
         broker.may_fetch = lambda queue: leases.holds(partitions[queue])
-        actor_on_loop(broker, EVALUATE_READINGS, judge.evaluate_readings)
-        actor_on_loop(broker, RESUME_RUNS, judge.resume_runs)
-        actor_on_loop(broker, RUN_CHAINS, scheduled.run_chains)
+        actor_on_loop(broker, EVALUATE_READINGS, judge.evaluate_readings, outlasts=is_outage)
+        actor_on_loop(broker, RESUME_RUNS, judge.resume_runs, outlasts=is_outage)
+        actor_on_loop(broker, RUN_CHAINS, scheduled.run_chains, outlasts=is_outage)
         hints = {RULE_CHAINS_CHANGED: index.forget, REGISTRY_CHANGED: contexts.forget}
 
         def forget_all() -> None:
