@@ -155,21 +155,6 @@ async def test_what_is_kept_goes_again_when_redis_lost_it(database: Database) ->
         assert await rows_left(database) == 2
 
 
-async def test_what_is_kept_keeps_nothing_else(database: Database) -> None:
-    """A row that is settled for good goes, though one that was settled before it stays for its time."""
-    sender, keeper = FakeSender(), FakeSender(keep_ms=60_000)
-    outbox = outbox_of(database, sender)
-    outbox.add_sender("announcement", keeper)
-    async with running(outbox):
-        async with database.write() as connection:
-            kept = await outbox.add(connection, [Row("announcement", 0, b"1")])
-        outbox.committed(kept)
-        await until(lambda: keeper.sent == [b"1"], WITHIN_S)
-        outbox.committed(await write(database, outbox, b"2"))
-        await until(lambda: sender.sent == [b"2"], WITHIN_S)
-        await until_left(database, 1)
-
-
 async def test_rows_of_one_that_stopped_are_adopted(database: Database, others: Database) -> None:
     """What a process left when it stopped in order is sent by another one, in its order, and deleted."""
     first, second = FakeSender(), FakeSender()
