@@ -171,8 +171,7 @@ class ReportWanted(NamedTuple):
     email_to: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class StateRow:
+class StateRow(NamedTuple):
     """A device state's current value and the assertion it stands at."""
 
     device_state_id: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeAlias
 
 from aemos_core import telemetry
@@ -16,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aemos_rules import state_store
 from aemos_rules.announcements import state_change
 from aemos_rules.domain import StateAssertion, StateChange, StateRow, Watermark, fold
-from aemos_rules.state_store import AnyRow, Instance
+from aemos_rules.state_store import Instance
 from aemos_rules.watermarks import Watermarks
 
 Folded: TypeAlias = list[tuple[StateRow, list[StateChange]]]
@@ -40,8 +39,8 @@ class StateApplier:
         for assertion in effects:
             by_state.setdefault(assertion.device_state_id, []).append(assertion)
         async with self._database.read() as connection:
-            states = await state_store.load(connection, by_state)
-        asserted = await self._marks.of([state.id for state in states])
+            states = await state_store.current(connection, by_state)
+        asserted = await self._marks.of([state.device_state_id for state in states])
         return _Changes(self._marks, by_state, asserted, _fold(states, asserted, by_state))
 
 
@@ -66,7 +65,11 @@ class _Changes:
     async def write(self, connection: AsyncConnection) -> Sequence[Row]:
         """Stores new values and instances; announces each change."""
         states = {state.id: state for state in await state_store.load(connection, self._changing, lock=True)}
-        folded = [(row, found) for row, found in _fold(states.values(), self._asserted, self._by_state) if found]
+        folded = [
+            (row, found)
+            for row, found in _fold(map(state_store.state_row, states.values()), self._asserted, self._by_state)
+            if found
+        ]
         changes = [change for _, found in folded for change in found]
         if not changes:
             return []
@@ -83,15 +86,14 @@ class _Changes:
 
 
 def _fold(
-    states: Iterable[AnyRow],
+    states: Iterable[StateRow],
     asserted: Mapping[int, Watermark],
     by_state: Mapping[int, Sequence[StateAssertion]],
 ) -> Folded:
     folded = []
-    for state in states:
-        row = state_store.state_row(state)
-        row = replace(row, watermark=max(row.watermark, asserted.get(state.id, row.watermark)))
-        folded.append(fold(row, by_state[state.id]))
+    for state_id, value, mark in states:
+        row = StateRow(state_id, value, max(mark, asserted.get(state_id, mark)))
+        folded.append(fold(row, by_state[state_id]))
     return folded
 
 

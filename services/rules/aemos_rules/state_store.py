@@ -92,6 +92,14 @@ async def load(connection: AsyncConnection, state_ids: Iterable[int], lock: bool
     return list((await connection.execute(query.with_for_update() if lock else query)).all())
 
 
+async def current(connection: AsyncConnection, state_ids: Iterable[int]) -> list[StateRow]:
+    """As load, only what the fold knows of a state: of most readings nothing else is asked."""
+    columns = (_s.id, _s.value, _s.asserted_at_ms, _s.asserted_reading_id, _s.asserted_chain_id)
+    query = select(*columns).where(_s.id.in_(sorted(state_ids))).order_by(_s.id)
+    rows = (await connection.execute(query)).all()
+    return [StateRow(state_id, value, (at, reading, chain)) for state_id, value, at, reading, chain in rows]
+
+
 async def change(connection: AsyncConnection, rows: Sequence[StateRow], changes: Sequence[Instance]) -> None:
     """Stores what states became, in one statement, and the instances that took them there."""
     changed_at = {instance.device_state_id: instance.at_ms for instance in changes}

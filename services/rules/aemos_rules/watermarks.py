@@ -36,9 +36,8 @@ class Watermarks:
             await self._redis.hset(self._key, mapping={key: _text(mark) for key, mark in moved.items()})
 
 
-def _text(watermark: Watermark) -> str:
-    at, reading, chain = watermark
-    return f"{at}:{reading}:{chain}"
+def _text(watermark: Watermark) -> bytes:
+    return b"%d:%d:%d" % watermark
 
 
 def _watermark(text: bytes | str) -> Watermark:

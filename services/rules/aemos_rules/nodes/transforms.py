@@ -41,12 +41,13 @@ class _Arithmetic(Transform):
         if run.reading is None and not self._field:
             return None
         made = self._made(run.number(self._field))
-        if any(value - value != 0 for value in made.values()):
-            raise NodeFailed("the result is too large")
-        run.data = {**run.data, **made}
+        for value in made.values():
+            if value - value != 0:
+                raise NodeFailed("the result is too large")
+        run.data = {**run.data, **made} if run.data else made
         return True
 
-    def _made(self, value: float) -> dict[str, float]:
+    def _made(self, value: float) -> dict[str, Any]:
         raise NotImplementedError
 
 
@@ -59,14 +60,14 @@ def _rounded(value: float) -> float:
 class ConvertToFahrenheit(_Arithmetic, kind="convertToFahrenheit"):
     """Adds valueCelsius and valueFahrenheit of a number in degrees Celsius."""
 
-    def _made(self, value: float) -> dict[str, float]:
+    def _made(self, value: float) -> dict[str, Any]:
         return {"valueCelsius": value, "valueFahrenheit": _rounded(value * 9 / 5 + 32)}
 
 
 class ConvertToCelsius(_Arithmetic, kind="convertToCelsius"):
     """Adds valueFahrenheit and valueCelsius of a number in degrees Fahrenheit."""
 
-    def _made(self, value: float) -> dict[str, float]:
+    def _made(self, value: float) -> dict[str, Any]:
         return {"valueFahrenheit": value, "valueCelsius": _rounded((value - 32) * 5 / 9)}
 
 
@@ -82,7 +83,7 @@ class Scale(_Arithmetic, kind="scale"):
         super().__init__(config, place)
         self._factor, self._offset, self._name = config.factor, config.offset, config.name
 
-    def _made(self, value: float) -> dict[str, float]:
+    def _made(self, value: float) -> dict[str, Any]:
         return {self._name: value * self._factor + self._offset}
 
 
