@@ -34,6 +34,9 @@ def graph_of(chain: RuleChain, outcomes: Sequence[Sequence[str]]) -> tuple[Graph
     led_to = frozenset[int]().union(*(found for of in targets for found in of.values()))
     entries = frozenset(range(len(targets))) - led_to
     order = _sorted(targets, entries)
+    for index in sorted(entries):
+        if not targets[index] and len(targets) > 1:
+            errors.append((f"nodes.{index}.name", f"'{chain.nodes[index].name}' has no connection"))
     for index in sorted(set(names.values()) - set(order)):
         errors.append((f"nodes.{index}.name", f"'{chain.nodes[index].name}' is part of a cycle, or behind one"))
     return Graph(order, targets, entries), errors

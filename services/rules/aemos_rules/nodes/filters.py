@@ -82,7 +82,7 @@ class Condition(OfSensor, Filter, kind="condition"):
         if self._variable and reading.variable_name != self._variable:
             return None
         condition = self._conditions.of(reading.variable_type)
-        return condition is not None and condition.holds(reading.value, run)
+        return None if condition is None else condition.holds(reading.value, run)
 
     def _apply_after_previous(self, run: Run) -> bool | None:
         """False until there is a previous value; a late reading has no outcome."""

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from ..conditions import FETCHED, ByType
-from ..domain import VARIABLE_TYPES
+from ..domain import VARIABLE_TYPES, Reading
 from ..run import Run
 from .filters import OfSensor, by_type, candidates
 from .registry import Cel, Configuration, Filter, InvalidConfig, Number, Place, Seconds, Text
@@ -144,6 +144,12 @@ class Conditional(Remembering):
             self._conditions = by_type("condition", config.condition, known if config.sensor_uuid else VARIABLE_TYPES)
             self.needs = self._conditions.words & FETCHED
             self.other_sensor_uuids = self._conditions.named_sensors
+
+    def _concerns(self, reading: Reading | None) -> bool:
+        """Not those of a type that the condition makes no sense for."""
+        if reading is None or not super()._concerns(reading):
+            return False
+        return self._conditions is None or self._conditions.of(reading.variable_type) is not None
 
     def _holds(self, run: Run) -> bool:
         if self._conditions is None or run.reading is None:
