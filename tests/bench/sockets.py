@@ -90,12 +90,10 @@ class Clients:
             self._delays += [(now - int(sent)) / 1e6 for sent in _SENT.findall(data)]
         self._events += events
         self._last = now
-        if (cut := data[-len(_EVENT) + 1 :]).startswith(b"\x81") is False and b"4" in cut:
-            # an event whose beginning is cut is counted when the rest of it comes
-            for length in range(len(_EVENT) - 1, 0, -1):
-                if data.endswith(_EVENT[:length]):
-                    self._rest[number] = data[-length:]
-                    break
+        for length in range(len(_EVENT) - 1, 0, -1):  # an event cut in its name is counted when its rest comes
+            if data.endswith(_EVENT[:length]):
+                self._rest[number] = data[-length:]
+                break
 
     def _report(self) -> None:
         found: dict[str, Any] = {"events": self._events, "lastNs": self._last, "delays": self._delays}

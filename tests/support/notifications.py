@@ -33,10 +33,16 @@ def organization_of(stack: Stack) -> int:
     return int(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["org"])
 
 
+def redis_url(stack: Stack) -> str:
+    """Of its own Redis, or of the one it was given."""
+    own = f"redis://127.0.0.1:{stack.environment['AEMOS_REDIS_PORT']}/0"
+    return stack.environment.get("AEMOS_REDIS_URL", own)
+
+
 async def announce(stack: Stack, device: dict[str, Any], numbers: Sequence[int], pause: float = 0.0) -> None:
     """Announces these numbers as a producer's outbox does: again and again until Redis took them, 20 at a time."""
     organization, rooms = organization_of(stack), [device_room(device["uuid"]), device_id_room(device["id"])]
-    async with open_redis(f"redis://127.0.0.1:{stack.environment['AEMOS_REDIS_PORT']}/0") as connection:
+    async with open_redis(redis_url(stack)) as connection:
         announcer = Announcer(connection)
         for start in range(0, len(numbers), 20):
             batch = [
@@ -117,7 +123,7 @@ def persistent(stack: Stack, device: dict[str, Any], port: int = 0) -> list[str]
 
 def is_kept(stack: Stack, device: dict[str, Any]) -> bool:
     """Whether the session of `persistent` is subscribed, for all gateways."""
-    with redis.Redis(port=int(stack.environment["AEMOS_REDIS_PORT"])) as connection:
+    with redis.Redis.from_url(redis_url(stack)) as connection:
         session: Any = connection.hget(f"mqtt-sessions:{device['uuid']}", "persistent")
     return b"notifications" in (session or b"")
 

@@ -88,11 +88,6 @@ class Stack:
                 continue
         return found
 
-    def redis_pids(self) -> list[int]:
-        """Its embedded Redis."""
-        children = psutil.Process(self.process.pid).children()
-        return [child.pid for child in children if child.name() == "redis-server"]
-
 
 @contextmanager
 def running(var: Path, **settings: str) -> Iterator[Stack]:
