@@ -16,7 +16,8 @@ from aemos_rules.domain import Reading
 from aemos_rules.engine import CompiledChain
 from aemos_rules.run import Cell, Context
 
-_MOST_NAMED = 1_000
+_MOST_NAMED = 100
+"""Devices in one call: their attributes may have 16 KiB each, and an answer 4 MiB."""
 _MOST_KEPT = 50_000
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 from uuid import uuid4
@@ -87,10 +88,14 @@ class Memory:
 
     async def _claim(self, partition: int) -> None:
         self.forget(partition)
+        mine = update(t.memory_owner).where(_o.lane == partition).values(owner=self._owner)
         async with self._database.write() as connection:
-            mine = update(t.memory_owner).where(_o.lane == partition).values(owner=self._owner)
-            if (await connection.execute(mine)).rowcount == 0:
-                await connection.execute(insert(t.memory_owner).values(lane=partition, owner=self._owner))
+            is_claimed = (await connection.execute(mine)).rowcount
+        if not is_claimed:
+            # The first claim of all; another worker that makes it at the same time is as good: see `write`.
+            with suppress(AemosError):
+                async with self._database.write() as connection:
+                    await connection.execute(insert(t.memory_owner).values(lane=partition, owner=self._owner))
         self._owned.add(partition)
 
     async def _load(self, cells: Sequence[Cell]) -> None:
