@@ -105,6 +105,11 @@ class Installation:
         with redis.Redis.from_url(self.queue_url) as client:
             client.flushall()
 
+    def limit_redis(self, memory_bytes: int) -> None:
+        """Redis refuses what needs memory beyond so much; 0: no limit."""
+        with redis.Redis.from_url(self.queue_url) as client:
+            client.config_set("maxmemory", memory_bytes)
+
 
 @contextmanager
 def small_disk(path: Path) -> Iterator[Disk]:

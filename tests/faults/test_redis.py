@@ -14,10 +14,10 @@ import redis
 from tests.faults.checker import check, wait_until_settled
 from tests.faults.installation import Installation
 from tests.faults.load import History, load
+from tests.faults.nemesis import FAULTS, Inflict, during
 from tests.support.redis_server import until
 
 DEVICES = 9
-AWAY_SECONDS = 60.0
 SLICE_SECONDS = 10.0
 SETTLED_SECONDS = 60.0
 HELD_SECONDS = 15.0
@@ -27,20 +27,23 @@ def _counts(histories: list[History]) -> list[int]:
     return [len(history.acknowledged) for history in histories]
 
 
-async def test_a_minute_without_redis_delays_only_rules(broken: Installation) -> None:
-    """Every device is acknowledged all the time; what waits in the outbox is judged when Redis is back."""
+full = during(lambda it: it.limit_redis(1), lambda it: it.limit_redis(0))
+
+
+@pytest.mark.parametrize(
+    ("fault", "seconds"), [(FAULTS["kill redis"], 60.0), (full, 10.0)], ids=["away for a minute", "out of memory"]
+)
+async def test_without_redis_only_rules_are_late(broken: Installation, fault: Inflict, seconds: float) -> None:
+    """Every device is acknowledged all the time; what waits in the outbox is judged when Redis is well."""
     async with load(broken.stack, broken.fresh(DEVICES)) as histories:
         await until(lambda: min(_counts(histories)) > 20, SLICE_SECONDS, "readings before")
-        broken.redis.kill()
-        try:
-            ends = time.monotonic() + AWAY_SECONDS
+        with fault(broken):
+            ends = time.monotonic() + seconds
             while time.monotonic() < ends:
                 before = _counts(histories)
                 await asyncio.sleep(SLICE_SECONDS)
                 assert all(now > then for now, then in zip(_counts(histories), before, strict=True))
-            assert broken.rows("SELECT 1 FROM {ingest}.outbox LIMIT 1")
-        finally:
-            broken.redis.start()
+            assert broken.rows("SELECT 1 FROM {ingest}.outbox WHERE kind = 'evaluate_readings' LIMIT 1")
     await asyncio.to_thread(wait_until_settled, broken.rows, SETTLED_SECONDS, broken.queue_url)
     await asyncio.to_thread(check, histories, broken.rows)
 
