@@ -9,8 +9,9 @@ import pytest
 from aemos_core.database import Database
 from aemos_core.paging import Page
 from aemos_core.times import now_ms
-from aemos_ingest import readings_store
+from aemos_ingest import readings_store, tables
 from aemos_ingest.repeats import KEPT_MS
+from sqlalchemy import select
 
 from tests.integration.conftest import Open
 from tests.support.ingest import ingest, refusal
@@ -129,6 +130,28 @@ async def test_readings_make_variables(database: Database, value: bytes, made: s
         assert len({r.telemetry_data_id for (r,) in results}) == 1
         variables, _ = await one.registry.variables("sensor-1", Page(100, 0))
         assert [(v.variable_name, v.type) for v in variables] == [("temperature", "number"), ("new", made)]
+
+
+async def test_a_commit_of_unlike_readings_is_stored_as_it_is(database: Database) -> None:
+    """Numbers and text, with and without an origin, in one insert or each kind by itself; large ones and 😀 too."""
+    columns = tables.data_stream.c
+    kinds: list[tuple[bytes, str, dict[str, int]]] = [
+        (b"21.5", "temperature", {}),
+        (b"-1e-7", "temperature", {"origin_key": 2**62}),
+        (b'"warm \xf0\x9f\x98\x80"', "words", {}),
+        (b'"' + b"x" * 60_000 + b'"', "words", {"origin_key": 7}),
+        (b'{"a": [null]}', "tree", {}),
+    ]
+    async with ingest(database) as one:
+        for together in (kinds, *([kind] for kind in kinds), kinds[2:], kinds * 30):
+            results = await one.write(*(one.reading(value, name, **more) for value, name, more in together))
+            query = select(columns.id, columns.value, columns.number, columns.origin_key)
+            async with database.read() as connection:
+                found = {row.id: tuple(row)[1:] for row in await connection.execute(query)}
+            for result, (value, name, more) in zip(results, together, strict=True):
+                text = value.decode().strip('"')
+                number = float(text) if name == "temperature" else None
+                assert found[result.id] == (text, number, more.get("origin_key"))
 
 
 async def test_a_variable_is_not_made_of_what_says_nothing(database: Database) -> None:

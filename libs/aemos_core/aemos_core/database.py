@@ -85,9 +85,13 @@ def _is_data_error(error: BaseException) -> bool:
 
 
 @asynccontextmanager
-async def open_database(url: str, pool_size: int = 8) -> AsyncIterator[Database]:
-    """The service's database; every wait has a bound."""
-    engine = create_async_engine(url, **_engine_options(url, pool_size))
+async def open_database(url: str, pool_size: int = 8, *, prepared: int = 0) -> AsyncIterator[Database]:
+    """The service's database; every wait has a bound.
+
+    `prepared`: statements that each connection to MySQL keeps prepared. They bind binary: a fifth of what a bulk insert
+    costs here and there. For services with few statements, since a new one is a round trip more.
+    """
+    engine = create_async_engine(url, **_engine_options(url, pool_size, prepared))
     if engine.dialect.name == "sqlite":
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
@@ -100,11 +104,16 @@ async def open_database(url: str, pool_size: int = 8) -> AsyncIterator[Database]
         await engine.dispose()
 
 
-def _engine_options(url: str, pool_size: int) -> dict[str, Any]:
+def _engine_options(url: str, pool_size: int, prepared: int) -> dict[str, Any]:
     if make_url(url).get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": 5, "isolation_level": None}, "pool_size": pool_size, "pool_timeout": 2}
     return {
-        "connect_args": {"connect_timeout": 5, "read_timeout": 10, "charset": "utf8mb4"},
+        "connect_args": {
+            "connect_timeout": 5,
+            "read_timeout": 10,
+            "charset": "utf8mb4",
+            "stmt_cache_size": prepared,
+        },
         "isolation_level": "READ COMMITTED",
         "pool_size": pool_size,
         "max_overflow": 4,

@@ -47,6 +47,8 @@ from aemos_ingest.sightings import Sightings
 from aemos_ingest.sources import Sources
 from aemos_ingest.token_service import DeviceTokens
 
+PREPARED = 64
+"""Statements that a connection keeps prepared: what commits and look-ups use stays, what is rare comes and goes."""
 MIGRATIONS = Path(aemos_ingest.__file__).parents[1] / "migrations"
 
 
@@ -66,7 +68,9 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
     """Opens what the ingest service needs, in order; closes it in reverse."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        database = await enter(open_database(settings.database_of("ingest"), settings.ingest_connections))
+        database = await enter(
+            open_database(settings.database_of("ingest"), settings.ingest_connections, prepared=PREPARED)
+        )
         redis = await enter(open_redis(settings.redis_url))
         jobs_redis = await enter(open_redis(settings.jobs_url))
         queue = JobQueue(open_broker(settings.jobs_url))
