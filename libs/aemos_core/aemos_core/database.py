@@ -85,7 +85,7 @@ def _is_data_error(error: BaseException) -> bool:
 
 
 @asynccontextmanager
-async def open_database(url: str, pool_size: int = 8, *, prepared: int = 0) -> AsyncIterator[Database]:
+async def open_database(url: str, pool_size: int = 8, prepared: int = 0) -> AsyncIterator[Database]:
     """The service's database; every wait has a bound.
 
     `prepared`: statements that each connection to MySQL keeps prepared. They bind binary: a fifth of what a bulk insert

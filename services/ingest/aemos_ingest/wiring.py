@@ -68,9 +68,7 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
     """Opens what the ingest service needs, in order; closes it in reverse."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        database = await enter(
-            open_database(settings.database_of("ingest"), settings.ingest_connections, prepared=PREPARED)
-        )
+        database = await enter(open_database(settings.database_of("ingest"), settings.ingest_connections, PREPARED))
         redis = await enter(open_redis(settings.redis_url))
         jobs_redis = await enter(open_redis(settings.jobs_url))
         queue = JobQueue(open_broker(settings.jobs_url))
