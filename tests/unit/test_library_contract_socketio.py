@@ -1,6 +1,7 @@
 """What notify takes from inside python-socketio 5.18.1, python-engineio 4.15.1 and uvicorn 0.54.0 is as it was."""
 
 import inspect
+import re
 from importlib.metadata import version
 
 import engineio
@@ -8,6 +9,7 @@ import pytest
 import socketio
 import uvicorn
 from engineio.async_socket import AsyncSocket
+from socketio.base_manager import BaseManager
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame, Opcode
@@ -73,6 +75,21 @@ def test_writer_waits_with_empty_hands() -> None:
     poll = inspect.getsource(AsyncSocket.poll)
     assert poll.count("self.queue.get()") == 1
     assert in_order(poll, "await asyncio.wait_for(", "self.queue.get()", "self.queue.get_nowait()")
+
+
+def test_a_client_that_leaves_is_forgotten_in_these_places() -> None:
+    """Its rooms (everybody's and its own, for nobody asks the library for others), callbacks, and what was pending."""
+    source = inspect.getsource(socketio.AsyncManager.basic_disconnect)
+    assert set(re.findall(r"self\.(\w+)", source)) == {
+        "rooms",
+        "basic_leave_room",
+        "callbacks",
+        "pending_connect",
+        "pending_disconnect",
+    }
+    entered = inspect.getsource(BaseManager.pre_connect)
+    assert in_order(entered, "basic_enter_room(sid, namespace, None", "basic_enter_room(sid, namespace, sid")
+    assert entered.count("basic_enter_room(") == 2
 
 
 def test_queue_is_ended_by_none() -> None:

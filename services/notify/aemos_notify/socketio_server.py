@@ -2,8 +2,9 @@
 
 An override of python-socketio 5.18.1 and python-engineio 4.15.1. Private names: `AsyncServer._engineio_server_class`,
 `_handle_eio_connect`, `_handle_eio_message`, `_handle_event`, `_trigger_event`'s lack of a guard for reserved events;
-`AsyncSocket.poll` gets from the queue only when all it got before is written, and `AsyncSocket.queue` comes from
-`create_queue`. tests/unit/test_library_contract_socketio.py fails when one of them changes.
+`AsyncManager.basic_disconnect`, `callbacks`, `pending_connect` and `pending_disconnect`; `AsyncSocket.poll` gets from
+the queue only when all it got before is written, and `AsyncSocket.queue` comes from `create_queue`.
+tests/unit/test_library_contract_socketio.py fails when one of them changes.
 """
 
 from __future__ import annotations
@@ -70,12 +71,26 @@ class _Engine(engineio.AsyncServer):  # type: ignore[misc]
         return OutQueue()
 
 
+class _Manager(socketio.AsyncManager):  # type: ignore[misc]
+    def basic_disconnect(self, sid: str, namespace: str, **kwargs: Any) -> None:
+        """As the library's, which looks through all rooms, of which each client has one: who leaves together with 5,000
+        others would stop everything for seconds."""
+        for room in (None, sid):
+            self.basic_leave_room(sid, namespace, room)
+        self.callbacks.pop(sid, None)
+        for pending in (self.pending_connect, self.pending_disconnect):
+            if sid in pending.get(namespace, ()):
+                pending[namespace].remove(sid)
+                if not pending[namespace]:
+                    del pending[namespace]
+
+
 class SocketIoServer(socketio.AsyncServer):  # type: ignore[misc]
     """The server; handlers are registered with `on`, as with the library's."""
 
     def __init__(self) -> None:
         super().__init__(
-            client_manager=socketio.AsyncManager(),
+            client_manager=_Manager(),
             async_mode="asgi",
             # Long polling would tie a client to one replica (sticky sessions) and cannot be written to directly.
             transports=["websocket"],
