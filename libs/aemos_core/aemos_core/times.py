@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -17,6 +18,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+@lru_cache(maxsize=1024)  # a batch has one time, and under load many readings share a millisecond
 def rfc3339(ms: int) -> str:
     """Such as "2026-01-20T10:30:00.123Z"."""
     moment = _EPOCH_NAIVE + ms * _MILLISECOND
