@@ -26,6 +26,7 @@ log = logging.getLogger("aemos.rules")
 POLL_SECONDS = 5.0
 """Deadlines of workers that died are noticed so late at the most."""
 _AT_ONCE = 500
+_UNKNOWN = 2**63
 _d = t.deadline.c
 _KEY = tuple_(_d.rule_chain_id, _d.node, _d.cell_key)
 _REPLACE = text(
@@ -84,7 +85,7 @@ class Deadlines:
         self._database = database
         self._outbox = outbox
         self._hinted = asyncio.Event()
-        self._next_ms = 0
+        self._next_ms = _UNKNOWN
 
     async def prepare(self, effects: Sequence[Deadline]) -> _Kept:
         """The last deadline of each cell counts."""
@@ -100,6 +101,7 @@ class Deadlines:
         stopped = asyncio.create_task(stop.wait())
         while not stop.is_set():
             self._hinted.clear()
+            self._next_ms = _UNKNOWN  # what is committed while the table is read may have been missed by it
             seconds = await self._fire()
             hinted = asyncio.create_task(self._hinted.wait())
             await asyncio.wait([hinted, stopped], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

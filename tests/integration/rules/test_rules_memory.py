@@ -14,6 +14,7 @@ from aemos_core.redis_link import RedisClient, open_redis
 from aemos_core.times import now_ms, to_timestamp
 from aemos_rules import state_store
 from aemos_rules import tables as t
+from aemos_rules.deadlines import POLL_SECONDS
 from aemos_rules.domain import Node, Reading
 from sqlalchemy import func, select
 
@@ -143,7 +144,8 @@ async def test_a_deadline_fires_once_though_every_worker_was_down(
     of its reading does nothing; Redis forgot everything."""
     state = await add_state(database)
     await save_chain(database, each, act(state=state))
-    (one,) = sent([9], now_ms() - 1000)
+    pane = int(SECONDS * 1000)
+    (one,) = sent([9], now_ms() // pane * pane - 1000)  # the window has just begun
     await Worker(database, redis).evaluate(one)
     assert (await waiting(database), await changes_of(database, state)) == (1, [])
     await until(lambda: now_ms() > one.received_at_ms + 2 * SECONDS * 1000 + 100, 5)
@@ -264,3 +266,18 @@ async def test_derived_readings_leave_with_the_commit(database: Database, redis:
     assert [one.message_id for one in first] == [one.message_id for one in again]
     await worker.evaluate(readings[0]._replace(id=9, depth=5))
     assert len(worker.outbox.sent) == 2
+
+
+async def test_an_earlier_deadline_wakes_whoever_sleeps(database: Database, redis: RedisClient) -> None:
+    """It is fired when it comes, not when the table is looked at again."""
+    await save_chain(database, node("delay", "wait", "action", seconds=SECONDS), act(state=await add_state(database)))
+    worker, stop = Worker(database, redis), asyncio.Event()
+    firing = asyncio.create_task(worker.deadlines.run(stop))
+    for one in sent([1, 2], now_ms()):
+        began = now_ms()
+        await worker.evaluate(one)
+        await until(lambda: bool(worker.outbox.sent), 10)
+        assert SECONDS * 1000 <= now_ms() - began < POLL_SECONDS * 1000
+        worker.outbox.sent.clear()
+    stop.set()
+    await firing
