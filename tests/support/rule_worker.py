@@ -12,6 +12,7 @@ from aemos_core.outbox import Row
 from aemos_core.redis_link import RedisClient
 from aemos_core.worker import Job, current_job
 from aemos_rules import chain_store
+from aemos_rules.activity import Activities
 from aemos_rules.announcements import NoticeApplier
 from aemos_rules.chain_index import ChainIndex
 from aemos_rules.contexts import Contexts
@@ -21,6 +22,7 @@ from aemos_rules.domain import Node, Reading, RuleChain
 from aemos_rules.effects import Effects
 from aemos_rules.jobs import Judge
 from aemos_rules.memory import Memory
+from aemos_rules.run_records import Recorder
 from aemos_rules.state_effects import StateApplier
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -67,10 +69,11 @@ class Worker:
         self.memory, self.deadlines = Memory(database), Deadlines(database, self.outbox)
         appliers: list[Any] = [self.memory, self.deadlines, StateApplier(database, redis), NoticeApplier()]
         appliers.append(DerivedReadingApplier())
-        effects = Effects(database, self.outbox, appliers)
+        activities = Activities(redis)
+        effects = Effects(database, self.outbox, appliers, Recorder(activities))
         self.history = history or FakeHistory()
         self.contexts = Contexts(database, self.history)  # type: ignore[arg-type]
-        self.judge = Judge(ChainIndex(database, redis), effects, self.memory, self.contexts, redis, 1)
+        self.judge = Judge(ChainIndex(database, redis, activities), effects, self.memory, self.contexts, redis, 1)
 
     async def evaluate(self, *readings: Reading) -> None:
         """One job of readings."""

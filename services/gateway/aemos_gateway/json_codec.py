@@ -14,7 +14,7 @@ from aemos_core.times import parse_rfc3339, rfc3339
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 _F = FieldDescriptor
@@ -31,7 +31,7 @@ def to_json(message: Message) -> Any:
     """A message as JSON values; every field is there, but an optional or message field without a value is left out."""
     if isinstance(message, Timestamp):
         return rfc3339(message.ToMilliseconds())
-    if isinstance(message, Struct):
+    if isinstance(message, (Struct, Value)):
         return json_format.MessageToDict(message)
     return {
         field.json_name: _value_to_json(field, getattr(message, field.name))
@@ -120,6 +120,9 @@ def _fill_message(message: Message, value: Any, loc: str) -> list[FieldError]:
         return []
     if isinstance(message, Struct):
         return _fill_struct(message, value, loc)
+    if isinstance(message, Value):
+        json_format.ParseDict(value, message)
+        return []
     return from_json(message, value, loc)
 
 

@@ -28,6 +28,7 @@ _TYPES: dict[int, dict[str, Any]] = {
 _WELL_KNOWN: dict[str, dict[str, Any]] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
     "google.protobuf.Struct": {"type": "object"},
+    "google.protobuf.Value": {},
 }
 _PROBLEM = {"description": "A problem (RFC 9457).", "content": {"application/problem+json": {}}}
 

@@ -29,7 +29,7 @@ from aemos_gateway.service import Uplink
 from aemos_gateway.settings import GatewaySettings
 
 _OWNERS = {
-    "rules": ("RuleChainService", "DeviceStateService", "AlarmService", "ReportService"),
+    "rules": ("RuleChainService", "DeviceStateService", "AlarmService", "ReportService", "ChainRunService"),
     "scheduler": ("SchedulerService",),
     "notify": ("NotifyService", "SubscriptionService"),
 }

@@ -15,6 +15,7 @@ from aemos_rules import alarm_store
 from aemos_rules.alarms import AlarmAssertion, AlarmChange, AlarmKey, AlarmRow, fold
 from aemos_rules.announcements import alarm_changed
 from aemos_rules.domain import Watermark
+from aemos_rules.effects import Cause
 from aemos_rules.watermarks import Watermarks
 
 ByAlarm = Mapping[AlarmKey, Sequence[AlarmAssertion]]
@@ -59,7 +60,7 @@ class _Changes:
         self._changing = [key for key, (_, changes) in folded.items() if changes]
         self._reached = {_field(key): mark for key, (mark, _) in folded.items()}
         self.writes = bool(self._changing)
-        self.causes: list[AlarmAssertion] = []
+        self.causes: set[Cause] = set()
 
     async def write(self, connection: AsyncConnection) -> Sequence[Row]:
         """Stores alarms and their events; announces each change."""
@@ -73,7 +74,9 @@ class _Changes:
                 alarm_changed(row, change.what, change.assertion.reading.trace_context)
                 for row, change in zip(after, changes, strict=True)
             ]
-            self.causes += [change.assertion for change in changes]
+            for change in changes:
+                at, reading_id, chain_id = change.assertion.watermark
+                self.causes.add((chain_id, reading_id, at))
         return [outbox_row(told)] if told else []
 
     async def settle(self) -> None:

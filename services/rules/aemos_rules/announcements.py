@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
-from uuid import NAMESPACE_OID, uuid5
+from uuid import NAMESPACE_OID, uuid4, uuid5
 
+import msgspec
 from aemos.v1 import job_pb2
 from aemos_core.announcements import announcement, outbox_row
-from aemos_core.names import alarms_room
+from aemos_core.names import alarms_room, rule_chain_room
 from aemos_core.outbox import Row
-from aemos_core.times import rfc3339
+from aemos_core.times import now_ms, rfc3339
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aemos_rules.domain import Notice
+from aemos_rules.domain import Notice, RuleChain
+from aemos_rules.effects import Cause
 
 DEVICE_STATE_CHANGE = "device-state-change"
 ALARM = "alarm"
+RULE_RUN = "rule-run"
 MESSAGE = "message"
 
 
@@ -41,6 +44,23 @@ def alarm_changed(alarm: Any, change: str, trace_context: bytes) -> job_pb2.Anno
     return announcement(ALARM, alarm, metadata, trace_context, rooms)
 
 
+def chain_suspended(chain: RuleChain, error: str) -> job_pb2.Announcement:
+    """The announcement that a chain only fails, and runs no more until it is saved again."""
+    notification = {
+        "type": RULE_RUN,
+        "deviceUuid": "",
+        "metadata": {"change": "suspended", "ruleChainId": chain.id, "name": chain.name, "error": error},
+        "timestamp": rfc3339(now_ms()),
+    }
+    return job_pb2.Announcement(
+        uuid=uuid4().hex,
+        organization_id=chain.organization_id,
+        event=RULE_RUN,
+        rooms=[rule_chain_room(chain.id)],
+        notification_json=msgspec.json.encode(notification).decode(),
+    )
+
+
 def message_of(notice: Notice) -> job_pb2.Announcement:
     """The announcement of what a chain says; its uuid is made of its key, so the log takes it once."""
     metadata = {"message": notice.message, "dataStreamId": notice.reading.id, "at": rfc3339(notice.at_ms)}
@@ -61,6 +81,7 @@ class NoticeApplier:
 
 class _Notices:
     writes = True
+    causes: Collection[Cause] = ()
 
     def __init__(self, notices: Sequence[Notice]) -> None:
         self._notices = notices

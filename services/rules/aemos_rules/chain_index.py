@@ -14,6 +14,7 @@ from aemos_core.redis_link import RedisClient, wait
 from redis.exceptions import RedisError
 
 from aemos_rules import chain_store
+from aemos_rules.activity import Activities
 from aemos_rules.engine import CompiledChain, InvalidChain, compile_chain
 
 log = logging.getLogger("aemos.rules")
@@ -35,8 +36,9 @@ return 1
 class ChainIndex:
     """A component of a worker: compiled chains by sensor. A change is seen by a message, or within 5 s without one."""
 
-    def __init__(self, database: Database, redis: RedisClient) -> None:
+    def __init__(self, database: Database, redis: RedisClient, activities: Activities) -> None:
         self._database = database
+        self._activities = activities
         self._redis = redis
         self._fill = redis.register_script(_FILL)
         self._by_sensor: dict[str, tuple[CompiledChain, ...]] = {}
@@ -64,7 +66,8 @@ class ChainIndex:
             self._compiled.update(dict.fromkeys(missing))
             for chain in chains:
                 try:
-                    self._compiled[chain.id] = compile_chain(chain)
+                    self._compiled[chain.id] = compiled = compile_chain(chain)
+                    compiled.activity = self._activities.of(chain.id)
                 except InvalidChain as error:
                     log.error("rule chain %d does not compile: %s", chain.id, error)
         return {chain_id: found for chain_id in wanted if (found := self._compiled.get(chain_id)) is not None}

@@ -93,7 +93,7 @@ class RuleChains:
             return page.cut(await chain_store.schedules(connection, page.after, page.limit))
 
     async def _save(self, draft: RuleChain, judged_before: Iterable[str]) -> AnyRow:
-        compiled = await self._checked(draft)
+        compiled = await self.checked(draft)
         changed = compiled.sensor_uuids.union(judged_before)
         async with self._database.write() as connection:
             chain_id = await chain_store.save(connection, draft, compiled.sensor_uuids)
@@ -102,7 +102,8 @@ class RuleChains:
         self._outbox.committed(rows)
         return saved
 
-    async def _checked(self, draft: RuleChain) -> CompiledChain:
+    async def checked(self, draft: RuleChain) -> CompiledChain:
+        """The chain compiled; INVALID names every node and field that is wrong."""
         if not 0 < len(draft.name) <= _MOST_NAME:
             raise invalid("name", f"must have 1 to {_MOST_NAME} characters")
         if not draft.nodes:

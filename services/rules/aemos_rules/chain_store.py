@@ -101,6 +101,16 @@ async def schedule_changes(
     return rows, sorted(changed - {row.id for row in rows})
 
 
+async def suspend(connection: AsyncConnection, chain_id: int, version: int, error: str) -> bool:
+    """Takes a chain out until it is saved again; whether this version was in force."""
+    of_version = (_c.id == chain_id, _c.version == version, _c.suspended_at_ms == 0)
+    values = {"suspended_at_ms": now_ms(), "suspension": error}
+    suspended = await connection.execute(update(t.rule_chain).where(*of_version).values(**values))
+    if suspended.rowcount:
+        await _changed(connection, chain_id, "suspend")
+    return bool(suspended.rowcount)
+
+
 async def pause(connection: AsyncConnection, chain_id: int, paused: bool) -> None:
     """Pauses or resumes a schedule; what is so already stays as it is."""
     values = {"schedule_paused": paused, "schedule_since_ms": now_ms()}
@@ -115,6 +125,7 @@ async def save(connection: AsyncConnection, chain: RuleChain, sensor_uuids: Iter
     del values["id"]
     for part in ("nodes", "connections"):
         values[part] = json.dumps(values[part])
+    values |= {"suspended_at_ms": 0, "suspension": ""}
     if chain.id:
         chain_id = chain.id
         await connection.execute(update(t.rule_chain).where(_c.id == chain_id).values(**values))
@@ -167,7 +178,7 @@ async def chains_of(connection: AsyncConnection, sensor_uuids: Iterable[str]) ->
     query = (
         select(link.sensor_uuid, link.rule_chain_id)
         .join(t.rule_chain)
-        .where(link.sensor_uuid.in_(list(sensor_uuids)), _c.enabled)
+        .where(link.sensor_uuid.in_(list(sensor_uuids)), _c.enabled, _c.suspended_at_ms == 0)
         .order_by(link.rule_chain_id)
     )
     found: dict[str, list[int]] = {}

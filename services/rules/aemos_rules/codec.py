@@ -87,6 +87,7 @@ def chain_to_pb(row: AnyRow) -> rule_chain_pb2.RuleChain:
         cron_expression=row.cron_expression,
         timezone=row.timezone,
         version=row.version,
+        suspension=row.suspension,
         created_at=to_timestamp(row.created_at_ms),
         interval_seconds=row.interval_seconds,
         interval_anchor=to_timestamp(row.interval_anchor_ms) if row.interval_seconds else None,

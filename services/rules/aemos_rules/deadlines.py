@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
 from aemos_rules.domain import Reading
+from aemos_rules.effects import Cause
 from aemos_rules.run import Cell, Deadline
 
 log = logging.getLogger("aemos.rules")
@@ -138,6 +139,7 @@ class _Kept:
     """The deadlines that one job sets and takes back."""
 
     writes = True
+    causes: Collection[Cause] = ()
 
     def __init__(self, deadlines: Deadlines, changed: Sequence[Deadline]) -> None:
         self._deadlines = deadlines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import NAMESPACE_OID, uuid5
 
 from aemos.v1 import data_stream_pb2, data_stream_pb2_grpc
@@ -12,6 +12,7 @@ from aemos_core.outbox import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules.domain import DerivedReading
+from aemos_rules.effects import Cause
 
 log = logging.getLogger("aemos.rules")
 
@@ -31,6 +32,7 @@ class DerivedReadingApplier:
 
 class _Pending:
     writes = True
+    causes: Collection[Cause] = ()
 
     def __init__(self, derived: Sequence[DerivedReading]) -> None:
         self._derived = derived

@@ -5,12 +5,15 @@ One registry: the appliers that wiring gives. A new effect is its type, beside t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Protocol, TypeAlias
 
 from aemos_core.database import Database
 from aemos_core.outbox import OutboxRows, Row
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+Cause: TypeAlias = tuple[int, int, int]
+"""A run that changed something: (chain id, reading id or 0, event time in ms)."""
 
 
 class Pending(Protocol):
@@ -18,6 +21,10 @@ class Pending(Protocol):
 
     writes: bool
     """Whether it needs the transaction."""
+
+    @property
+    def causes(self) -> Collection[Cause]:
+        """After `write`: the runs whose effects changed something that could also have stayed as it was."""
 
     async def write(self, connection: AsyncConnection) -> Sequence[Row]:
         """Stores it; returns what is to be sent after the commit. Looks again: others may have been faster."""
@@ -35,12 +42,27 @@ class Applier(Protocol):
         """Looks at what there is; None when nothing follows. `effects` are in the order in which runs made them."""
 
 
+class RunRecorder(Protocol):
+    """Records runs beside what they did; its effect is the run itself."""
+
+    effect: type[Any]
+
+    def wants(self, ran: Sequence[Any]) -> bool:
+        """Whether there is something to write though no effect changes anything."""
+
+    async def write(self, connection: AsyncConnection, ran: Sequence[Any], causes: Collection[Cause]) -> Sequence[Row]:
+        """Records those that caused something; returns what is to be sent after the commit."""
+
+
 class Effects:
     """Applies the effects of a job. Doing it again does nothing."""
 
-    def __init__(self, database: Database, outbox: OutboxRows, appliers: Iterable[Applier]) -> None:
+    def __init__(
+        self, database: Database, outbox: OutboxRows, appliers: Iterable[Applier], recorder: RunRecorder
+    ) -> None:
         self._database = database
         self._outbox = outbox
+        self._recorder = recorder
         self._appliers = {applier.effect: applier for applier in appliers}
 
     async def apply(self, effects: Iterable[Any]) -> None:
@@ -50,6 +72,7 @@ class Effects:
             by_type.setdefault(type(effect), []).append(effect)
         if not by_type:
             return
+        ran = by_type.pop(self._recorder.effect, [])
         pending = [
             found
             for kind, applier in self._appliers.items()
@@ -58,13 +81,14 @@ class Effects:
         if by_type:
             raise TypeError(f"nobody applies {', '.join(kind.__name__ for kind in by_type)}")
         writing = [each for each in pending if each.writes]
-        if writing:
-            await self._write(writing)
+        if writing or self._recorder.wants(ran):
+            await self._write(writing, ran)
         for each in pending:
             await each.settle()
 
-    async def _write(self, writing: Sequence[Pending]) -> None:
+    async def _write(self, writing: Sequence[Pending], ran: Sequence[Any]) -> None:
         async with self._database.write() as connection:
             rows = [row for each in writing for row in await each.write(connection)]
+            rows += await self._recorder.write(connection, ran, {c for each in writing for c in each.causes})
             rows = await self._outbox.add(connection, rows)
         self._outbox.committed(rows)

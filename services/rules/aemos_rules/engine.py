@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from .counting import Activity
 from .domain import NodeFailed, Question, Reading, RuleChain
 from .graph import Graph, graph_of, name_mistakes
 from .nodes import InvalidConfig, NodeKind, make_node
@@ -60,6 +61,8 @@ class CompiledChain:
     def __init__(self, chain: RuleChain, nodes: Sequence[NodeKind], graph: Graph) -> None:
         self.chain = chain
         self.nodes = nodes
+        self.activity = Activity()
+        """What its runs amount to; whoever counts for longer than this object lives puts an own one here."""
         self.sensor_uuids = frozenset[str]().union(*(node.sensor_uuids for node in nodes))
         self.device_state_ids = frozenset[int]().union(*(node.device_state_ids for node in nodes))
         self.rule_chain_ids = frozenset[int]().union(*(node.rule_chain_ids for node in nodes))
@@ -80,14 +83,14 @@ class CompiledChain:
         """Judges `reading`, or None on a schedule, whose instant `at_ms` is then the event time. Never raises."""
         return self.go(Run(self.chain, reading, at_ms, world), self._entries, self.table)
 
-    def resume(self, node: str, run: Run, deadline_ms: int) -> RunResult:
-        """Goes on at the node whose deadline has come, or from the start when it is "". Never raises."""
+    def resume(self, node: str, run: Run, deadline_ms: int, table: Sequence[Step] = ()) -> RunResult:
+        """Goes on at the node whose deadline has come, or from the start when it is "". Never raises. See `go`."""
         if not node:
-            return self.go(run, self._entries, self.table)
+            return self.go(run, self._entries, table or self.table)
         for index, kind in enumerate(self.nodes):
             if kind.name == node:
                 run.deadline_ms = deadline_ms
-                return self.go(run, 1 << self._places[index], self.table)
+                return self.go(run, 1 << self._places[index], table or self.table)
         return RunResult("stopped", (), None, node)
 
     def go(self, run: Run, todo: int, table: Sequence[Step]) -> RunResult:

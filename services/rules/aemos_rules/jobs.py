@@ -22,9 +22,11 @@ from aemos_rules.deadlines import deadline_of
 from aemos_rules.domain import Reading
 from aemos_rules.effects import Effects
 from aemos_rules.engine import CompiledChain, RunResult
+from aemos_rules.explain import Start
 from aemos_rules.memory import Fenced, Memory
 from aemos_rules.nodes.remembering import seen
-from aemos_rules.run import Deadline, Remembered, Run, World
+from aemos_rules.run import Cell, Deadline, Remembered, Run, World
+from aemos_rules.run_records import Ran
 
 log = logging.getLogger("aemos.rules")
 
@@ -120,17 +122,31 @@ class _Runs:
         self._failures: Counter[str] = Counter()
         self.effects: list[Any] = []
 
-    def take(self, chain: CompiledChain, result: RunResult) -> None:
+    def take(self, chain: CompiledChain, result: RunResult, start: Start) -> None:
         """One that said something, or failed."""
         if result.outcome == "error":
+            chain.activity.note_error()
             self._failures[
                 f"chain {chain.chain.id}, node {result.node_index} {result.node_name!r}: {result.error}"
             ] += 1
+        else:
+            chain.activity.note(start.reading, result)
         self.effects += result.effects
+        self.effects.append(Ran(chain, start, self._before(chain, start), result))
         if chain.remembering:
             for effect in result.effects:
                 if type(effect) is Remembered:
                     self._world.memory[effect.cell] = effect.value
+
+    def _before(self, chain: CompiledChain, start: Start) -> World:
+        """The world as the run found it: what it remembers goes on changing."""
+        world = self._world
+        if not chain.remembering or start.reading is None:
+            return world
+        key = str(start.reading.telemetry_data_id)
+        cells = (Cell(world.partition, chain.chain.id, node, key) for node in chain.remembering)
+        memory = {cell: value for cell in cells if (value := world.memory.get(cell))}
+        return World(world.now_ms, world.partition, memory, world.context)
 
     def report(self) -> list[Any]:
         """Logs the failures; returns the effects."""
@@ -151,7 +167,9 @@ def _judged(
         for chain in chains:
             result = _run(chain, reading, world) if reading.trace_context else chain.run(reading, 0, world)
             if result.effects or result.outcome == "error":
-                runs.take(chain, result)
+                runs.take(chain, result, Start(reading, depth=reading.depth))
+            else:
+                chain.activity.note(reading, result)
     return runs.report()
 
 
@@ -166,7 +184,10 @@ def _resumed(
             continue
         run = Run(chain.chain, deadline.reading, deadline.at_ms, world)
         run.data, run.depth = dict(deadline.data), deadline.depth
-        runs.take(chain, chain.resume(deadline.cell.node, run, deadline.due_ms))
+        start = Start(
+            deadline.reading, deadline.at_ms, deadline.cell.node, deadline.due_ms, deadline.data, deadline.depth
+        )
+        runs.take(chain, chain.resume(deadline.cell.node, run, deadline.due_ms), start)
     return runs.report()
 
 

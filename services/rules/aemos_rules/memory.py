@@ -9,7 +9,7 @@ finds out before it commits, forgets, and judges again. So no other copy can be 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -22,6 +22,7 @@ from sqlalchemy import insert, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
+from aemos_rules.effects import Cause
 from aemos_rules.run import Cell, Remembered
 
 MOST_BYTES = 96_000_000
@@ -68,6 +69,11 @@ class Memory:
         found = {cell: value for cell in wanted if (value := self._cells[cell])}
         self._shrink()
         return found
+
+    async def look(self, cells: Iterable[Cell]) -> dict[Cell, bytes]:
+        """What cells of any partition hold in the table now: for who only looks."""
+        await self._load(sorted(set(cells)))
+        return {cell: value for cell, value in self._cells.items() if value}
 
     def forget(self, partition: int) -> None:
         """Whether the last transaction on the partition was committed is not known: only the table knows."""
@@ -118,6 +124,7 @@ class _Writes:
     """The cells that one job writes."""
 
     writes = True
+    causes: Collection[Cause] = ()
 
     def __init__(self, memory: Memory, owner: str, values: Mapping[Cell, bytes]) -> None:
         self._memory, self._owner, self._values = memory, owner, values

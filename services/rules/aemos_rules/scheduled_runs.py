@@ -22,7 +22,9 @@ from aemos_rules.chain_index import ChainIndex
 from aemos_rules.domain import Question
 from aemos_rules.effects import Effects
 from aemos_rules.engine import CompiledChain
+from aemos_rules.explain import Start
 from aemos_rules.run import World
+from aemos_rules.run_records import Ran
 from aemos_rules.sensor_source import SensorSource
 
 log = logging.getLogger("aemos.rules")
@@ -104,11 +106,16 @@ def _run(
     end = _begun(run, outcome="dropped")
     effects: Sequence[Any] = ()
     if chain is not None and chain.chain.enabled and (chain.chain.schedule_enabled or run.manual):
-        result = chain.run(None, run.planned_at_ms, World(now_ms(), answers=answers))
-        end.outcome, effects = _OUTCOMES[result.outcome], result.effects
+        world = World(now_ms(), answers=answers)
+        result = chain.run(None, run.planned_at_ms, world)
+        end.outcome = _OUTCOMES[result.outcome]
+        effects = [*result.effects, Ran(chain, Start(None, run.planned_at_ms), world, result)]
         if result.outcome == "error":
+            chain.activity.note_error()
             end.error = f"node {result.node_index} {result.node_name!r}: {result.error}"[:_MOST_ERROR]
             log.warning("scheduled chain %d failed: %s", run.rule_chain_id, end.error)
+        else:
+            chain.activity.note(None, result)
     end.finished_at_ms = now_ms()
     return end, effects
 

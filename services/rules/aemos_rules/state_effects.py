@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from aemos_core import telemetry
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aemos_rules import state_store
 from aemos_rules.announcements import state_change
 from aemos_rules.domain import StateAssertion, StateChange, StateRow, Watermark, fold
+from aemos_rules.effects import Cause
 from aemos_rules.state_store import Instance
 from aemos_rules.watermarks import Watermarks
 
@@ -60,7 +61,7 @@ class _Changes:
         self._folded = folded
         self._changing = [row.device_state_id for row, changes in folded if changes]
         self.writes = bool(self._changing)
-        self.causes: list[StateAssertion] = []
+        self.causes: Collection[Cause] = ()
 
     async def write(self, connection: AsyncConnection) -> Sequence[Row]:
         """Stores new values and instances; announces each change."""
@@ -74,7 +75,7 @@ class _Changes:
         if not changes:
             return []
         await state_store.change(connection, [row for row, _ in folded], [_instance(change) for change in changes])
-        self.causes = [change.assertion for change in changes]
+        self.causes = {_cause(change.assertion) for change in changes}
         told = [
             state_change(states[c.device_state_id], c.old_value, c.new_value, _trace_of(c.assertion)) for c in changes
         ]
@@ -95,6 +96,11 @@ def _fold(
         row = StateRow(state_id, value, max(mark, asserted.get(state_id, mark)))
         folded.append(fold(row, by_state[state_id]))
     return folded
+
+
+def _cause(assertion: StateAssertion) -> Cause:
+    at, reading_id, chain_id = assertion.watermark
+    return chain_id, reading_id, at
 
 
 def _instance(change: StateChange) -> Instance:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from aemos.v1 import data_stream_pb2_grpc, device_pb2_grpc, schedule_pb2_grpc, sensor_pb2_grpc
+from aemos.v1 import data_stream_pb2_grpc, device_pb2_grpc, history_pb2_grpc, schedule_pb2_grpc, sensor_pb2_grpc
 from aemos_core.announce import Announcer
 from aemos_core.broker import WakeRedisBroker, open_broker
 from aemos_core.database import Database, migrate, open_database
@@ -25,6 +25,8 @@ from aemos_rules.chain_service import RuleChains
 from aemos_rules.derived_readings import DERIVED_READINGS, DerivedReadingSender
 from aemos_rules.grpc_api import AlarmServicer, DeviceStateServicer, ReportServicer, RuleChainServicer
 from aemos_rules.report_service import Reports
+from aemos_rules.run_api import ChainRunServicer
+from aemos_rules.run_service import ChainRuns
 from aemos_rules.scheduled_runs import FIRINGS_FINISHED, FinishSender
 from aemos_rules.settings import RulesSettings
 from aemos_rules.slow_wiring import slow_jobs
@@ -70,7 +72,8 @@ async def wire(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
         ingest = await enter(open_channel(settings.ingest_target, settings.service_secret))
         jobs_redis = await enter(open_redis(settings.jobs_url))
         outbox, receipts, broker = await open_outbox(stack, settings, database, redis, jobs_redis)
-        chains = RuleChains(database, outbox, sensor_pb2_grpc.SensorServiceStub(ingest))
+        sensors, history = sensor_pb2_grpc.SensorServiceStub(ingest), history_pb2_grpc.HistoryServiceStub(ingest)
+        chains = RuleChains(database, outbox, sensors)
         states = DeviceStates(database, outbox, device_pb2_grpc.DeviceServiceStub(ingest))
         reports = Reports(database, outbox)
         slow = slow_jobs(settings, database, redis, jobs_redis, ingest, outbox, reports, broker)
@@ -79,6 +82,7 @@ async def wire(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
             DeviceStateServicer(states),
             AlarmServicer(Alarms(database, outbox)),
             ReportServicer(reports),
+            ChainRunServicer(ChainRuns(database, redis, chains, sensors, history, settings.rules_partitions)),
         ]
         address, secret = f"{settings.bind}:{settings.rules_grpc_port}", settings.service_secret
         server = await enter(grpc_server(address, "AEMOS_RULES_GRPC_PORT", secret, remote_verifier(ingest), servicers))

@@ -15,6 +15,7 @@ from aemos_core.redis_link import Subscriber, open_redis
 from aemos_core.rpc import open_channel
 from aemos_core.worker import JobWorker, actor_on_loop, is_outage
 
+from aemos_rules.activity import Activities
 from aemos_rules.appliers import every_applier
 from aemos_rules.chain_index import ChainIndex
 from aemos_rules.contexts import Contexts
@@ -22,6 +23,8 @@ from aemos_rules.deadlines import Deadlines
 from aemos_rules.effects import Effects
 from aemos_rules.jobs import Judge
 from aemos_rules.memory import Memory
+from aemos_rules.run_records import Recorder
+from aemos_rules.run_store import RunSweep
 from aemos_rules.scheduled_runs import ScheduledRuns
 from aemos_rules.settings import RulesSettings
 from aemos_rules.wiring import open_outbox
@@ -37,9 +40,14 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
         jobs_redis = await enter(open_redis(settings.jobs_url))
         outbox, receipts, broker = await open_outbox(stack, settings, database, redis, jobs_redis)
         ingest = await enter(open_channel(settings.ingest_target, settings.service_secret))
-        index, memory, deadlines = ChainIndex(database, redis), Memory(database), Deadlines(database, outbox)
+        activities = Activities(redis)
+        index, memory, deadlines = (
+            ChainIndex(database, redis, activities),
+            Memory(database),
+            Deadlines(database, outbox),
+        )
         contexts = Contexts(database, history_pb2_grpc.HistoryServiceStub(ingest))
-        effects = Effects(database, outbox, every_applier(database, redis, memory, deadlines))
+        effects = Effects(database, outbox, every_applier(database, redis, memory, deadlines), Recorder(activities))
         judge = Judge(index, effects, memory, contexts, jobs_redis, settings.rules_partitions)
         scheduled = ScheduledRuns(index, effects, jobs_redis)
 
@@ -56,4 +64,14 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
             contexts.forget()
 
         subscriber = Subscriber(redis, hints, forget_all)
-        yield [JobWorker(broker, partitions), leases, index, outbox, receipts, subscriber, deadlines]
+        yield [
+            JobWorker(broker, partitions),
+            leases,
+            index,
+            outbox,
+            receipts,
+            subscriber,
+            deadlines,
+            activities,
+            RunSweep(database),
+        ]

@@ -14,12 +14,14 @@ from aemos_core.outbox import Outbox, Row
 from aemos_core.paging import Page
 from aemos_core.redis_link import RedisClient, open_redis
 from aemos_rules import tables
+from aemos_rules.activity import Activities
 from aemos_rules.alarm_effects import AlarmApplier
 from aemos_rules.alarm_service import Alarms
 from aemos_rules.alarm_store import AlarmQuery
 from aemos_rules.alarms import CLEARED, AlarmAssertion
 from aemos_rules.domain import Reading
 from aemos_rules.effects import Effects
+from aemos_rules.run_records import Recorder
 
 from tests.support.redis_server import redis_server
 
@@ -63,7 +65,7 @@ class World:
     def __init__(self, database: Database, redis: RedisClient) -> None:
         set_caller(Caller(1, 7, "operator", "token"))
         self.outbox = KeptOutbox(database)
-        self._effects = Effects(database, self.outbox, [AlarmApplier(database, redis)])
+        self._effects = Effects(database, self.outbox, [AlarmApplier(database, redis)], Recorder(Activities(redis)))
         self.alarms = Alarms(database, self.outbox)
 
     async def asserts(self, *steps: tuple[str, int], kind: str = "too-warm") -> None:

@@ -44,6 +44,7 @@ class RuleChain(_message.Message):
     OVERLAP_POLICY_FIELD_NUMBER: _builtins.int
     SCHEDULE_PAUSED_FIELD_NUMBER: _builtins.int
     CONNECTIONS_FIELD_NUMBER: _builtins.int
+    SUSPENSION_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     name: _builtins.str
     enabled: _builtins.bool
@@ -69,6 +70,8 @@ class RuleChain(_message.Message):
     """
     schedule_paused: _builtins.bool
     """Nothing is due while paused, and nothing counts as missed."""
+    suspension: _builtins.str
+    """Why it runs no more, though it is enabled: it failed 20 times in a row. Saving it lets it run again."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]: ...
     @_builtins.property
@@ -102,10 +105,11 @@ class RuleChain(_message.Message):
         overlap_policy: _builtins.str = ...,
         schedule_paused: _builtins.bool = ...,
         connections: _abc.Iterable[Global___NodeConnection] | None = ...,
+        suspension: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "interval_anchor", b"interval_anchor", "run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "created_at", b"created_at", "cron_expression", b"cron_expression", "enabled", b"enabled", "id", b"id", "interval_anchor", b"interval_anchor", "interval_seconds", b"interval_seconds", "misfire_policy", b"misfire_policy", "name", b"name", "nodes", b"nodes", "overlap_policy", b"overlap_policy", "run_at", b"run_at", "schedule_enabled", b"schedule_enabled", "schedule_paused", b"schedule_paused", "timezone", b"timezone", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "created_at", b"created_at", "cron_expression", b"cron_expression", "enabled", b"enabled", "id", b"id", "interval_anchor", b"interval_anchor", "interval_seconds", b"interval_seconds", "misfire_policy", b"misfire_policy", "name", b"name", "nodes", b"nodes", "overlap_policy", b"overlap_policy", "run_at", b"run_at", "schedule_enabled", b"schedule_enabled", "schedule_paused", b"schedule_paused", "suspension", b"suspension", "timezone", b"timezone", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

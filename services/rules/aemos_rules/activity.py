@@ -1,0 +1,79 @@
+"""What chains did lately: counted in the worker, where every run passes, and written to Redis every two seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+from aemos_core.redis_link import RedisClient, wait
+from redis.exceptions import RedisError
+
+from aemos_rules.counting import Activity
+from aemos_rules.domain import Reading
+from aemos_rules.engine import RunResult
+
+log = logging.getLogger("aemos.rules")
+
+_FLUSH_SECONDS = 2.0
+_AT_ONCE = 100
+"""Chains a flush writes; of more that are active each has its turn."""
+_KEPT_SECONDS = 7 * 24 * 60 * 60
+_FIELDS = ("fired", "stopped", "failed", "not_recorded")
+
+
+def activity_key(chain_id: int) -> str:
+    """Redis hash (rules): counts of a chain's runs, and in `idle` the last that changed nothing."""
+    return f"rulechain:activity:{chain_id}"
+
+
+class Activities:
+    """A component: the activity of each chain that this worker runs."""
+
+    def __init__(self, redis: RedisClient) -> None:
+        self._redis = redis
+        self._of: dict[int, Activity] = {}
+
+    def of(self, chain_id: int) -> Activity:
+        """That of a chain."""
+        return self._of.setdefault(chain_id, Activity())
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Writes until told to stop, and once more."""
+        while True:
+            stopped = await wait(stop, _FLUSH_SECONDS)
+            try:
+                await self._flush()
+            except (RedisError, OSError) as error:
+                log.warning("counts of runs are not written: %s", type(error).__name__)
+            if stopped:
+                return
+
+    async def _flush(self) -> None:
+        fresh = [chain_id for chain_id, activity in self._of.items() if activity.is_fresh][:_AT_ONCE]
+        if not fresh:
+            return
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for chain_id in fresh:
+                activity, key = self._of.pop(chain_id), activity_key(chain_id)
+                self._of[chain_id] = activity  # to the end: the others come first the next time
+                for field in _FIELDS:
+                    if count := getattr(activity, field):
+                        pipe.hincrby(key, field, count)
+                        setattr(activity, field, 0)
+                pipe.hset(key, "idle", json.dumps([_idle(*run) for run in reversed(activity.idle)]))
+                pipe.expire(key, _KEPT_SECONDS)
+            await pipe.execute()
+
+
+def _idle(reading: Reading | None, result: RunResult) -> dict[str, Any]:
+    return {
+        "reading": reading.id if reading else 0,
+        "device": reading.device_uuid if reading else "",
+        "sensor": reading.sensor_uuid if reading else "",
+        "at": reading.received_at_ms if reading else 0,
+        "value": str(reading.value)[:100] if reading else "",
+        "outcome": result.outcome,
+        "node": result.node_name,
+    }

@@ -1,0 +1,122 @@
+"""Runs that changed something or failed, recorded in the transaction of what they did; chains that only fail are
+suspended."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from aemos_core import telemetry
+from aemos_core.announcements import outbox_row
+from aemos_core.outbox import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aemos_rules import chain_store, run_store
+from aemos_rules.activity import Activities
+from aemos_rules.alarms import AlarmAssertion
+from aemos_rules.announcements import chain_suspended
+from aemos_rules.chain_index import chains_changed
+from aemos_rules.domain import StateAssertion
+from aemos_rules.effects import Cause
+from aemos_rules.engine import CompiledChain, RunResult
+from aemos_rules.explain import Start, described, explained
+from aemos_rules.run import Deadline, Remembered, World
+from aemos_rules.run_store import RunRow
+
+ERRORS_TO_SUSPEND = 20
+MOST_A_SECOND = 50
+_MOST_ERROR = 500
+_QUIET = (StateAssertion, AlarmAssertion, Remembered, Deadline)
+"""Effects that may change nothing: the appliers know which did."""
+
+
+class Ran(NamedTuple):
+    """Effect: a run that said something or failed. `world` is as it was before."""
+
+    chain: CompiledChain
+    start: Start
+    world: World
+    result: RunResult
+
+    @property
+    def cause(self) -> Cause:
+        """As the appliers name what caused a change."""
+        reading = self.start.reading
+        return self.chain.chain.id, reading.id if reading else 0, self.start.moment
+
+    @property
+    def is_sure(self) -> bool:
+        """It is to be recorded whatever the appliers say."""
+        return self.result.outcome == "error" or any(type(e) not in _QUIET for e in self.result.effects)
+
+
+class Recorder:
+    """Chooses and writes runs; above 50 a second of one chain they are only counted."""
+
+    effect = Ran
+
+    def __init__(self, activities: Activities) -> None:
+        self._activities = activities
+
+    def wants(self, ran: Sequence[Ran]) -> bool:
+        """Whether there is something to write though no effect changes anything."""
+        return any(run.is_sure for run in ran)
+
+    async def write(self, connection: AsyncConnection, ran: Sequence[Ran], causes: Collection[Cause]) -> list[Row]:
+        """Records those that caused something; what is to be sent of suspended chains."""
+        chosen = [run for run in ran if run.is_sure or run.cause in causes]
+        kept = [run for run in chosen if self._may_record(run)]
+        if kept:
+            known = await run_store.known_chains(connection, {run.chain.chain.id for run in kept})
+            rows = [_row(run) for run in kept if run.chain.chain.id in known]
+            if rows:
+                await run_store.record(connection, rows)
+        return await self._suspend(connection, {run.chain.chain.id: run for run in chosen if run.result.error})
+
+    def _may_record(self, run: Ran) -> bool:
+        activity, second = self._activities.of(run.chain.chain.id), int(time.monotonic())
+        if activity.second != second:
+            activity.second, activity.second_count = second, 0
+        activity.second_count += 1
+        if activity.second_count > MOST_A_SECOND:
+            activity.not_recorded += 1
+            return False
+        return True
+
+    async def _suspend(self, connection: AsyncConnection, failed: dict[int, Ran]) -> list[Row]:
+        rows: list[Row] = []
+        for chain_id, run in failed.items():
+            activity = self._activities.of(chain_id)
+            if activity.errors_in_row < ERRORS_TO_SUSPEND:
+                continue
+            error = f"node {run.result.node_name!r}: {run.result.error}"[:_MOST_ERROR]
+            if await chain_store.suspend(connection, chain_id, run.chain.chain.version, error):
+                rows.append(outbox_row([chain_suspended(run.chain.chain, error)]))
+                rows.append(chains_changed(await chain_store.sensors_of(connection, chain_id)))
+        return rows
+
+
+def _row(run: Ran) -> RunRow:
+    chain, start, reading = run.chain.chain, run.start, run.start.reading
+    result, nodes = explained(run.chain, start, run.world)
+    return RunRow(
+        rule_chain_id=chain.id,
+        organization_id=chain.organization_id,
+        version=chain.version,
+        trigger_kind=start.trigger,
+        data_stream_id=reading.id if reading else 0,
+        device_uuid=reading.device_uuid if reading else "",
+        sensor_uuid=reading.sensor_uuid if reading else "",
+        outcome=result.outcome,
+        error=result.error[:_MOST_ERROR],
+        at_ms=start.moment,
+        trace_id=telemetry.trace_id_of(reading.trace_context) if reading else "",
+        detail=detail_of(nodes, result.effects),
+    )
+
+
+def detail_of(nodes: Sequence[Any], effects: Sequence[Any]) -> str:
+    """The column `detail`."""
+    return json.dumps({"nodes": [node._asdict() for node in nodes], "effects": described(effects)})

@@ -1,0 +1,128 @@
+"""Recorded runs in the database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from aemos_core.database import Database
+from aemos_core.errors import AemosError, not_found
+from aemos_core.redis_link import wait
+from aemos_core.times import now_ms
+from sqlalchemy import delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aemos_rules import tables as t
+
+log = logging.getLogger("aemos.rules")
+
+AnyRow = Any
+"""A row of a query, whose columns the query names."""
+KEPT_MS = 7 * 24 * 60 * 60 * 1000
+MOST_OF_A_CHAIN = 10_000
+_AT_ONCE = 500
+_SWEEP_SECONDS = 60.0
+_BUSY_MS = 2 * 60 * 1000
+_r = t.chain_run.c
+
+
+class RunRow(NamedTuple):
+    """A run to record; the columns of its table."""
+
+    rule_chain_id: int
+    organization_id: int
+    version: int
+    trigger_kind: str
+    data_stream_id: int
+    device_uuid: str
+    sensor_uuid: str
+    outcome: str
+    error: str
+    at_ms: int
+    trace_id: str
+    detail: str
+
+
+async def record(connection: AsyncConnection, rows: Sequence[RunRow]) -> None:
+    """Adds runs. One of a chain that was deleted meanwhile raises EXISTS, as a broken foreign key does."""
+    at = now_ms()
+    await connection.execute(insert(t.chain_run), [{**row._asdict(), "recorded_at_ms": at} for row in rows])
+
+
+async def known_chains(connection: AsyncConnection, chain_ids: Iterable[int]) -> set[int]:
+    """Those of these chains that exist, held until the transaction ends."""
+    query = select(t.rule_chain.c.id).where(t.rule_chain.c.id.in_(sorted(set(chain_ids))))
+    return set((await connection.execute(query.with_for_update(read=True))).scalars())
+
+
+async def get(connection: AsyncConnection, organization_id: int, run_id: int) -> AnyRow:
+    """A run of an organization."""
+    query = select(t.chain_run).where(_r.organization_id == organization_id, _r.id == run_id)
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise not_found("chain run")
+    return row
+
+
+async def page(connection: AsyncConnection, chain_id: int, outcome: str, before: int, limit: int) -> Sequence[AnyRow]:
+    """At most limit + 1 runs of a chain, newest first, before an id unless that is 0."""
+    query = select(t.chain_run).where(_r.rule_chain_id == chain_id)
+    if outcome:
+        query = query.where(_r.outcome == outcome)
+    if before:
+        query = query.where(_r.id < before)
+    return (await connection.execute(query.order_by(_r.id.desc()).limit(limit + 1))).all()
+
+
+async def forget_old(connection: AsyncConnection, now: int) -> int:
+    """Deletes some of the runs that are over a week old; how many."""
+    query = select(_r.id).where(_r.recorded_at_ms < now - KEPT_MS).order_by(_r.recorded_at_ms).limit(_AT_ONCE)
+    return await _delete(connection, query)
+
+
+async def forget_many(connection: AsyncConnection, chain_id: int) -> int:
+    """Deletes some of what a chain has beyond its 10,000; how many."""
+    newest = select(_r.id).where(_r.rule_chain_id == chain_id).order_by(_r.id.desc())
+    oldest_kept = (await connection.execute(newest.offset(MOST_OF_A_CHAIN - 1).limit(1))).scalar()
+    if oldest_kept is None:
+        return 0
+    query = select(_r.id).where(_r.rule_chain_id == chain_id, _r.id < oldest_kept).order_by(_r.id).limit(_AT_ONCE)
+    return await _delete(connection, query)
+
+
+async def _delete(connection: AsyncConnection, query: Any) -> int:
+    ids = list((await connection.execute(query)).scalars())
+    if ids:
+        await connection.execute(delete(t.chain_run).where(_r.id.in_(ids)))
+    return len(ids)
+
+
+class RunSweep:
+    """A component: forgets runs over a week old, and what chains have beyond their 10,000, in small steps."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Sweeps each minute."""
+        while not await wait(stop, _SWEEP_SECONDS):
+            try:
+                while await self._sweep() and not stop.is_set():
+                    pass
+            except AemosError as error:
+                log.warning("old runs stay for now: %s", error.detail)
+
+    async def _sweep(self) -> int:
+        async with self._database.write() as connection:
+            gone = await forget_old(connection, now_ms())
+            for chain_id in await busy_chains(connection, now_ms() - _BUSY_MS):
+                gone += await forget_many(connection, chain_id)
+        return gone
+
+
+async def busy_chains(connection: AsyncConnection, since_ms: int) -> list[int]:
+    """Chains with runs recorded since then."""
+    query = select(_r.rule_chain_id).where(_r.recorded_at_ms >= since_ms).distinct().limit(_AT_ONCE)
+    return list((await connection.execute(query)).scalars())

@@ -1,0 +1,120 @@
+"""Why did my rule not fire? Over the real processes: runs recorded, explained, tried, and chains that only fail."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.stack import Stack, running
+
+WITHIN_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("var"), AEMOS_DEMO_DEVICES="3") as stack:
+        yield stack
+
+
+def eventually(found: Callable[[], Any]) -> Any:
+    """What `found` returns once it is true."""
+    deadline = time.monotonic() + WITHIN_S
+    while not (result := found()):
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.05)
+    return result
+
+
+def high(stack: Stack, device: int) -> int:
+    """The chain "High Temperature Alert" of a demo device."""
+    sensor = stack.demo["devices"][device]["sensorUuid"]
+    chains = stack.call("GET", "/api/v1/rule-chains?pageSize=1000")[1]["ruleChains"]
+    return next(
+        int(chain["id"])
+        for chain in chains
+        if chain["name"] == "High Temperature Alert" and chain["nodes"][0]["config"]["sensorUUID"] == sensor
+    )
+
+
+def made_up(stack: Stack, value: Any, device: int = 0) -> dict[str, Any]:
+    sensor = stack.demo["devices"][device]["sensorUuid"]
+    return {"sensorUuid": sensor, "variableName": "temperature", "value": value}
+
+
+def test_a_run_that_changed_something_is_recorded(stack: Stack) -> None:
+    """With each node's outcome, its version, its reading and its trace; what changed nothing is only counted."""
+    chain = high(stack, 0)
+    ids = [stack.send(value, 0)[1]["data"]["id"] for value in (24, 30, 31)]
+    runs = eventually(lambda: stack.call("GET", f"/api/v1/rule-chains/{chain}/runs")[1]["chainRuns"])
+    (run,) = runs
+    assert (run["dataStreamId"], run["outcome"], run["trigger"], run["version"]) == (ids[1], "fired", "reading", 1)
+    assert [node["outcome"] for node in run["nodes"]] == ["true", "success", "success"]
+    assert [(e["type"], e["value"]) for e in run["effects"]] == [("setDeviceState", "warning")]
+    assert stack.call("GET", f"/api/v1/chain-runs/{run['id']}")[1] == run
+    activity = eventually(
+        lambda: (a := stack.call("GET", f"/api/v1/rule-chains/{chain}/activity")[1])["fired"] == 2 and a
+    )
+    assert (activity["stopped"], activity["failed"]) == (1, 0)
+    assert ids[0] in [idle["dataStreamId"] for idle in activity["idleRuns"]]
+
+
+def test_a_reading_is_explained(stack: Stack) -> None:
+    """A made-up one and the newest stored one: which node stopped it, and the value that it saw."""
+    chain = high(stack, 1)
+    status, run = stack.call("POST", f"/api/v1/rule-chains/{chain}/explain", {"reading": made_up(stack, 24, 1)})
+    assert (status, run["outcome"], run["id"]) == (201, "stopped", 0)
+    assert [(n["outcome"], n["values"]["value"]) for n in run["nodes"]] == [("false", 24)]
+    stack.send(25.5, 1)
+    stored = {key: value for key, value in made_up(stack, 0, 1).items() if key != "value"}
+    status, run = stack.call("POST", f"/api/v1/rule-chains/{chain}/explain", {"reading": stored})
+    assert (run["outcome"], run["nodes"][0]["values"]["value"], run["dataStreamId"] > 0) == ("fired", 25.5, True)
+    assert stack.call("POST", f"/api/v1/rule-chains/{chain}/explain", {"reading": {}})[0] == 422
+
+
+def test_a_chain_is_tried_before_it_is_saved(stack: Stack) -> None:
+    """Nothing is saved, and nothing happens."""
+    device = stack.demo["devices"][2]
+    nodes = [
+        {"type": "filter", "name": "hot", "config": {"sensorUUID": device["sensorUuid"], "condition": "value > 25"}},
+        {
+            "type": "action",
+            "name": "alarm",
+            "config": {
+                "action": "raiseAlarm",
+                "alarmType": "hot",
+                "message": "{value} degrees",
+            },
+        },
+    ]
+    body = {"chain": {"name": "draft", "nodes": nodes}, "readings": [made_up(stack, v, 2) for v in (20, 30)]}
+    status, answer = stack.call("POST", "/api/v1/rule-chains/dry-run", body)
+    assert status == 201, answer
+    assert [run["outcome"] for run in answer["chainRuns"]] == ["stopped", "fired"]
+    (effect,) = answer["chainRuns"][1]["effects"]
+    assert (effect["type"], effect["message"]) == ("raiseAlarm", "30.0 degrees")
+    assert stack.call("GET", "/api/v1/alarms")[1]["alarms"] == []
+    nodes[0]["config"] = {"sensorUUID": device["sensorUuid"], "condition": "value >"}
+    assert stack.call("POST", "/api/v1/rule-chains/dry-run", body)[0] == 422
+
+
+def test_a_chain_that_only_fails_is_suspended(stack: Stack) -> None:
+    """After 20 failures in a row, which are recorded; readings are stored, other chains run; saving it ends that."""
+    device = stack.demo["devices"][2]
+    condition = "device.attributes.limit > 1.0"
+    nodes = [{"type": "filter", "name": "f", "config": {"sensorUUID": device["sensorUuid"], "condition": condition}}]
+    status, chain = stack.call("POST", "/api/v1/rule-chains", {"name": "fails", "nodes": nodes})
+    assert status == 201, chain
+    path = f"/api/v1/rule-chains/{chain['id']}"
+
+    def failed() -> Any:
+        assert stack.send(30, 2)[0] == 201
+        return stack.call("GET", path)[1]["suspension"]
+
+    assert "'f'" in eventually(failed)
+    runs = stack.call("GET", f"{path}/runs?outcome=error&pageSize=1000")[1]["chainRuns"]
+    assert len(runs) >= 20
+    assert runs[0]["nodes"][0]["error"]
+    assert stack.call("PATCH", path, {"name": "again"})[1]["suspension"] == ""
