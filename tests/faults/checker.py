@@ -31,6 +31,19 @@ def wait_until_settled(rows: Rows, within_s: float, queue_url: str = "") -> floa
     return time.monotonic() - began
 
 
+def wait_until_told(histories: Sequence[History], rows: Rows, changes: int, within_s: float) -> None:
+    """Every change of a state is in the ledger of notifications, and none twice."""
+    uuids = ", ".join(f"'{history.device['uuid']}'" for history in histories)
+    query = (
+        f"SELECT COUNT(*) FROM {{notify}}.notification WHERE type = 'device-state-change' AND device_uuid IN ({uuids})"
+    )
+    deadline = time.monotonic() + within_s
+    while (told := int(rows(query)[0][0])) < changes:
+        assert time.monotonic() < deadline, f"{changes} changes, {told} told"
+        time.sleep(0.2)
+    assert told == changes
+
+
 def _queued(url: str) -> list[tuple[str, ...]]:
     if not url:
         return []

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.checker import check, wait_until_settled
+from tests.faults.checker import check, wait_until_settled, wait_until_told
 from tests.faults.installation import Installation
 from tests.faults.load import History, load
 from tests.support.redis_server import until
@@ -28,7 +28,7 @@ def more_than(histories: list[History], before: int, readings: int = 200) -> Cal
 
 @pytest.mark.parametrize("victim", VICTIMS)
 async def test_what_was_acknowledged_outlives_a_kill(broken: Installation, victim: str) -> None:
-    """Killed twice while devices send; each is back within 15 s, and afterwards every reading is there once, judged."""
+    """Killed twice while devices send; back within 15 s; afterwards each reading is there once, judged, and told."""
     stack = broken.stack
     async with load(stack, broken.fresh(DEVICES)) as histories:
         killed: set[int] = set()
@@ -42,5 +42,6 @@ async def test_what_was_acknowledged_outlives_a_kill(broken: Installation, victi
             before = acknowledged(histories)
             await until(more_than(histories, before), BACK_SECONDS, f"readings after {victim} was killed")
     wait_until_settled(broken.rows, BACK_SECONDS, broken.queue_url)
-    stored, _ = check(histories, broken.rows)
+    stored, changes = check(histories, broken.rows)
     assert stored >= acknowledged(histories)
+    wait_until_told(histories, broken.rows, changes, BACK_SECONDS)
