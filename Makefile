@@ -7,7 +7,7 @@ READY := .venv/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help up demo test check proto lock bench test-faults format infra
+.PHONY: help up demo test check proto lock bench bench-large test-faults format infra
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -32,11 +32,14 @@ infra: $(READY)
 test: infra ## unit, contract, integration, e2e and hard cases, on databases that it starts itself
 	$(BIN)/python -m pytest tests/unit tests/contract tests/integration tests/e2e
 
-test-faults: infra ## kill every process in turn under load, and count
+test-faults: infra ## break processes, Redis, MariaDB, network and disk under load, and count; ROUNDS=30, SEED=... repeats
 	$(BIN)/python -m pytest tests/faults
 
 bench: infra ## the figures under docs/measured, on MariaDB and Redis of its own; ONLY="ingest rules" measures some
 	$(BIN)/python -m tests.bench $(ONLY)
+
+bench-large: infra ## an hour's figure: history over 50,000,000 readings
+	$(BIN)/python -m tests.bench large
 
 check: $(READY) ## format, lint, types, contract, generated code, architecture
 	ruff format --check libs services tests

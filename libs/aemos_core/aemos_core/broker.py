@@ -110,7 +110,9 @@ class WakeConsumer(_RedisConsumer):
         self._let_go(message)
 
     def nack(self, message: MessageProxy) -> None:
+        """Makes it a dead letter that tells its last error: the library keeps what the queue held, before this try."""
         with _outage_closes_connection():
+            self.broker.client.hset(f"{self._key}.msgs", _redis_id(message), message.encode())
             super().nack(message)  # type: ignore[no-untyped-call]
         self._let_go(message)
 
