@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,3 +122,58 @@ def test_a_chain_that_only_fails_is_suspended(stack: Stack) -> None:
     assert len(runs) >= 20
     assert runs[0]["nodes"][0]["error"]
     assert stack.call("PATCH", path, {"name": "again"})[1]["suspension"] == ""
+
+
+def test_chains_that_run_one_another_end(stack: Stack) -> None:
+    """Two chains that name each other run five deep; the last run is recorded as an error that says so."""
+    device = stack.demo["devices"][0]
+    ends = {"type": "action", "name": "to the other", "config": {"action": "runChain", "ruleChainId": high(stack, 0)}}
+    condition = {"sensorUUID": device["sensorUuid"], "condition": "value == -77"}
+    begins = {"type": "filter", "name": "begins", "config": condition}
+    ids = []
+    for name in ("ping", "pong"):
+        status, chain = stack.call("POST", "/api/v1/rule-chains", {"name": name, "nodes": [begins, ends]})
+        assert status == 201, chain
+        ids.append(chain["id"])
+    for chain_id, other in zip(ids, reversed(ids), strict=True):
+        body = {"nodes": [begins, {**ends, "config": {"action": "runChain", "ruleChainId": other}}]}
+        assert stack.call("PATCH", f"/api/v1/rule-chains/{chain_id}", body)[0] == 200
+    assert stack.send(-77)[0] == 201
+
+    def failed() -> list[Any]:
+        return [
+            run
+            for chain_id in ids
+            for run in stack.call("GET", f"/api/v1/rule-chains/{chain_id}/runs?outcome=error")[1]["chainRuns"]
+        ]
+
+    runs = eventually(failed)
+    assert runs[0]["trigger"] == "chain"
+    assert "a loop" in runs[0]["nodes"][-1]["error"]
+    count = sum(stack.call("GET", f"/api/v1/rule-chains/{i}/activity")[1]["fired"] for i in ids)
+    assert count <= 2 * 5
+
+
+def test_the_tutorial_is_tried_from_the_command_line(stack: Stack, tmp_path: Path) -> None:
+    """The page's chain over the page's readings: raised at minute 15, cleared by the last, nothing done."""
+    page = Path("docs/tutorial-freezer.md").read_text(encoding="utf-8")
+    sensor = stack.demo["devices"][1]["sensorUuid"]
+    for name, text in zip(("freezer.yaml", "night.yaml"), re.findall(r"```yaml\n(.*?)```", page, re.S), strict=True):
+        (tmp_path / name).write_text(text.replace("freezer-1", sensor), encoding="utf-8")
+    command = ["chains", "try", str(tmp_path / "freezer.yaml"), str(tmp_path / "night.yaml")]
+    where = ["--url", stack.demo["httpUrl"], "--token", stack.token]
+    done = subprocess.run(
+        [sys.executable, "-m", "aemos_client", *command, *where],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    raised = next(i for i, line in enumerate(lines) if "=> raiseAlarm" in line)
+    cleared = next(i for i, line in enumerate(lines) if "=> clearAlarm" in line)
+    began = [i for i, line in enumerate(lines) if line.startswith("2026")]
+    assert re.search(r"00:15:00\S+  deadline", lines[max(i for i in began if i < raised)])
+    assert re.search(r"00:25:00\S+  reading", lines[max(i for i in began if i < cleared)])
+    assert stack.call("GET", "/api/v1/alarms")[1]["alarms"] == []

@@ -6,16 +6,13 @@ A chain is known by its name. States and other chains stand by name, too (`devic
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import httpx
 import yaml
 
-from aemos_client.rest import Refused, Rest, open_rest
+from aemos_client.rest import Refused, Rest
 
 Chain: TypeAlias = dict[str, Any]
 _CHAINS = "/api/v1/rule-chains"
@@ -113,35 +110,6 @@ def _apply(rest: Rest, names: Names, chain: Chain) -> str:
 
 def _as_saved(node: Mapping[str, Any], place: int) -> dict[str, Any]:
     return {"name": f"{node.get('type')} {place}", **node}
-
-
-def add_commands(commands: Any) -> None:
-    """`aemos chains export|apply FILE`."""
-    chains = commands.add_parser("chains", help="rule chains as a YAML file").add_subparsers(dest="verb", required=True)
-    for verb, what in (("export", "write every chain to a file"), ("apply", "make chains as a file says")):
-        parser = chains.add_parser(verb, help=what)
-        parser.add_argument("file", type=Path)
-        parser.add_argument("--url", default="", help="such as http://127.0.0.1:3000; the demo's when absent")
-        parser.add_argument("--token", default="", help="a user's access token; the demo's user when absent")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Does what the command line says; 1 when the server refused."""
-    try:
-        with open_rest(arguments.url, arguments.token) as rest:
-            if arguments.verb == "export":
-                names = Names(rest)
-                content = {"ruleChains": [exported(chain, names) for chain in names.all]}
-                arguments.file.write_text(
-                    yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8"
-                )
-            else:
-                for name, what in applied(rest, read(arguments.file)):
-                    print(f"{what}: {name}")
-    except (Refused, OSError, httpx.HTTPError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
 
 
 def read(file: Path) -> list[Chain]:

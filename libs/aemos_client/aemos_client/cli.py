@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aemos_core.database import migrate
 
-from aemos_client import chain_files, dead_letters_page, settings_page, trace_page, up
+from aemos_client import chain_commands, dead_letters_page, settings_page, trace_page, up
 
 OWNERS = ("ingest", "rules", "scheduler", "notify")
 """Services that own a database."""
@@ -27,7 +27,7 @@ def main() -> None:
     trace = commands.add_parser("trace", help="print a trace's waterfall")
     trace.add_argument("trace_id")
     trace.add_argument("--dir", type=Path, default=Path("var/traces"))
-    chain_files.add_commands(commands)
+    chain_commands.add_commands(commands)
     dead_letters_page.add_commands(commands)
     arguments = parser.parse_args()
     match arguments.command:
@@ -40,7 +40,7 @@ def main() -> None:
         case "trace":
             raise SystemExit(trace_page.show(arguments.trace_id, arguments.dir))
         case "chains":
-            raise SystemExit(chain_files.run(arguments))
+            raise SystemExit(chain_commands.run(arguments))
         case "dead-letters":
             raise SystemExit(dead_letters_page.run(arguments))
         case "demo":

@@ -30,9 +30,11 @@ class Start(NamedTuple):
     @property
     def trigger(self) -> str:
         """In a word."""
-        if self.node or self.deadline_ms:
+        if self.node:
             return "deadline"
-        return "schedule" if self.reading is None else "chain" if self.depth else "reading"
+        if self.depth:
+            return "chain"
+        return "schedule" if self.reading is None else "reading"
 
     @property
     def moment(self) -> int:
