@@ -16,7 +16,7 @@ from aemos_client.rest import Refused, Rest
 
 Chain: TypeAlias = dict[str, Any]
 _CHAINS = "/api/v1/rule-chains"
-_SERVERS_OWN = ("id", "version", "createdAt")
+_SERVERS_OWN = ("id", "version", "createdAt", "suspension")
 # What a field is when the file does not say. Fields without a default here stay as they are on the server.
 _DEFAULTS: Mapping[str, Any] = {
     "enabled": True,
