@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ import redis
 
 from tests.support.fake_mqtt_ports import connect, publish
 from tests.support.notifications import replica
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, eventually, running
 
 ACCEPTED, PUBACK_1 = b"\x20\x02\0\0", b"\x40\x02\0\x01"
 GATEWAY_PORTS = ("AEMOS_HTTP_PORT", "AEMOS_MQTT_PORT", "AEMOS_COAP_PORT", "AEMOS_GATEWAY_GRPC_PORT")
@@ -30,15 +30,6 @@ LEASE_S = 10.0
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with running(tmp_path_factory.mktemp("var")) as stack:
         yield stack
-
-
-def eventually(found: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """What `found` returns once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (result := found()):
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.05)
-    return result
 
 
 @contextmanager

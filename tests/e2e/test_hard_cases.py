@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from tests.support import coap_client
 from tests.support.coap_client import block1, datagram, raw_client
 from tests.support.fake_mqtt_ports import Raw, connect, publish, string, suback, subscribe
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, eventually, running
 
 PATH = "/api/v1/datastreams/token"
 DEEP_SECONDS = 0.5
@@ -398,10 +398,3 @@ async def test_mqtt_closes_on_what_breaks_the_protocol(stack: Stack) -> None:
         client = await Raw.connected(door, sent, connect_with=entrance)
         assert await client.rest() == [], sent
         assert await hears.receive() == (0x30, string(will) + b"{}"), sent
-
-
-def eventually(found: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not found():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.05)

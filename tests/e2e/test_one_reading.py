@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from aemos_client import trace_page
 
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, eventually, running
 
 NODE = Path(__file__).parents[1] / "support/node"
 
@@ -25,15 +25,6 @@ NODE = Path(__file__).parents[1] / "support/node"
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with running(tmp_path_factory.mktemp("var")) as stack:
         yield stack
-
-
-def eventually(found: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """What `found` returns once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (result := found()):
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.05)
-    return result
 
 
 class Client:

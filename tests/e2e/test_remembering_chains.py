@@ -6,15 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, eventually, running
 
 DEADLINE_S = 40.0
 
@@ -23,14 +22,6 @@ DEADLINE_S = 40.0
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with running(tmp_path_factory.mktemp("var"), AEMOS_DEMO_DEVICES="1") as started:
         yield started
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Asks again until it holds."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def made(stack: Stack, path: str, body: Any) -> dict[str, Any]:
@@ -80,9 +71,9 @@ def test_a_deadline_outlives_the_worker(stack: Stack) -> None:
     assert stack.send(901)[0] == 201
     for pid in stack.pids("aemos_rules worker"):
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: value_of(stack, door) == "open too long")
+    eventually(lambda: value_of(stack, door) == "open too long", DEADLINE_S)
     assert stack.send(1)[0] == 201
-    wait_for(lambda: value_of(stack, door) == "normal")
+    eventually(lambda: value_of(stack, door) == "normal", DEADLINE_S)
     assert chain["version"] == 1
 
 
@@ -97,7 +88,7 @@ def test_a_derived_reading_is_judged_too(stack: Stack) -> None:
     made(stack, "/api/v1/rule-chains", {"name": "see", "nodes": [
         {"type": "filter", "config": judged}, asserting(seen, "yes", "say")]})  # fmt: skip
     assert stack.send(700)[0] == 201
-    wait_for(lambda: value_of(stack, seen) == "yes")
+    eventually(lambda: value_of(stack, seen) == "yes", DEADLINE_S)
 
 
 def test_mistakes_versions_and_kinds_over_rest(stack: Stack) -> None:

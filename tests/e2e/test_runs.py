@@ -5,31 +5,19 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.stack import Stack, running
-
-WITHIN_S = 20.0
+from tests.support.stack import Stack, eventually, running
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with running(tmp_path_factory.mktemp("var"), AEMOS_DEMO_DEVICES="3") as stack:
         yield stack
-
-
-def eventually(found: Callable[[], Any]) -> Any:
-    """What `found` returns once it is true."""
-    deadline = time.monotonic() + WITHIN_S
-    while not (result := found()):
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.05)
-    return result
 
 
 def high(stack: Stack, device: int) -> int:

@@ -7,16 +7,15 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.receivers import Hook, webhook_server
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, eventually, running
 
 NOTIFICATIONS, KILLS = 1_000, 4  # `aemos up` gives up at the fifth within a minute
 PROGRESS_SECONDS, END_SECONDS = 60.0, 120.0
@@ -46,7 +45,7 @@ def test_no_delivery_is_lost_while_the_worker_is_killed(world: tuple[Stack, Hook
         publishing = thread.submit(_publish, stack)
         _kill_again_and_again(stack, hook)
         publishing.result()
-    _until(lambda: len(_statuses(stack)) == NOTIFICATIONS and set(_statuses(stack)) == {"sent"}, END_SECONDS)
+    eventually(lambda: len(_statuses(stack)) == NOTIFICATIONS and set(_statuses(stack)) == {"sent"}, END_SECONDS)
     ids = {uid: received["metadata"]["number"] for received, uid in hook.received}
     assert sorted(ids.values()) == list(range(NOTIFICATIONS))
     twice = [uid for uid, times in Counter(uid for _, uid in hook.received).items() if times > 1]
@@ -64,19 +63,11 @@ def _kill_again_and_again(stack: Stack, hook: Hook) -> None:
     chance = random.Random(time.time_ns())
     for _ in range(KILLS):
         wanted = min(NOTIFICATIONS, len(hook.received) + chance.randrange(1, 200))
-        _until(lambda: len(hook.received) >= wanted, PROGRESS_SECONDS)  # noqa: B023
-        (pid,) = _until(lambda: stack.pids(WORKER), PROGRESS_SECONDS)
+        eventually(lambda: len(hook.received) >= wanted, PROGRESS_SECONDS)  # noqa: B023
+        (pid,) = eventually(lambda: stack.pids(WORKER), PROGRESS_SECONDS)
         os.kill(pid, signal.SIGKILL)
-        _until(lambda: pid not in stack.pids(WORKER), PROGRESS_SECONDS)  # noqa: B023
+        eventually(lambda: pid not in stack.pids(WORKER), PROGRESS_SECONDS)  # noqa: B023
 
 
 def _statuses(stack: Stack) -> list[str]:
     return [d["status"] for d in stack.call("GET", "/api/v1/deliveries?pageSize=1000")[1]["deliveries"]]
-
-
-def _until(found: Callable[[], Any], seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (result := found()):
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.1)
-    return result

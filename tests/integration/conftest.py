@@ -1,4 +1,4 @@
-"""Databases for store tests: each runs on SQLite and on MariaDB. Ask for `database`."""
+"""Databases for store tests, each of which runs on SQLite and on MariaDB (ask for `database`), and a Redis."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import Protocol
 
 import pytest
 from aemos_core.database import Database, migrate, open_database
+from aemos_core.identity import ANYBODY, set_caller
+from aemos_core.redis_link import RedisClient, open_redis
 
 from tests.support.mariadb import mariadb_server
+from tests.support.redis_server import redis_server
 
 _numbers = count()
 
@@ -23,6 +26,27 @@ def mariadb_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A MariaDB for the whole session; {service} stands for the database."""
     with mariadb_server(tmp_path_factory.mktemp("mariadb")) as url:
         yield url
+
+
+@pytest.fixture(autouse=True)
+async def _nobody() -> None:
+    """Each test begins as nobody: async fixtures share one context, and would pass their caller on."""
+    set_caller(ANYBODY)
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis for the module's tests."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[RedisClient]:
+    """A client of it, with nothing in it."""
+    async with open_redis(redis_url) as client:
+        await client.flushall()
+        yield client
 
 
 class Open(Protocol):

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from aemos_core.identity import Caller, set_caller
 from aemos_core.names import DEVICE_STATE_CHANGE, NOTIFICATION_LOGS, notification_log
 from aemos_core.notification_log import LogId
 from aemos_core.paging import Page
-from aemos_core.redis_link import RedisClient, open_redis
+from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
 from aemos_notify import service, wiring
 from aemos_notify.domain import Entry, Query
@@ -27,22 +27,9 @@ from aemos_notify.service import Ledger, LogCopier
 from tests.support.fake_registry import SECRET
 from tests.support.notify import WITHIN_S, Notify, running_notify
 from tests.support.notify_worker import dispatcher
-from tests.support.redis_server import POLL_S, redis_server
+from tests.support.redis_server import POLL_S
 
 pytestmark = pytest.mark.asyncio
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as url:
-        yield url
-
-
-@pytest.fixture
-async def redis(server: str) -> AsyncIterator[RedisClient]:
-    async with open_redis(server) as client:
-        await client.flushall()
-        yield client
 
 
 @asynccontextmanager
@@ -215,10 +202,10 @@ async def until_listed(notify: Notify, count: int, organization_id: int = 1) -> 
     return list(found)
 
 
-async def test_notifications_reach_the_ledger(redis: RedisClient, server: str, tmp_path: Path) -> None:
+async def test_notifications_reach_the_ledger(redis: RedisClient, redis_url: str, tmp_path: Path) -> None:
     """What was announced before the service started and while it runs is listed, inside its organization only."""
     await Announcer(redis).announce([announcement(1), announcement(1, organization_id=2)])
-    async with running_notify(server, tmp_path, worker=True) as notify:
+    async with running_notify(redis_url, tmp_path, worker=True) as notify:
         [first] = await until_listed(notify, 1)
         await Announcer(redis).announce([announcement(2, trace_context=b"\1" * 24)])
         found = await until_listed(notify, 2)
@@ -231,11 +218,11 @@ async def test_notifications_reach_the_ledger(redis: RedisClient, server: str, t
         assert len((await listed(notify, 3)).notifications) == 0
 
 
-async def test_pages_follow_each_other(redis: RedisClient, server: str, tmp_path: Path) -> None:
+async def test_pages_follow_each_other(redis: RedisClient, redis_url: str, tmp_path: Path) -> None:
     """Pages are whole and in order, by device and from any id on; a wrong token is refused by its name."""
     await Announcer(redis).announce([announcement(n) for n in range(10)])
     ids = [log_id for log_id, _ in await logged(redis)]
-    async with running_notify(server, tmp_path, worker=True) as notify:
+    async with running_notify(redis_url, tmp_path, worker=True) as notify:
         await until_listed(notify, 10)
         pages, token = [], ""
         for _ in range(4):

@@ -1,32 +1,18 @@
 """Sessions of devices in a real Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from aemos_core.notification_log import LogId
-from aemos_core.redis_link import RedisClient, open_redis
+from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
 from aemos_gateway import mqtt_sessions
 from aemos_gateway.mqtt_sessions import KEPT_SECONDS, MOST_OF_DEVICE, Kept, Sessions
 
-from tests.support.redis_server import redis_server
+from tests.support.redis_server import until
 
 KEY = "abc-123/c1"
 KEPT = Kept({"aemos/devices/abc-123/notifications": 1}, LogId(5, 2), 7)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as url:
-        yield url
-
-
-@pytest.fixture
-async def redis(server: str) -> AsyncIterator[RedisClient]:
-    async with open_redis(server) as client:
-        await client.flushall()
-        yield client
 
 
 async def commands(redis: RedisClient, name: str) -> int:
@@ -103,18 +89,21 @@ async def test_a_session_taken_elsewhere_is_told_to_all_but_oneself(
         assert (one.taken_elsewhere(message["data"]), two.taken_elsewhere(message["data"])) == ("", KEY)
 
 
-async def test_what_cannot_be_saved_waits(redis: RedisClient, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_cannot_be_saved_waits(redis: RedisClient, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Redis nothing is lost: it is saved, and said to be, when Redis is back."""
     monkeypatch.setattr(mqtt_sessions, "_AGAIN_SECONDS", 0.05)
     sessions, saved = Sessions(redis), asyncio.Event()
     pipeline = redis.pipeline
 
+    tries = []
+
     def broken(*_: object, **__: object) -> object:
+        tries.append(1)
         raise ConnectionError
 
     monkeypatch.setattr(redis, "pipeline", broken)
     sessions.save(KEY, KEPT, saved.set)
-    await asyncio.sleep(0.1)
+    await until(lambda: len(tries) == 2, 5)
     assert not saved.is_set()
     monkeypatch.setattr(redis, "pipeline", pipeline)
     await asyncio.wait_for(saved.wait(), 5)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,14 @@ import pytest
 from aemos.v1.job_pb2 import Announcement
 from aemos_core.announce import Announcer
 from aemos_core.names import notification_log
-from aemos_core.redis_link import RedisClient, open_redis
+from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
 from aemos_notify import client as client_module
 from aemos_notify import replay, service
 from redis.exceptions import RedisError
 
 from tests.support.notify import WITHIN_S, Browser, Notify, browser, listed_ids, running_notify
-from tests.support.redis_server import redis_server, until
+from tests.support.redis_server import until
 
 pytestmark = pytest.mark.asyncio
 
@@ -34,19 +34,6 @@ SUBSCRIPTIONS: dict[str, Any] = {
 HEARD = {"device": {0}, "other": {1, 2}, "alarms": {2}, "chain": {3}, "organization": {0, 1, 2, 3, 4}}
 """Which of ROOMS a subscription hears, beside those for everybody."""
 EVERYBODY = 4
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as url:
-        yield url
-
-
-@pytest.fixture
-async def redis(server: str) -> AsyncIterator[RedisClient]:
-    async with open_redis(server) as client:
-        await client.flushall()
-        yield client
 
 
 def announcement(number: int, kind: int) -> Announcement:
@@ -73,9 +60,9 @@ async def place_of(redis: RedisClient, number: int) -> str:
     return next((i.decode() for i, f in entries if json.loads(f[b"n"])["number"] == number), "0-1")
 
 
-async def test_what_was_missed_comes_first(redis: RedisClient, server: str, tmp_path: Path) -> None:
+async def test_what_was_missed_comes_first(redis: RedisClient, redis_url: str, tmp_path: Path) -> None:
     """Behind the id given, of the rooms subscribed and for everybody, before the acknowledgement; then what is live."""
-    async with running_notify(server, tmp_path) as notify, browser(notify) as found:
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as found:
         for number in range(20):
             await announce(redis, [number], number % 5)
         after = await place_of(redis, 5)
@@ -88,11 +75,11 @@ async def test_what_was_missed_comes_first(redis: RedisClient, server: str, tmp_
 
 
 async def test_what_was_live_is_not_told_again(
-    redis: RedisClient, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    redis: RedisClient, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that subscribes long after it connected heard what was for everybody meanwhile."""
     monkeypatch.setattr(client_module, "GREETING_SECONDS", 0)
-    async with running_notify(server, tmp_path) as notify, browser(notify) as found:
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as found:
         for number in range(10):
             await announce(redis, [number], number % 5)
         await found.hears(2)
@@ -102,12 +89,12 @@ async def test_what_was_live_is_not_told_again(
 
 
 async def test_replay_over_pages_is_the_newest_and_says_so(
-    redis: RedisClient, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    redis: RedisClient, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than is replayed, or more than is looked through, is cut at its old end; the client is told."""
     monkeypatch.setattr(service, "_ENTRIES_AT_ONCE", 7)
     await announce(redis, range(100))
-    async with running_notify(server, tmp_path) as notify:
+    async with running_notify(redis_url, tmp_path) as notify:
         after = await place_of(redis, 9)
         async with browser(notify) as found:
             assert await found.subscribe({"deviceId": 42, "after": after}) == {"ok": True, "rooms": [ABC, "device-42"]}
@@ -126,9 +113,9 @@ async def test_replay_over_pages_is_the_newest_and_says_so(
             assert (answer["truncated"], len(found.heard)) == (True, 100)
 
 
-async def test_ledger_answers_for_what_the_log_lost(redis: RedisClient, server: str, tmp_path: Path) -> None:
+async def test_ledger_answers_for_what_the_log_lost(redis: RedisClient, redis_url: str, tmp_path: Path) -> None:
     """When Redis has no more of it, the ledger has, with its rooms; both together are in order."""
-    async with running_notify(server, tmp_path, worker=True) as notify:
+    async with running_notify(redis_url, tmp_path, worker=True) as notify:
         for number in range(12):
             await announce(redis, [number], number % 2)
         await until_listed(notify, 12)
@@ -146,7 +133,7 @@ async def until_listed(notify: Notify, count: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_each_once_in_order_however_it_falls(
-    redis: RedisClient, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    redis: RedisClient, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Clients subscribe, again and again, with the last id they heard, while notifications go on: each hears each that
     is meant for it exactly once, in order, also when more comes during a replay than is held back."""
@@ -154,7 +141,7 @@ async def test_each_once_in_order_however_it_falls(
     monkeypatch.setattr(client_module, "MOST_HELD", chance.choice((0, 3, 1_000)))
     monkeypatch.setattr(service, "_ENTRIES_AT_ONCE", chance.choice((3, 50)))
     kinds = [chance.randrange(5) for _ in range(1_500)]
-    async with running_notify(server, tmp_path) as notify:
+    async with running_notify(redis_url, tmp_path) as notify:
         done = asyncio.Event()
         readers = [asyncio.create_task(_follow(notify, name, done, chance)) for name in SUBSCRIPTIONS]
         for start in range(0, len(kinds), 5):
@@ -186,12 +173,12 @@ async def _follow(notify: Notify, name: str, done: asyncio.Event, chance: random
 
 
 async def test_subscriptions_of_one_client_overlap_without_doubles(
-    redis: RedisClient, server: str, tmp_path: Path
+    redis: RedisClient, redis_url: str, tmp_path: Path
 ) -> None:
     """Several subscriptions with the same last id tell each notification once, and so does the same one again."""
     for number in range(20):
         await announce(redis, [number], number % 5)
-    async with running_notify(server, tmp_path) as notify, browser(notify) as found:
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as found:
         after = await place_of(redis, 3)
         for name in ("other", "alarms", "device", "organization", "alarms"):
             assert (await found.subscribe({**SUBSCRIPTIONS[name], "after": after}))["ok"]
@@ -202,10 +189,10 @@ async def test_subscriptions_of_one_client_overlap_without_doubles(
 
 
 async def test_what_redis_said_while_nobody_listened_is_read_from_the_log(
-    redis: RedisClient, server: str, tmp_path: Path
+    redis: RedisClient, redis_url: str, tmp_path: Path
 ) -> None:
     """A lost subscription costs a connected client nothing: what it would have missed comes late, once, in order."""
-    async with running_notify(server, tmp_path) as notify, browser(notify) as found:
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as found:
         await found.subscribe({"deviceId": 42})
         for number in range(200):
             if number % 40 == 20:
@@ -216,11 +203,11 @@ async def test_what_redis_said_while_nobody_listened_is_read_from_the_log(
 
 
 async def test_replay_that_cannot_be_read_is_refused(
-    redis: RedisClient, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    redis: RedisClient, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without Redis there is no replay: the client is told, is in no room, and may ask again."""
     await announce(redis, range(3))
-    async with running_notify(server, tmp_path) as notify, browser(notify) as found:
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as found:
 
         async def broken(*_: Any, **__: Any) -> Any:
             raise RedisError

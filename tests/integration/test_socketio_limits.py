@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,15 +16,8 @@ from aemos_notify.socketio_server import QUEUED_PACKETS
 from websockets.asyncio.client import ClientConnection
 
 from tests.support.notify import ROOMS, WITHIN_S, announcement, bare, browser, closed, enter, running_notify
-from tests.support.redis_server import redis_server
 
 pytestmark = pytest.mark.asyncio
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as url:
-        yield url
 
 
 async def test_slow_client_is_dropped_alone(redis_url: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ PORTS = (
     "SCHEDULER_GRPC_PORT",
     "NOTIFY_GRPC_PORT",
 )
+WITHIN_S = 20.0
+_POLL_S = 0.05
 READY_SECONDS = 600.0  # thousands of demo devices take minutes to make
 
 
@@ -87,6 +89,15 @@ class Stack:
             except psutil.Error:
                 continue
         return found
+
+
+def eventually(found: Callable[[], Any], within_s: float = WITHIN_S) -> Any:
+    """What `found` returns once it is true; AssertionError after `within_s` seconds."""
+    deadline = time.monotonic() + within_s
+    while not (result := found()):
+        assert time.monotonic() < deadline, f"not within {within_s} s: {found}"
+        time.sleep(_POLL_S)
+    return result
 
 
 @contextmanager

@@ -1,124 +1,33 @@
-"""History on both databases: pages, aggregates against a model in Python, latest values, retention."""
+"""History on both databases: pages, aggregates against a model in Python, latest values."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from aemos.v1 import job_pb2
-from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind
-from aemos_core.identity import Caller, set_caller
 from aemos_core.names import LATEST_READINGS
 from aemos_core.paging import Page
-from aemos_core.redis_link import RedisClient, open_redis
-from aemos_core.times import now_ms
+from aemos_core.redis_link import open_redis
 from aemos_ingest import history_codec, tables
 from aemos_ingest.history_service import Aggregation, Around, History, Of
 from aemos_ingest.history_store import Cut
 from aemos_ingest.latest import LatestReadings
-from aemos_ingest.organization_service import Organizations
-from aemos_ingest.retention import DAY_MS, Retention
-from sqlalchemy import func, insert, select, update
+from aemos_ingest.retention import DAY_MS
+from sqlalchemy import update
 
-from tests.support.redis_server import redis_server, until
+from tests.support.history_world import Reading, World, row
 
 pytestmark = pytest.mark.asyncio
 HOUR_MS = 3_600_000
 BEGIN = int(datetime(2026, 10, 20, tzinfo=ZoneInfo("Europe/Berlin")).timestamp()) * 1_000
 END = BEGIN + 10 * DAY_MS
 ALL = ("min", "max", "avg", "sum", "first", "last", "count")
-Reading = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as url:
-        yield url
-
-
-@dataclass
-class World:
-    """Organization 1 with sensors "s1" (temperature, note) and "s2" (temperature), and organization 2 with "s3"."""
-
-    database: Database
-    redis: RedisClient
-    latest: LatestReadings
-    history: History
-
-    async def add(self, table: Any, rows: Sequence[Reading]) -> None:
-        async with self.database.write() as connection:
-            for begin in range(0, len(rows), 1_000):
-                await connection.execute(insert(table), rows[begin : begin + 1_000])
-
-    async def store(self, *rows: Reading, told: bool = True) -> None:
-        """As a commit does; not `told` as one that died before it said so."""
-        await self.add(tables.data_stream, rows)
-        if told:
-            self.latest.committed(
-                job_pb2.CommittedReading(
-                    telemetry_data_id=row["telemetry_data_id"],
-                    received_at_ms=row["received_at_ms"],
-                    id=row["id"],
-                    text=row["value"],
-                )
-                for row in rows
-            )
-            await self.latest.drain()
-
-    async def newest(self, *sensors: str) -> dict[tuple[str, str], str]:
-        found = await self.history.latest(Of(1, sensors, ()))
-        return {(variable.sensor_uuid, variable.variable_name): newest.value for newest, variable in found}
-
-
-@pytest.fixture
-async def world(database: Database, redis_url: str) -> AsyncIterator[World]:
-    async with open_redis(redis_url) as redis:
-        await redis.flushall()
-        latest = LatestReadings(database, redis)
-        made = World(database, redis, latest, History(database, latest))
-        await made.add(tables.organization, [{"id": n, "name": f"o{n}", "created_at_ms": 0} for n in (1, 2)])
-        common = {"created_at_ms": 0, "name": "x"}
-        await made.add(
-            tables.device, [{"id": n, "uuid": f"d{n}", "organization_id": 1 + n // 3, **common} for n in (1, 2, 3)]
-        )
-        await made.add(
-            tables.sensor,
-            [{"id": n, "device_id": n, "uuid": f"s{n}", "organization_id": 1 + n // 3, **common} for n in (1, 2, 3)],
-        )
-        variables = ((1, 1, "temperature", "number"), (2, 2, "temperature", "number"), (3, 3, "temperature", "number"))
-        await made.add(
-            tables.telemetry_data,
-            [
-                {
-                    "id": v,
-                    "sensor_id": s,
-                    "variable_name": name,
-                    "type": kind,
-                    "unit": "",
-                    "organization_id": 1 + s // 3,
-                }
-                for v, s, name, kind in (*variables, (4, 1, "note", "text"))
-            ],
-        )
-        yield made
-
-
-def row(reading_id: int, ms: int, variable_id: int = 1, value: float | str = 1.5) -> Reading:
-    number = value if isinstance(value, float) else None
-    return {
-        "telemetry_data_id": variable_id,
-        "received_at_ms": ms,
-        "id": reading_id,
-        "value": str(value),
-        "number": number,
-    }
 
 
 def ten_days(variable_id: int = 1) -> list[Reading]:
@@ -335,90 +244,3 @@ async def test_context_of_a_label(world: World) -> None:
         ("d2", "north", 5.0)
     ]
     assert [one.sensor.uuid for one in answer.sensors] == ["s2"]
-
-
-class Held:
-    """A lease that this process has."""
-
-    def holds(self, partition: int) -> bool:
-        return True
-
-
-class Lost:
-    """A lease that another one has."""
-
-    def holds(self, partition: int) -> bool:
-        return False
-
-
-async def left(world: World) -> dict[int, int]:
-    c = tables.data_stream.c
-    query = select(c.telemetry_data_id, func.count()).group_by(c.telemetry_data_id)
-    async with world.database.read() as connection:
-        return {variable: count for variable, count in (await connection.execute(query)).all()}
-
-
-async def test_retention_deletes_what_is_too_old_and_what_is_gone(world: World) -> None:
-    """In steps; of an organization that keeps all, nothing; of a variable that was deleted, everything."""
-    now, day = now_ms(), DAY_MS
-    old = [row(i, now - 8 * day - i // 2, v) for v in (1, 3, 99) for i in range(2_500)]
-    young = [row(9_000, now - 6 * day, v) for v in (1, 3, 99)]
-    await world.store(*old, *young, told=False)
-    set_caller(Caller(1, 1, "admin"))
-    await Organizations(world.database).change(None, 7)
-    stop = asyncio.Event()
-    assert not await Retention(world.database, Lost(), 1.0).round(stop)
-    assert sum((await left(world)).values()) == 7_503
-    assert await Retention(world.database, Held(), 1.0).round(stop)
-    assert await left(world) == {1: 1, 3: 2_501}
-
-
-class HeldFor:
-    """A lease that is lost after it was asked so often."""
-
-    def __init__(self, times: int) -> None:
-        self.times = times
-
-    def holds(self, partition: int) -> bool:
-        self.times -= 1
-        return self.times >= 0
-
-
-async def test_retention_ends_with_its_lease(world: World) -> None:
-    """Between two steps: another process may have begun."""
-    await world.store(*[row(i, BEGIN, 99) for i in range(3_000)], told=False)
-    assert not await Retention(world.database, HeldFor(2), 1.0).round(asyncio.Event())
-    assert await left(world) == {99: 2_000}
-
-
-async def test_retention_stops_at_once_and_goes_on_after_a_restart(world: World) -> None:
-    """It rests 99 times as long as it worked here, and a stop ends the rest."""
-    await world.store(*[row(i, BEGIN, 99) for i in range(3_000)], told=False)
-    stop = asyncio.Event()
-    running = asyncio.create_task(Retention(world.database, Held(), 0.01).run(stop))
-    counts: list[int] = []
-
-    async def watch() -> None:
-        while not counts or counts[-1] > 2_000:
-            counts.append((await left(world)).get(99, 0))
-
-    async with asyncio.timeout(20):
-        await watch()
-    stop.set()
-    await until(running.done, 5)
-    assert 0 < counts[-1] <= 2_000
-    assert await Retention(world.database, Held(), 1.0).round(asyncio.Event())
-    assert await left(world) == {}
-
-
-async def test_an_organization_is_changed_within_bounds(world: World) -> None:
-    """Days that cannot be are refused; what is not given stays."""
-    set_caller(Caller(1, 1, "admin"))
-    organizations = Organizations(world.database)
-    assert (await organizations.change("Plant", None)).name == "Plant"
-    assert (await organizations.change(None, 30)).retention_days == 30
-    assert (await organizations.get()).name == "Plant"
-    for days in (-1, 40_000):
-        with pytest.raises(AemosError) as refused:
-            await organizations.change(None, days)
-        assert refused.value.errors[0].loc == "retentionDays"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from aemos_core.errors import AemosError
 from aemos_core.identity import Caller, set_caller
 from aemos_core.outbox import Outbox, Row
 from aemos_core.paging import Page
-from aemos_core.redis_link import RedisClient, open_redis
+from aemos_core.redis_link import RedisClient
 from aemos_rules import tables
 from aemos_rules.activity import Activities
 from aemos_rules.alarm_effects import AlarmApplier
@@ -23,22 +22,7 @@ from aemos_rules.domain import Reading
 from aemos_rules.effects import Effects
 from aemos_rules.run_records import Recorder
 
-from tests.support.redis_server import redis_server
-
 PAGE = Page(100, 0)
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as url:
-        yield url
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> Any:
-    async with open_redis(redis_url) as client:
-        await client.flushall()
-        yield client
 
 
 class KeptOutbox(Outbox):

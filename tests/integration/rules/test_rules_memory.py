@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import msgspec
 import pytest
 from aemos.v1 import data_stream_pb2, device_pb2, history_pb2, sensor_pb2
 from aemos_core.database import Database
-from aemos_core.redis_link import RedisClient, open_redis
+from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms, to_timestamp
 from aemos_rules import state_store
 from aemos_rules import tables as t
@@ -19,7 +18,7 @@ from aemos_rules.domain import Node, Reading
 from sqlalchemy import func, select
 
 from tests.support.play import SENSOR, Play, act, chain, node
-from tests.support.redis_server import redis_server, until
+from tests.support.redis_server import until
 from tests.support.rule_worker import Worker, save_chain
 
 SECONDS = 0.4
@@ -34,19 +33,6 @@ REMEMBERING = [
     node("absence", seconds=1000),
 ]
 VALUES = (1, 4, 6, 6, 2, 7, 3, 5, 9, 9)
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as url:
-        yield url
-
-
-@pytest.fixture
-async def redis(redis_url: str, tmp_path: Path) -> AsyncIterator[RedisClient]:
-    async with open_redis(redis_url) as client:
-        await client.flushall()
-        yield client
 
 
 async def add_state(database: Database) -> int:

@@ -1,0 +1,108 @@
+"""Retention on both databases, and the organization's setting of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aemos_core.errors import AemosError
+from aemos_core.identity import Caller, set_caller
+from aemos_core.times import now_ms
+from aemos_ingest import tables
+from aemos_ingest.organization_service import Organizations
+from aemos_ingest.retention import DAY_MS, Retention
+from sqlalchemy import func, select
+
+from tests.support.history_world import World, row
+from tests.support.redis_server import until
+
+pytestmark = pytest.mark.asyncio
+BEGIN = 1_790_000_000_000
+"""In September 2026, ms since 1970."""
+
+
+class Held:
+    """A lease that this process has."""
+
+    def holds(self, partition: int) -> bool:
+        return True
+
+
+class Lost:
+    """A lease that another one has."""
+
+    def holds(self, partition: int) -> bool:
+        return False
+
+
+async def left(world: World) -> dict[int, int]:
+    c = tables.data_stream.c
+    query = select(c.telemetry_data_id, func.count()).group_by(c.telemetry_data_id)
+    async with world.database.read() as connection:
+        return {variable: count for variable, count in (await connection.execute(query)).all()}
+
+
+async def test_retention_deletes_what_is_too_old_and_what_is_gone(world: World) -> None:
+    """In steps; of an organization that keeps all, nothing; of a variable that was deleted, everything."""
+    now, day = now_ms(), DAY_MS
+    old = [row(i, now - 8 * day - i // 2, v) for v in (1, 3, 99) for i in range(2_500)]
+    young = [row(9_000, now - 6 * day, v) for v in (1, 3, 99)]
+    await world.store(*old, *young, told=False)
+    set_caller(Caller(1, 1, "admin"))
+    await Organizations(world.database).change(None, 7)
+    stop = asyncio.Event()
+    assert not await Retention(world.database, Lost(), 1.0).round(stop)
+    assert sum((await left(world)).values()) == 7_503
+    assert await Retention(world.database, Held(), 1.0).round(stop)
+    assert await left(world) == {1: 1, 3: 2_501}
+
+
+class HeldFor:
+    """A lease that is lost after it was asked so often."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def holds(self, partition: int) -> bool:
+        self.times -= 1
+        return self.times >= 0
+
+
+async def test_retention_ends_with_its_lease(world: World) -> None:
+    """Between two steps: another process may have begun."""
+    await world.store(*[row(i, BEGIN, 99) for i in range(3_000)], told=False)
+    assert not await Retention(world.database, HeldFor(2), 1.0).round(asyncio.Event())
+    assert await left(world) == {99: 2_000}
+
+
+async def test_retention_stops_at_once_and_goes_on_after_a_restart(world: World) -> None:
+    """It rests 99 times as long as it worked here, and a stop ends the rest."""
+    await world.store(*[row(i, BEGIN, 99) for i in range(3_000)], told=False)
+    stop = asyncio.Event()
+    running = asyncio.create_task(Retention(world.database, Held(), 0.01).run(stop))
+    counts: list[int] = []
+
+    async def watch() -> None:
+        while not counts or counts[-1] > 2_000:
+            counts.append((await left(world)).get(99, 0))
+
+    async with asyncio.timeout(20):
+        await watch()
+    stop.set()
+    await until(running.done, 5)
+    assert 0 < counts[-1] <= 2_000
+    assert await Retention(world.database, Held(), 1.0).round(asyncio.Event())
+    assert await left(world) == {}
+
+
+async def test_an_organization_is_changed_within_bounds(world: World) -> None:
+    """Days that cannot be are refused; what is not given stays."""
+    set_caller(Caller(1, 1, "admin"))
+    organizations = Organizations(world.database)
+    assert (await organizations.change("Plant", None)).name == "Plant"
+    assert (await organizations.change(None, 30)).retention_days == 30
+    assert (await organizations.get()).name == "Plant"
+    for days in (-1, 40_000):
+        with pytest.raises(AemosError) as refused:
+            await organizations.change(None, days)
+        assert refused.value.errors[0].loc == "retentionDays"
