@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aemos.v1 import history_pb2, job_pb2
+from aemos.v1 import history_pb2, job_pb2, schedule_pb2
 from aemos_core.database import Database
 from aemos_core.jobs import RESUME_RUNS
 from aemos_core.outbox import Row
@@ -13,17 +13,17 @@ from aemos_core.redis_link import RedisClient
 from aemos_core.worker import Job, current_job
 from aemos_rules import chain_store
 from aemos_rules.activity import Activities
-from aemos_rules.announcements import NoticeApplier
+from aemos_rules.appliers import every_applier
 from aemos_rules.chain_index import ChainIndex
 from aemos_rules.contexts import Contexts
 from aemos_rules.deadlines import Deadlines
-from aemos_rules.derived_readings import DerivedReadingApplier
 from aemos_rules.domain import Node, Reading, RuleChain
 from aemos_rules.effects import Effects
+from aemos_rules.firings import FIRINGS_FINISHED
 from aemos_rules.jobs import Judge
 from aemos_rules.memory import Memory
 from aemos_rules.run_records import Recorder
-from aemos_rules.state_effects import StateApplier
+from aemos_rules.scheduled_runs import ScheduledRuns
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.support.play import SENSOR
@@ -67,13 +67,13 @@ class Worker:
     def __init__(self, database: Database, redis: RedisClient, history: FakeHistory | None = None) -> None:
         self.outbox = Outbox()
         self.memory, self.deadlines = Memory(database), Deadlines(database, self.outbox)
-        appliers: list[Any] = [self.memory, self.deadlines, StateApplier(database, redis), NoticeApplier()]
-        appliers.append(DerivedReadingApplier())
-        activities = Activities(redis)
+        appliers, activities = every_applier(database, redis, self.memory, self.deadlines), Activities(redis)
         effects = Effects(database, self.outbox, appliers, Recorder(activities))
         self.history = history or FakeHistory()
         self.contexts = Contexts(database, self.history)  # type: ignore[arg-type]
-        self.judge = Judge(ChainIndex(database, redis, activities), effects, self.memory, self.contexts, redis, 1)
+        index = ChainIndex(database, redis, activities)
+        self.judge = Judge(index, effects, self.memory, self.contexts, redis, 1)
+        self.scheduled = ScheduledRuns(index, effects, redis)
 
     async def evaluate(self, *readings: Reading) -> None:
         """One job of readings."""
@@ -90,6 +90,14 @@ class Worker:
             current_job.set(Job("job", "", "", ""))
             await self.judge.resume_runs(row.payload, "job")
         return len(rows)
+
+    async def fire(self, *runs: job_pb2.ScheduledRun) -> list[schedule_pb2.FiringEnd]:
+        """One job of scheduled runs; returns what the scheduler is told."""
+        current_job.set(Job("job", "", "", ""))
+        self.outbox.sent = []
+        await self.scheduled.run_chains(job_pb2.ScheduledRuns(runs=runs).SerializeToString(), "job")
+        told = b"".join(row.payload for row in self.outbox.sent if row.kind == FIRINGS_FINISHED)
+        return list(schedule_pb2.FinishFiringsRequest.FromString(told).ends)
 
     async def die(self, *readings: Reading) -> None:
         """Judges, and is killed before it commits."""

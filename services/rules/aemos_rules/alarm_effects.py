@@ -15,7 +15,7 @@ from aemos_rules import alarm_store
 from aemos_rules.alarms import AlarmAssertion, AlarmChange, AlarmKey, AlarmRow, fold
 from aemos_rules.announcements import alarm_changed
 from aemos_rules.domain import Watermark
-from aemos_rules.effects import Cause
+from aemos_rules.effects import Pending, RunIds
 from aemos_rules.watermarks import Watermarks
 
 ByAlarm = Mapping[AlarmKey, Sequence[AlarmAssertion]]
@@ -43,7 +43,7 @@ class AlarmApplier:
         return _Changes(self._marks, by_alarm, marks, rows)
 
 
-class _Changes:
+class _Changes(Pending):
     """What one job's assertions make of their alarms."""
 
     def __init__(
@@ -60,23 +60,23 @@ class _Changes:
         self._changing = [key for key, (_, changes) in folded.items() if changes]
         self._reached = {_field(key): mark for key, (mark, _) in folded.items()}
         self.writes = bool(self._changing)
-        self.causes: set[Cause] = set()
 
-    async def write(self, connection: AsyncConnection) -> Sequence[Row]:
-        """Stores alarms and their events; announces each change."""
+    async def look(self, connection: AsyncConnection) -> None:
+        """Locks the alarms that seem to change."""
         rows = await alarm_store.latest(connection, self._changing, lock=True)
+        self._found = [(rows.get(key), self._fold(key, rows.get(key))[1]) for key in self._changing]
+        marks = (change.assertion.watermark for _, changes in self._found for change in changes)
+        self.causes = {(chain_id, reading_id, at) for at, reading_id, chain_id in marks}
+
+    async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
+        """Stores alarms and their events; announces each change."""
         told = []
-        for key in self._changing:
-            current = rows.get(key)
-            _, changes = self._fold(key, current)
+        for current, changes in self._found:
             after = await alarm_store.change(connection, current.id if current else 0, changes)
             told += [
                 alarm_changed(row, change.what, change.assertion.reading.trace_context)
                 for row, change in zip(after, changes, strict=True)
             ]
-            for change in changes:
-                at, reading_id, chain_id = change.assertion.watermark
-                self.causes.add((chain_id, reading_id, at))
         return [outbox_row(told)] if told else []
 
     async def settle(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import NAMESPACE_OID, uuid4, uuid5
 
@@ -15,7 +15,7 @@ from aemos_core.times import now_ms, rfc3339
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules.domain import Notice, RuleChain
-from aemos_rules.effects import Cause
+from aemos_rules.effects import Pending, RunIds
 
 DEVICE_STATE_CHANGE = "device-state-change"
 ALARM = "alarm"
@@ -79,15 +79,9 @@ class NoticeApplier:
         return _Notices(effects)
 
 
-class _Notices:
-    writes = True
-    causes: Collection[Cause] = ()
-
+class _Notices(Pending):
     def __init__(self, notices: Sequence[Notice]) -> None:
         self._notices = notices
 
-    async def write(self, connection: AsyncConnection) -> Sequence[Row]:
+    async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
         return [outbox_row(map(message_of, self._notices))]
-
-    async def settle(self) -> None:
-        return

@@ -10,6 +10,7 @@ from aemos_rules.announcements import NoticeApplier
 from aemos_rules.deadlines import Deadlines
 from aemos_rules.derived_readings import DerivedReadingApplier
 from aemos_rules.effects import Applier
+from aemos_rules.firings import FiringEndApplier
 from aemos_rules.memory import Memory
 from aemos_rules.sent_effects import ReportApplier, RowApplier
 from aemos_rules.state_effects import StateApplier
@@ -18,5 +19,5 @@ from aemos_rules.state_effects import StateApplier
 def every_applier(database: Database, redis: RedisClient, memory: Memory, deadlines: Deadlines) -> tuple[Applier, ...]:
     """Wherever chains run, all that they may say is carried out."""
     states, alarms = StateApplier(database, redis), AlarmApplier(database, redis)
-    said = (NoticeApplier(), DerivedReadingApplier(), ReportApplier(), RowApplier())
+    said = (NoticeApplier(), DerivedReadingApplier(), ReportApplier(), FiringEndApplier(), RowApplier())
     return (memory, deadlines, states, alarms, *said)

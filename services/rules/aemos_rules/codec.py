@@ -166,6 +166,7 @@ def instance_to_pb(row: AnyRow) -> device_state_pb2.DeviceStateInstance:
         timestamp=to_timestamp(row.at_ms),
         rule_chain_id=row.rule_chain_id,
         data_stream_id=row.data_stream_id,
+        chain_run_id=row.chain_run_id,
         user_id=row.user_id,
     )
 

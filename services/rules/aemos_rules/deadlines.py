@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
 from aemos_rules.domain import Reading
-from aemos_rules.effects import Cause
+from aemos_rules.effects import Pending, RunIds
 from aemos_rules.run import Cell, Deadline
 
 log = logging.getLogger("aemos.rules")
@@ -135,11 +135,8 @@ class Deadlines:
         self._outbox.committed(sent)
 
 
-class _Kept:
+class _Kept(Pending):
     """The deadlines that one job sets and takes back."""
-
-    writes = True
-    causes: Collection[Cause] = ()
 
     def __init__(self, deadlines: Deadlines, changed: Sequence[Deadline]) -> None:
         self._deadlines = deadlines
@@ -148,7 +145,7 @@ class _Kept:
         self._at_once = [deadline for deadline in changed if 0 < _fires_at(deadline) <= now]
         self._gone = [deadline.cell for deadline in changed if _fires_at(deadline) <= now]
 
-    async def write(self, connection: AsyncConnection) -> Sequence[Row]:
+    async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
         """What is due already goes by the outbox at once."""
         if self._gone:
             keys = [(cell.chain_id, cell.node, cell.key) for cell in self._gone]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from uuid import NAMESPACE_OID, uuid5
 
 from aemos.v1 import data_stream_pb2, data_stream_pb2_grpc
@@ -12,7 +12,7 @@ from aemos_core.outbox import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules.domain import DerivedReading
-from aemos_rules.effects import Cause
+from aemos_rules.effects import Pending, RunIds
 
 log = logging.getLogger("aemos.rules")
 
@@ -30,19 +30,13 @@ class DerivedReadingApplier:
         return _Pending(effects)
 
 
-class _Pending:
-    writes = True
-    causes: Collection[Cause] = ()
-
+class _Pending(Pending):
     def __init__(self, derived: Sequence[DerivedReading]) -> None:
         self._derived = derived
 
-    async def write(self, connection: AsyncConnection) -> Sequence[Row]:
+    async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
         request = data_stream_pb2.WriteReadingsRequest(readings=map(_message, self._derived))
         return [Row(DERIVED_READINGS, 0, request.SerializeToString(), len(self._derived))]
-
-    async def settle(self) -> None:
-        return
 
 
 def _message(derived: DerivedReading) -> data_stream_pb2.NewReading:

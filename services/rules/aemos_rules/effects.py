@@ -5,7 +5,7 @@ One registry: the appliers that wiring gives. A new effect is its type, beside t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from aemos_core.database import Database
@@ -14,20 +14,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 Cause: TypeAlias = tuple[int, int, int]
 """A run that changed something: (chain id, reading id or 0, event time in ms)."""
+RunIds: TypeAlias = Mapping[Cause, int]
+"""Of the runs that are recorded."""
 
 
-class Pending(Protocol):
+class Pending:
     """What an applier is about to do for one job."""
 
-    writes: bool
+    writes = True
     """Whether it needs the transaction."""
+    causes: Collection[Cause] = ()
+    """After `look`: the runs whose effects change something that could also stay as it is."""
 
-    @property
-    def causes(self) -> Collection[Cause]:
-        """After `write`: the runs whose effects changed something that could also have stayed as it was."""
+    async def look(self, connection: AsyncConnection) -> None:
+        """Looks again, and locks what it will change: others may have been faster."""
 
-    async def write(self, connection: AsyncConnection) -> Sequence[Row]:
-        """Stores it; returns what is to be sent after the commit. Looks again: others may have been faster."""
+    async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
+        """Stores it; returns what is to be sent after the commit."""
+        raise NotImplementedError
 
     async def settle(self) -> None:
         """Does what follows, after the commit if there was one."""
@@ -50,8 +54,10 @@ class RunRecorder(Protocol):
     def wants(self, ran: Sequence[Any]) -> bool:
         """Whether there is something to write though no effect changes anything."""
 
-    async def write(self, connection: AsyncConnection, ran: Sequence[Any], causes: Collection[Cause]) -> Sequence[Row]:
-        """Records those that caused something; returns what is to be sent after the commit."""
+    async def record(
+        self, connection: AsyncConnection, ran: Sequence[Any], causes: Collection[Cause]
+    ) -> tuple[RunIds, list[Row]]:
+        """Records those that cause something; returns their ids, and what is to be sent after the commit."""
 
 
 class Effects:
@@ -88,7 +94,10 @@ class Effects:
 
     async def _write(self, writing: Sequence[Pending], ran: Sequence[Any]) -> None:
         async with self._database.write() as connection:
-            rows = [row for each in writing for row in await each.write(connection)]
-            rows += await self._recorder.write(connection, ran, {c for each in writing for c in each.causes})
+            for each in writing:
+                await each.look(connection)
+            runs, rows = await self._recorder.record(connection, ran, {c for each in writing for c in each.causes})
+            for each in writing:
+                rows += await each.write(connection, runs)
             rows = await self._outbox.add(connection, rows)
         self._outbox.committed(rows)

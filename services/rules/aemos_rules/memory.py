@@ -9,7 +9,7 @@ finds out before it commits, forgets, and judges again. So no other copy can be 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -22,7 +22,7 @@ from sqlalchemy import insert, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
-from aemos_rules.effects import Cause
+from aemos_rules.effects import Pending, RunIds
 from aemos_rules.run import Cell, Remembered
 
 MOST_BYTES = 96_000_000
@@ -120,16 +120,13 @@ class Memory:
             self._bytes -= _size(self._cells.popitem(last=False)[1])
 
 
-class _Writes:
+class _Writes(Pending):
     """The cells that one job writes."""
-
-    writes = True
-    causes: Collection[Cause] = ()
 
     def __init__(self, memory: Memory, owner: str, values: Mapping[Cell, bytes]) -> None:
         self._memory, self._owner, self._values = memory, owner, values
 
-    async def write(self, connection: AsyncConnection) -> Sequence[Row]:
+    async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
         """Raises Fenced unless the partitions are this worker's until the transaction ends."""
         partitions = {cell.partition for cell in self._values}
         query = select(_o.lane).where(_o.lane.in_(sorted(partitions)), _o.owner == self._owner).with_for_update()

@@ -19,7 +19,7 @@ from aemos_rules.alarms import AlarmAssertion
 from aemos_rules.announcements import chain_suspended
 from aemos_rules.chain_index import chains_changed
 from aemos_rules.domain import StateAssertion
-from aemos_rules.effects import Cause
+from aemos_rules.effects import Cause, RunIds
 from aemos_rules.engine import CompiledChain, RunResult
 from aemos_rules.explain import Start, described, explained
 from aemos_rules.run import Deadline, Remembered, World
@@ -64,16 +64,19 @@ class Recorder:
         """Whether there is something to write though no effect changes anything."""
         return any(run.is_sure for run in ran)
 
-    async def write(self, connection: AsyncConnection, ran: Sequence[Ran], causes: Collection[Cause]) -> list[Row]:
-        """Records those that caused something; what is to be sent of suspended chains."""
+    async def record(
+        self, connection: AsyncConnection, ran: Sequence[Ran], causes: Collection[Cause]
+    ) -> tuple[RunIds, list[Row]]:
+        """Records those that cause something; returns their ids, and what is to be sent of suspended chains."""
         chosen = [run for run in ran if run.is_sure or run.cause in causes]
         kept = [run for run in chosen if self._may_record(run)]
+        runs: RunIds = {}
         if kept:
             known = await run_store.known_chains(connection, {run.chain.chain.id for run in kept})
             rows = [_row(run) for run in kept if run.chain.chain.id in known]
             if rows:
-                await run_store.record(connection, rows)
-        return await self._suspend(connection, {run.chain.chain.id: run for run in chosen if run.result.error})
+                runs = await run_store.record(connection, rows)
+        return runs, await self._suspend(connection, {run.chain.chain.id: run for run in chosen if run.result.error})
 
     def _may_record(self, run: Ran) -> bool:
         activity, second = self._activities.of(run.chain.chain.id), int(time.monotonic())

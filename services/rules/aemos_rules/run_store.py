@@ -15,6 +15,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
+from aemos_rules.effects import RunIds
 
 log = logging.getLogger("aemos.rules")
 
@@ -45,10 +46,14 @@ class RunRow(NamedTuple):
     detail: str
 
 
-async def record(connection: AsyncConnection, rows: Sequence[RunRow]) -> None:
+async def record(connection: AsyncConnection, rows: Sequence[RunRow]) -> RunIds:
     """Adds runs. One of a chain that was deleted meanwhile raises EXISTS, as a broken foreign key does."""
-    at = now_ms()
+    at, chains = now_ms(), {row.rule_chain_id for row in rows}
     await connection.execute(insert(t.chain_run), [{**row._asdict(), "recorded_at_ms": at} for row in rows])
+    # Read back: not every database returns the ids of many rows that it takes at once.
+    query = select(_r.rule_chain_id, _r.data_stream_id, _r.at_ms, _r.id)
+    mine = query.where(_r.recorded_at_ms == at, _r.rule_chain_id.in_(sorted(chains))).order_by(_r.id)
+    return {(chain, reading, at_ms): run for chain, reading, at_ms, run in (await connection.execute(mine)).all()}
 
 
 async def known_chains(connection: AsyncConnection, chain_ids: Iterable[int]) -> set[int]:

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aemos.v1 import job_pb2, schedule_pb2, schedule_pb2_grpc
+from aemos.v1 import job_pb2, schedule_pb2
 from aemos_core import telemetry
-from aemos_core.errors import AemosError, JobOutcome, Kind
+from aemos_core.errors import AemosError, JobOutcome
 from aemos_core.jobs import RUN_READING_CHAINS
 from aemos_core.outbox import Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
@@ -29,7 +29,6 @@ from aemos_rules.sensor_source import SensorSource
 
 log = logging.getLogger("aemos.rules")
 
-FIRINGS_FINISHED = "firings-finished"
 _OUTCOMES = {"fired": "completed", "stopped": "stopped", "error": "failed"}
 _MOST_ERROR = 200
 Answers = Mapping[Question, Mapping[str, Any]]
@@ -54,7 +53,6 @@ class ScheduledRuns:
         runs = job_pb2.ScheduledRuns.FromString(payload).runs
         chains = await self._index.compiled({run.rule_chain_id for run in runs})
         effects: list[Any] = []
-        ends = []
         for run in runs:
             chain = chains.get(run.rule_chain_id)
             if chain is not None and chain.questions and self._source is None:
@@ -62,21 +60,16 @@ class ScheduledRuns:
                 continue
             span = telemetry.start_trace(telemetry.SPAN_RUN, {"chain": run.rule_chain_id}) if chain else None
             with telemetry.ending(span):
-                end, found = await self._ended(run, chain)
+                found = await self._ended(run, chain)
                 if span is None:
                     effects += found
                 else:
                     await self._effects.apply(found)
-            ends.append(end)
-        if ends:
-            finished = schedule_pb2.FinishFiringsRequest(ends=ends).SerializeToString()
-            effects.append(Row(FIRINGS_FINISHED, 0, finished, len(ends)))
         await self._effects.apply(effects)
         await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
 
-    async def _ended(
-        self, run: job_pb2.ScheduledRun, chain: CompiledChain | None
-    ) -> tuple[schedule_pb2.FiringEnd, Sequence[Any]]:
+    async def _ended(self, run: job_pb2.ScheduledRun, chain: CompiledChain | None) -> Sequence[Any]:
+        """What follows from a run, its end included."""
         try:
             return _run(run, chain, await self._answers(run, chain))
         except AemosError as error:
@@ -84,7 +77,7 @@ class ScheduledRuns:
                 raise
             end = _begun(run, outcome="failed")
             end.error, end.finished_at_ms = error.detail[:_MOST_ERROR], now_ms()
-            return end, ()
+            return [end]
 
     async def _answers(self, run: job_pb2.ScheduledRun, chain: CompiledChain | None) -> Answers:
         if chain is None or self._source is None or not chain.questions:
@@ -100,16 +93,14 @@ def _handed_on(run: job_pb2.ScheduledRun) -> Row:
     return Row(RUN_READING_CHAINS.name, run.rule_chain_id % 4, payload, MOST_IN_BATCH)
 
 
-def _run(
-    run: job_pb2.ScheduledRun, chain: CompiledChain | None, answers: Answers
-) -> tuple[schedule_pb2.FiringEnd, Sequence[Any]]:
+def _run(run: job_pb2.ScheduledRun, chain: CompiledChain | None, answers: Answers) -> Sequence[Any]:
     end = _begun(run, outcome="dropped")
-    effects: Sequence[Any] = ()
+    effects: list[Any] = [end]
     if chain is not None and chain.chain.enabled and (chain.chain.schedule_enabled or run.manual):
         world = World(now_ms(), answers=answers)
         result = chain.run(None, run.planned_at_ms, world)
         end.outcome = _OUTCOMES[result.outcome]
-        effects = [*result.effects, Ran(chain, Start(None, run.planned_at_ms), world, result)]
+        effects += [*result.effects, Ran(chain, Start(None, run.planned_at_ms), world, result)]
         if result.outcome == "error":
             chain.activity.note_error()
             end.error = f"node {result.node_index} {result.node_name!r}: {result.error}"[:_MOST_ERROR]
@@ -117,7 +108,7 @@ def _run(
         else:
             chain.activity.note(None, result)
     end.finished_at_ms = now_ms()
-    return end, effects
+    return effects
 
 
 def _begun(run: job_pb2.ScheduledRun, outcome: str) -> schedule_pb2.FiringEnd:
@@ -128,26 +119,3 @@ def _begun(run: job_pb2.ScheduledRun, outcome: str) -> schedule_pb2.FiringEnd:
         outcome=outcome,
         trace_id=telemetry.trace_id_of(telemetry.current()),
     )
-
-
-class FinishSender:
-    """Reports ends to the scheduler, which counts the first of each run."""
-
-    keep_ms = 0
-
-    def __init__(self, scheduler: schedule_pb2_grpc.SchedulerServiceAsyncStub) -> None:
-        self._scheduler = scheduler
-
-    async def send(self, partition: int, rows: Sequence[Row]) -> None:
-        """Returns when they are known; raises ConnectionError to be called again."""
-        request = schedule_pb2.FinishFiringsRequest.FromString(b"".join(row.payload for row in rows))
-        try:
-            await self._scheduler.FinishFirings(request)
-        except AemosError as error:
-            if error.kind is not Kind.INVALID:
-                raise ConnectionError(error.detail) from error
-            log.error("%d ends of runs were refused: %s", len(request.ends), error.detail)
-
-    async def lost_everything(self) -> bool:
-        """The scheduler's database is not Redis."""
-        return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from aemos.v1 import job_pb2
 from aemos_core.jobs import GENERATE_REPORT
@@ -11,23 +11,17 @@ from aemos_core.outbox_lane import MOST_IN_BATCH
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules.domain import ReportWanted
-from aemos_rules.effects import Cause, Pending
+from aemos_rules.effects import Pending, RunIds
 
 
-class _Rows:
+class _Rows(Pending):
     """Nothing is stored but what is to be sent."""
-
-    writes = True
-    causes: Collection[Cause] = ()
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = rows
 
-    async def write(self, connection: AsyncConnection) -> Sequence[Row]:
+    async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
         return self._rows
-
-    async def settle(self) -> None:
-        """Nothing is left to do."""
 
 
 class RowApplier:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from aemos_core import telemetry
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aemos_rules import state_store
 from aemos_rules.announcements import state_change
 from aemos_rules.domain import StateAssertion, StateChange, StateRow, Watermark, fold
-from aemos_rules.effects import Cause
+from aemos_rules.effects import Cause, Pending, RunIds
 from aemos_rules.state_store import Instance
 from aemos_rules.watermarks import Watermarks
 
@@ -45,7 +45,7 @@ class StateApplier:
         return _Changes(self._marks, by_state, asserted, _fold(states, asserted, by_state))
 
 
-class _Changes:
+class _Changes(Pending):
     """What one job's assertions make of their states."""
 
     def __init__(
@@ -61,21 +61,21 @@ class _Changes:
         self._folded = folded
         self._changing = [row.device_state_id for row, changes in folded if changes]
         self.writes = bool(self._changing)
-        self.causes: Collection[Cause] = ()
 
-    async def write(self, connection: AsyncConnection) -> Sequence[Row]:
+    async def look(self, connection: AsyncConnection) -> None:
+        """Locks the states that seem to change."""
+        self._states = {state.id: state for state in await state_store.load(connection, self._changing, lock=True)}
+        folded = _fold(map(state_store.state_row, self._states.values()), self._asserted, self._by_state)
+        self._rows = [row for row, found in folded if found]
+        self._found = [change for _, found in folded for change in found]
+        self.causes = {_cause(change.assertion) for change in self._found}
+
+    async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
         """Stores new values and instances; announces each change."""
-        states = {state.id: state for state in await state_store.load(connection, self._changing, lock=True)}
-        folded = [
-            (row, found)
-            for row, found in _fold(map(state_store.state_row, states.values()), self._asserted, self._by_state)
-            if found
-        ]
-        changes = [change for _, found in folded for change in found]
+        states, changes = self._states, self._found
         if not changes:
             return []
-        await state_store.change(connection, [row for row, _ in folded], [_instance(change) for change in changes])
-        self.causes = {_cause(change.assertion) for change in changes}
+        await state_store.change(connection, self._rows, [_instance(change, runs) for change in changes])
         told = [
             state_change(states[c.device_state_id], c.old_value, c.new_value, _trace_of(c.assertion)) for c in changes
         ]
@@ -103,10 +103,10 @@ def _cause(assertion: StateAssertion) -> Cause:
     return chain_id, reading_id, at
 
 
-def _instance(change: StateChange) -> Instance:
-    assertion = change.assertion
-    at, reading_id, chain_id = assertion.watermark
-    return Instance(change.device_state_id, change.old_value, change.new_value, at, chain_id, reading_id)
+def _instance(change: StateChange, runs: RunIds) -> Instance:
+    chain_id, reading_id, at = cause = _cause(change.assertion)
+    run_id = runs.get(cause, 0)
+    return Instance(change.device_state_id, change.old_value, change.new_value, at, chain_id, reading_id, run_id)
 
 
 def _trace_of(assertion: StateAssertion) -> bytes:

@@ -21,7 +21,7 @@ _i = t.device_state_instance.c
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One change of a state, and its cause: a chain and perhaps a reading, or a user."""
+    """One change of a state, and its cause: a chain, perhaps a reading, and the run if it is recorded; or a user."""
 
     device_state_id: int
     old_value: str
@@ -29,6 +29,7 @@ class Instance:
     at_ms: int
     rule_chain_id: int = 0
     data_stream_id: int = 0
+    run_id: int = 0
     user_id: int = 0
 
 
@@ -126,6 +127,7 @@ async def change(connection: AsyncConnection, rows: Sequence[StateRow], changes:
             "at_ms": i.at_ms,
             "rule_chain_id": i.rule_chain_id,
             "data_stream_id": i.data_stream_id,
+            "chain_run_id": i.run_id,
             "user_id": i.user_id,
         }
         for i in changes

@@ -143,6 +143,7 @@ device_state_instance = Table(
     Column("at_ms", BigInteger, nullable=False),
     Column("rule_chain_id", BigInteger, nullable=False),
     Column("data_stream_id", BigInteger, nullable=False),
+    Column("chain_run_id", BigInteger, nullable=False),
     Column("user_id", BigInteger, nullable=False),
     Index("device_state_instance_by_state", "device_state_id", "id"),
     **TABLE_ARGS,

@@ -23,11 +23,11 @@ from aemos_rules.alarm_service import Alarms
 from aemos_rules.chain_index import CHAINS_CHANGED, ChainsChangedSender
 from aemos_rules.chain_service import RuleChains
 from aemos_rules.derived_readings import DERIVED_READINGS, DerivedReadingSender
+from aemos_rules.firings import FIRINGS_FINISHED, FinishSender
 from aemos_rules.grpc_api import AlarmServicer, DeviceStateServicer, ReportServicer, RuleChainServicer
 from aemos_rules.report_service import Reports
 from aemos_rules.run_api import ChainRunServicer
 from aemos_rules.run_service import ChainRuns
-from aemos_rules.scheduled_runs import FIRINGS_FINISHED, FinishSender
 from aemos_rules.settings import RulesSettings
 from aemos_rules.slow_wiring import slow_jobs
 from aemos_rules.state_service import DeviceStates

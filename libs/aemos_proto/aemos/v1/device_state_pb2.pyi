@@ -299,6 +299,7 @@ class DeviceStateInstance(_message.Message):
     RULE_CHAIN_ID_FIELD_NUMBER: _builtins.int
     DATA_STREAM_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    CHAIN_RUN_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     device_state_id: _builtins.int
     value: _builtins.str
@@ -308,6 +309,10 @@ class DeviceStateInstance(_message.Message):
     data_stream_id: _builtins.int
     user_id: _builtins.int
     """The user that caused it; 0 when a chain did."""
+    chain_run_id: _builtins.int
+    """The chain's run that caused it, kept for 7 days; 0 when a user did, and when the chain runs so often that this run
+    was only counted.
+    """
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """Event time: of the reading, or when it was set by hand."""
@@ -323,10 +328,11 @@ class DeviceStateInstance(_message.Message):
         rule_chain_id: _builtins.int = ...,
         data_stream_id: _builtins.int = ...,
         user_id: _builtins.int = ...,
+        chain_run_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_stream_id", b"data_stream_id", "device_state_id", b"device_state_id", "id", b"id", "old_value", b"old_value", "rule_chain_id", b"rule_chain_id", "timestamp", b"timestamp", "user_id", b"user_id", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_run_id", b"chain_run_id", "data_stream_id", b"data_stream_id", "device_state_id", b"device_state_id", "id", b"id", "old_value", b"old_value", "rule_chain_id", b"rule_chain_id", "timestamp", b"timestamp", "user_id", b"user_id", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -367,6 +367,7 @@ class Firing(_message.Message):
     heard of it within the hour).
     """
     run_id: _builtins.str
+    """The chain's run, as ChainRunService has it; empty when the run changed nothing, or was only counted."""
     trace_id: _builtins.str
     """The run's trace; empty when it was not sampled."""
     error: _builtins.str

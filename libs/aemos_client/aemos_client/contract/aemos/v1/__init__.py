@@ -1345,6 +1345,12 @@ class DeviceStateInstance(betterproto2.Message):
     The user that caused it; 0 when a chain did.
     """
 
+    chain_run_id: "int" = betterproto2.field(9, betterproto2.TYPE_INT64)
+    """
+    The chain's run that caused it, kept for 7 days; 0 when a user did, and when the chain runs so often that this run
+    was only counted.
+    """
+
 
 default_message_pool.register_message("aemos.v1", "DeviceStateInstance", DeviceStateInstance)
 
@@ -1561,6 +1567,9 @@ class Firing(betterproto2.Message):
     """
 
     run_id: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
+    """
+    The chain's run, as ChainRunService has it; empty when the run changed nothing, or was only counted.
+    """
 
     trace_id: "str" = betterproto2.field(9, betterproto2.TYPE_STRING)
     """

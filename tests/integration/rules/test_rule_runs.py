@@ -1,0 +1,63 @@
+"""What a worker records of runs, and what names them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aemos.v1 import job_pb2
+from aemos_core.database import Database
+from aemos_core.redis_link import RedisClient
+from aemos_rules import run_records, state_store
+from aemos_rules import tables as t
+from sqlalchemy import select
+
+from tests.support.play import T0, act, node, reading
+from tests.support.rule_worker import Worker, save_chain
+
+
+async def add_state(database: Database) -> int:
+    state = {"organization_id": 1, "device_id": 42, "device_uuid": "abc-123", "name": "s", "default_value": "normal"}
+    async with database.write() as connection:
+        return await state_store.create(connection, state)
+
+
+async def rows_of(database: Database, table: Any) -> list[Any]:
+    async with database.read() as connection:
+        return list((await connection.execute(select(table).order_by(table.c.id))).all())
+
+
+async def test_a_change_names_the_run_that_made_it(
+    database: Database, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two chains and readings of one job each its own; none where the run was only counted."""
+    state = await add_state(database)
+    for condition, value in (("value > 25", "warning"), ("true", "seen")):
+        await save_chain(database, node("condition", condition=condition), act("a", state, value))
+    worker = Worker(database, redis)
+    await worker.evaluate(reading(30, 1), reading(20, 2), reading(31, 3))
+    runs = {(run.rule_chain_id, run.data_stream_id): run.id for run in await rows_of(database, t.chain_run)}
+    changes = await rows_of(database, t.device_state_instance)
+    assert [change.value for change in changes] == ["warning", "seen", "warning", "seen"]
+    assert [c.chain_run_id for c in changes] == [runs[c.rule_chain_id, c.data_stream_id] for c in changes]
+    monkeypatch.setattr(run_records, "MOST_A_SECOND", 0)
+    await worker.evaluate(reading(30, 4))
+    assert [c.chain_run_id for c in (await rows_of(database, t.device_state_instance))[4:]] == [0, 0]
+
+
+async def test_the_scheduler_hears_which_run_it_was(database: Database, redis: RedisClient) -> None:
+    """The one that changed the state, or failed; none for one that changed nothing."""
+    state = await add_state(database)
+    change = await save_chain(database, act("a", state))
+    fails = await save_chain(database, node("sendNotification", "n", "action", message="hello"))
+    worker = Worker(database, redis)
+    due = [(change, T0), (change, T0 + 1000), (fails, T0)]
+    ends = await worker.fire(
+        *(job_pb2.ScheduledRun(rule_chain_id=i, organization_id=1, planned_at_ms=at, manual=True) for i, at in due)
+    )
+    told = {(end.rule_chain_id, end.planned_at_ms): end for end in ends}
+    assert [told[each].outcome for each in due] == ["completed", "completed", "failed"]
+    runs = {run.rule_chain_id: run.id for run in await rows_of(database, t.chain_run)}
+    assert [told[each].run_id for each in due] == [str(runs[change]), "", str(runs[fails])]
+    (changed,) = await rows_of(database, t.device_state_instance)
+    assert changed.chain_run_id == runs[change]
