@@ -113,7 +113,7 @@ def test_a_chain_that_only_fails_is_suspended(stack: Stack) -> None:
 
 
 def test_chains_that_run_one_another_end(stack: Stack) -> None:
-    """Two chains that name each other run five deep; the last run is recorded as an error that says so."""
+    """Two chains that name each other run five deep; the last run is recorded as a loop."""
     device = stack.demo["devices"][0]
     ends = {"type": "action", "name": "to the other", "config": {"action": "runChain", "ruleChainId": high(stack, 0)}}
     condition = {"sensorUUID": device["sensorUuid"], "condition": "value == -77"}
@@ -132,7 +132,7 @@ def test_chains_that_run_one_another_end(stack: Stack) -> None:
         return [
             run
             for chain_id in ids
-            for run in stack.call("GET", f"/api/v1/rule-chains/{chain_id}/runs?outcome=error")[1]["chainRuns"]
+            for run in stack.call("GET", f"/api/v1/rule-chains/{chain_id}/runs?outcome=loop")[1]["chainRuns"]
         ]
 
     runs = eventually(failed)

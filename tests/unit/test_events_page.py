@@ -15,7 +15,7 @@ from aemos_ingest.connectivity import connectivity_changed
 from aemos_notify import codec
 from aemos_notify.live_readings import DATA_STREAM
 from aemos_rules import announcements
-from aemos_rules.domain import Notice, Reading
+from aemos_rules.domain import Notice, Reading, RuleChain
 
 PAGE = (Path(__file__).parents[2] / "docs/events.md").read_text(encoding="utf-8")
 ROW = SimpleNamespace(
@@ -36,6 +36,9 @@ ANNOUNCED = [
     announcements.alarm_changed(ROW, "raised", b""),
     connectivity_changed(ROW, True, "connected", parse_rfc3339("2026-01-20T10:30:01.200Z")),
     announcements.message_of(Notice("key", "30.5 degrees in the cold store", READING, READING.received_at_ms)),
+    announcements.chain_looped(
+        RuleChain(42, 1, "ping", True, 1, (), False, "", "UTC"), "node 'to pong': a loop: 5 chains led to one another"
+    ),
 ]
 
 

@@ -35,7 +35,7 @@ _EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "alarm": EXAMPLE["metadata"],
     "device-state-change": {"stateName": "temperatureAlert", "newValue": "warning", "oldValue": "normal"},
     "device-connectivity": {"online": True, "reason": "connected", "lastSeenAt": "2026-01-20T10:30:01.200Z"},
-    "rule-run": {"ruleChainId": 42, "runId": 9, "outcome": "completed"},
+    "rule-run": {"change": "suspended", "ruleChainId": 42, "name": "ping", "error": "node 'hot': no such key: limit"},
 }
 
 _SUBJECT = (

@@ -21,6 +21,7 @@ DEVICE_STATE_CHANGE = "device-state-change"
 ALARM = "alarm"
 RULE_RUN = "rule-run"
 MESSAGE = "message"
+LOOPS_TOLD_EACH_MS = 60 * 60 * 1000
 
 
 def state_change(state: Any, old_value: str, new_value: str, trace_context: bytes) -> job_pb2.Announcement:
@@ -46,14 +47,24 @@ def alarm_changed(alarm: Any, change: str, trace_context: bytes) -> job_pb2.Anno
 
 def chain_suspended(chain: RuleChain, error: str) -> job_pb2.Announcement:
     """The announcement that a chain only fails, and runs no more until it is saved again."""
+    return _chain_failed(chain, "suspended", error, uuid4().hex)
+
+
+def chain_looped(chain: RuleChain, error: str) -> job_pb2.Announcement:
+    """The announcement that a chain was cut in a loop; those of one hour have one uuid, so the log takes the first."""
+    hour = now_ms() // LOOPS_TOLD_EACH_MS
+    return _chain_failed(chain, "loop", error, uuid5(NAMESPACE_OID, f"loop:{chain.id}:{hour}").hex)
+
+
+def _chain_failed(chain: RuleChain, change: str, error: str, uuid: str) -> job_pb2.Announcement:
     notification = {
         "type": RULE_RUN,
         "deviceUuid": "",
-        "metadata": {"change": "suspended", "ruleChainId": chain.id, "name": chain.name, "error": error},
+        "metadata": {"change": change, "ruleChainId": chain.id, "name": chain.name, "error": error},
         "timestamp": rfc3339(now_ms()),
     }
     return job_pb2.Announcement(
-        uuid=uuid4().hex,
+        uuid=uuid,
         organization_id=chain.organization_id,
         event=RULE_RUN,
         rooms=[rule_chain_room(chain.id)],

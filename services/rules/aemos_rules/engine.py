@@ -14,7 +14,7 @@ from .domain import NodeFailed, Question, Reading, RuleChain
 from .graph import Graph, graph_of, name_mistakes
 from .nodes import InvalidConfig, NodeKind, make_node
 from .nodes.registry import Errors, VariableTypes
-from .run import NOWHERE, Run, World
+from .run import NOWHERE, Loop, Run, World
 
 MAX_NODES = 100
 
@@ -38,10 +38,11 @@ class RunResult(NamedTuple):
     """How a run ended, where (`node_index` from 0, None when fired), and what follows from it.
 
     It fired when it came to an end of the chain; it stopped when no node came next before that. A stopped run keeps
-    the effects of the actions before the stop; one that failed has none, and remembers nothing.
+    the effects of the actions before the stop; one that failed has none, and remembers nothing. A loop is a failure
+    too: only what fails has an `error`.
     """
 
-    outcome: Literal["fired", "stopped", "error"]
+    outcome: Literal["fired", "stopped", "error", "loop"]
     effects: tuple[Any, ...] = ()
     node_index: int | None = None
     node_name: str = ""
@@ -105,7 +106,7 @@ class CompiledChain:
             try:
                 outcome = apply(run)
             except Exception as error:
-                if not failed or not isinstance(error, NodeFailed):
+                if not failed or not isinstance(error, NodeFailed) or isinstance(error, Loop):
                     return self._failed(place, error)
                 run.data = {**run.data, "error": str(error)}
                 todo |= failed
@@ -127,7 +128,7 @@ class CompiledChain:
 
     def _failed(self, place: int, error: Exception) -> RunResult:
         said = str(error) if isinstance(error, NodeFailed) else f"unexpected {type(error).__name__}"
-        return self._stops[place]._replace(outcome="error", error=said)
+        return self._stops[place]._replace(outcome="loop" if isinstance(error, Loop) else "error", error=said)
 
     def _step(self, index: int, targets: Mapping[str, frozenset[int]]) -> Step:
         node = self.nodes[index]

@@ -124,7 +124,7 @@ class _Runs:
 
     def take(self, chain: CompiledChain, result: RunResult, start: Start) -> None:
         """One that said something, or failed."""
-        if result.outcome == "error":
+        if result.error:
             chain.activity.note_error()
             self._failures[
                 f"chain {chain.chain.id}, node {result.node_index} {result.node_name!r}: {result.error}"
@@ -166,7 +166,7 @@ def _judged(
         reading = _reading(message)
         for chain in chains:
             result = _run(chain, reading, world) if reading.trace_context else chain.run(reading, 0, world)
-            if result.effects or result.outcome == "error":
+            if result.effects or result.error:
                 runs.take(chain, result, Start(reading, depth=reading.depth))
             else:
                 chain.activity.note(reading, result)

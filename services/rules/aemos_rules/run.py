@@ -14,6 +14,10 @@ T = TypeVar("T")
 MAX_DEPTH = 5
 
 
+class Loop(NodeFailed):
+    """Chains lead to one another without end: no way of the chain goes on from here."""
+
+
 class Cell(NamedTuple):
     """Names what a node remembers: of one chain, by the node's name, for one key (a variable's id)."""
 
@@ -139,9 +143,9 @@ class Run:
         self.effects.append(Deadline(self.cell(node), 0))
 
     def deeper(self) -> int:
-        """The depth of what this run leads to. NodeFailed where chains lead to one another without end."""
+        """The depth of what this run leads to. Loop where chains lead to one another without end."""
         if self.depth >= MAX_DEPTH:
-            raise NodeFailed(f"a loop: {MAX_DEPTH} chains led to one another")
+            raise Loop(f"a loop: {MAX_DEPTH} chains led to one another")
         return self.depth + 1
 
     def key(self, node: str) -> str:

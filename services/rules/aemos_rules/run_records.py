@@ -1,5 +1,5 @@
 """Runs that changed something or failed, recorded in the transaction of what they did; chains that only fail are
-suspended."""
+suspended, and loops are told."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aemos_rules import chain_store, run_store
 from aemos_rules.activity import Activities
 from aemos_rules.alarms import AlarmAssertion
-from aemos_rules.announcements import chain_suspended
+from aemos_rules.announcements import chain_looped, chain_suspended
 from aemos_rules.chain_index import chains_changed
 from aemos_rules.domain import StateAssertion
 from aemos_rules.effects import Cause, RunIds
@@ -49,7 +49,7 @@ class Ran(NamedTuple):
     @property
     def is_sure(self) -> bool:
         """It is to be recorded whatever the appliers say."""
-        return self.result.outcome == "error" or any(type(e) not in _QUIET for e in self.result.effects)
+        return bool(self.result.error) or any(type(e) not in _QUIET for e in self.result.effects)
 
 
 class Recorder:
@@ -67,7 +67,7 @@ class Recorder:
     async def record(
         self, connection: AsyncConnection, ran: Sequence[Ran], causes: Collection[Cause]
     ) -> tuple[RunIds, list[Row]]:
-        """Records those that cause something; returns their ids, and what is to be sent of suspended chains."""
+        """Records those that cause something; returns their ids, and what is to be told of their chains."""
         chosen = [run for run in ran if run.is_sure or run.cause in causes]
         kept = [run for run in chosen if self._may_record(run)]
         runs: RunIds = {}
@@ -76,7 +76,10 @@ class Recorder:
             rows = [_row(run) for run in kept if run.chain.chain.id in known]
             if rows:
                 runs = await run_store.record(connection, rows)
-        return runs, await self._suspend(connection, {run.chain.chain.id: run for run in chosen if run.result.error})
+        failed = {run.chain.chain.id: run for run in chosen if run.result.error}
+        looped = {run.chain.chain.id: run for run in chosen if run.result.outcome == "loop"}
+        told = [outbox_row([chain_looped(run.chain.chain, _error(run)) for run in looped.values()])] if looped else []
+        return runs, [*told, *await self._suspend(connection, failed)]
 
     def _may_record(self, run: Ran) -> bool:
         activity, second = self._activities.of(run.chain.chain.id), int(time.monotonic())
@@ -94,11 +97,15 @@ class Recorder:
             activity = self._activities.of(chain_id)
             if activity.errors_in_row < ERRORS_TO_SUSPEND:
                 continue
-            error = f"node {run.result.node_name!r}: {run.result.error}"[:_MOST_ERROR]
+            error = _error(run)
             if await chain_store.suspend(connection, chain_id, run.chain.chain.version, error):
                 rows.append(outbox_row([chain_suspended(run.chain.chain, error)]))
                 rows.append(chains_changed(await chain_store.sensors_of(connection, chain_id)))
         return rows
+
+
+def _error(run: Ran) -> str:
+    return f"node {run.result.node_name!r}: {run.result.error}"[:_MOST_ERROR]
 
 
 def _row(run: Ran) -> RunRow:

@@ -29,7 +29,7 @@ from aemos_rules.run import Context, World
 from aemos_rules.run_store import AnyRow
 
 MOST_READINGS = 1_000
-OUTCOMES = ("fired", "stopped", "error")
+OUTCOMES = ("fired", "stopped", "error", "loop")
 
 
 class MadeUp(NamedTuple):

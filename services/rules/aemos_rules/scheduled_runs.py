@@ -29,7 +29,7 @@ from aemos_rules.sensor_source import SensorSource
 
 log = logging.getLogger("aemos.rules")
 
-_OUTCOMES = {"fired": "completed", "stopped": "stopped", "error": "failed"}
+_OUTCOMES = {"fired": "completed", "stopped": "stopped", "error": "failed", "loop": "failed"}
 _MOST_ERROR = 200
 Answers = Mapping[Question, Mapping[str, Any]]
 
@@ -101,7 +101,7 @@ def _run(run: job_pb2.ScheduledRun, chain: CompiledChain | None, answers: Answer
         result = chain.run(None, run.planned_at_ms, world)
         end.outcome = _OUTCOMES[result.outcome]
         effects += [*result.effects, Ran(chain, Start(None, run.planned_at_ms), world, result)]
-        if result.outcome == "error":
+        if result.error:
             chain.activity.note_error()
             end.error = f"node {result.node_index} {result.node_name!r}: {result.error}"[:_MOST_ERROR]
             log.warning("scheduled chain %d failed: %s", run.rule_chain_id, end.error)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from aemos.v1 import job_pb2
 from aemos_core.database import Database
+from aemos_core.names import rule_chain_room
+from aemos_core.outbox_senders import ANNOUNCE
 from aemos_core.redis_link import RedisClient
 from aemos_rules import run_records, state_store
 from aemos_rules import tables as t
+from aemos_rules.domain import Connection
 from sqlalchemy import select
 
 from tests.support.play import T0, act, node, reading
@@ -61,3 +65,31 @@ async def test_the_scheduler_hears_which_run_it_was(database: Database, redis: R
     assert [told[each].run_id for each in due] == [str(runs[change]), "", str(runs[fails])]
     (changed,) = await rows_of(database, t.device_state_instance)
     assert changed.chain_run_id == runs[change]
+
+
+async def test_a_loop_is_cut_marked_and_told(database: Database, redis: RedisClient) -> None:
+    """Five deep nothing follows, though a failure has a way; those of an hour have one uuid, so one is heard."""
+    state = await add_state(database)
+    nodes = (node("saveReading", "again", "action", variableName="f", value="value"), act("a", state))
+    ways = (Connection("again", "failure", "a"),)
+    chain = await save_chain(database, *nodes, connections=ways, name="ping")
+    worker = Worker(database, redis)
+    for number in range(1, 4):
+        await worker.evaluate(
+            reading(1, number, number)._replace(depth=5), reading(1, number + 5, number + 5)._replace(depth=5)
+        )
+    runs = await rows_of(database, t.chain_run)
+    assert {(run.outcome, run.rule_chain_id) for run in runs} == {("loop", chain)}
+    assert not await rows_of(database, t.device_state_instance)
+    assert {row.kind for row in worker.outbox.sent} == {ANNOUNCE}
+    batches = [job_pb2.AnnouncementBatch.FromString(row.payload).announcements for row in worker.outbox.sent]
+    assert [len(batch) for batch in batches] == [1, 1, 1]
+    told = [batch[0] for batch in batches]
+    assert len({one.uuid for one in told}) <= 2  # the hour may end meanwhile
+    assert list(told[0].rooms) == [rule_chain_room(chain)]
+    assert json.loads(told[0].notification_json)["metadata"] == {
+        "change": "loop",
+        "ruleChainId": chain,
+        "name": "ping",
+        "error": "node 'again': a loop: 5 chains led to one another",
+    }

@@ -52,7 +52,7 @@ class ChainRun(_message.Message):
     device_uuid: _builtins.str
     sensor_uuid: _builtins.str
     outcome: _builtins.str
-    """"fired", "stopped" or "error"."""
+    """"fired", "stopped", "error", or "loop": the fifth of chains that lead to one another is cut."""
     error: _builtins.str
     trace_id: _builtins.str
     """Empty when the reading was not sampled."""

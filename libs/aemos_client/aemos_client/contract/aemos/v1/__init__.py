@@ -586,7 +586,7 @@ class ChainRun(betterproto2.Message):
 
     outcome: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
     """
-    "fired", "stopped" or "error".
+    "fired", "stopped", "error", or "loop": the fifth of chains that lead to one another is cut.
     """
 
     error: "str" = betterproto2.field(9, betterproto2.TYPE_STRING)
