@@ -296,12 +296,12 @@ def test_a_schedule_changes_is_paused_and_run_by_hand(stack: Stack) -> None:
     assert stack.call("POST", f"{schedule}/pause")[1]["paused"] is True
     assert stack.call("GET", path)[1]["schedulePaused"] is True
     status, firing = stack.call("POST", f"{schedule}/run")
-    assert (status, firing["kind"]) == (201, "manual")
+    assert (status, firing["kind"]) == (200, "manual")
     eventually(lambda: _firings(stack, chain)[firing["plannedAt"]]["outcome"] == "completed")
     assert stack.call("GET", f"/api/v1/device-states/{state['id']}")[1]["value"] == "by hand"
     assert "nextAt" in stack.call("POST", f"{schedule}/resume")[1]
     status, shown = stack.call("POST", "/api/v1/schedules:preview", {"cronExpression": "0 9 * * 1", "count": 2})
-    assert (status, shown["description"], len(shown["instants"])) == (201, "At 09:00, only on Monday (UTC)", 2)
+    assert (status, shown["description"], len(shown["instants"])) == (200, "At 09:00, only on Monday (UTC)", 2)
     assert stack.call("DELETE", path)[0] == 204
     eventually(lambda: stack.call("GET", schedule)[0] == 404)
 

@@ -58,6 +58,7 @@ class FakeUplink(Uplink):
         self.presence = Presence(None)  # type: ignore[arg-type]
         self.readings: list[Reading] = []
         self.protocols: set[str] = set()
+        self.origins: list[Origin] = []
         self.held = False
         self.refusal: AemosError | None = None
         self._waiting: list[tuple[Reading, Done]] = []
@@ -75,6 +76,7 @@ class FakeUplink(Uplink):
         (reading,) = decode(payload).readings
         self.protocols.add(protocol)
         self.readings.append(reading)
+        self.origins.append(origin)
         self._waiting.append((reading, done))
         if not self.held:
             asyncio.get_running_loop().call_soon(self.release)

@@ -95,7 +95,9 @@ class Site:
         if request.opt.content_format not in _ACCEPTED_FORMATS:
             raise CoapError("4.15", "unsupported_content_format", "a reading is JSON")
         body = request.payload if request.opt.block1 is None else self._blocks.add(*_block(request, token))
-        return Message(code=_CONTINUE) if body is None else as_message(await self._uploads.write(token, body))
+        if body is None:
+            return Message(code=_CONTINUE)
+        return as_message(await self._uploads.write(token, body, request.remote.sockaddr, request.mid))
 
     async def _notifications(self, pipe: Pipe) -> None:
         request = pipe.request

@@ -11,7 +11,7 @@ import asyncio
 import errno
 import socket
 import struct
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from aemos_core.process import PortInUse
 
@@ -24,10 +24,13 @@ _MAPPED: Final = "::ffff:"
 _ANY = socket.inet_pton(socket.AF_INET6, "::ffff:0.0.0.0")
 
 
+Address: TypeAlias = tuple[Any, ...]
+
+
 class Peer(NamedTuple):
     """Where a datagram came from, as IPv6 has it, and with `ancillary` the address of ours that it went to."""
 
-    address: tuple[Any, ...]
+    address: Address
     ancillary: list[tuple[int, int, bytes]]
 
     @property

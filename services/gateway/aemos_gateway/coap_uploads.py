@@ -20,7 +20,7 @@ from aemos_core.times import now_ms
 from aemos_gateway import coap_answers, coap_datagram
 from aemos_gateway.coap_answers import Answer
 from aemos_gateway.coap_recent import Recent
-from aemos_gateway.coap_socket import Peer
+from aemos_gateway.coap_socket import Address, Peer
 from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.readings import Receipt
 from aemos_gateway.service import Origin, Uplink
@@ -99,14 +99,15 @@ class Uploads:
             self._repeated(before, port, datagram, peer)
         return True
 
-    async def write(self, token: bytes, payload: bytes) -> Answer:
+    async def write(self, token: bytes, payload: bytes, address: Address, mid: int) -> Answer:
         """As `take`, for a request that was read by aiocoap; raises what refuses it."""
         if self._closed:
             raise _stopping()
         self._began()
         try:
             device = await self._auth.resolve(token)
-            return coap_answers.stored(await self._uplink.write(device, payload, PROTOCOL))
+            origin = self._origin(address, token + payload, mid)
+            return coap_answers.stored(await self._uplink.write(device, payload, PROTOCOL, origin))
         finally:
             self._ended()
 
@@ -134,14 +135,15 @@ class Uploads:
 
     def _put(self, exchange: _Exchange, device: Device, payload: bytes) -> None:
         try:
-            self._uplink.put(device, payload, PROTOCOL, partial(self._done, exchange), self._origin(exchange))
+            request = exchange.request
+            origin = self._origin(exchange.peer.address, request, int.from_bytes(request[2:4]))
+            self._uplink.put(device, payload, PROTOCOL, partial(self._done, exchange), origin)
         except Exception as error:
             self._done(exchange, error)
 
-    def _origin(self, exchange: _Exchange) -> Origin:
+    def _origin(self, address: Address, content: bytes, mid: int) -> Origin:
         """This process remembers what it took; what the one before it took is looked for while devices repeat it."""
-        peer = crc32(repr(exchange.peer.address[:2]).encode())
-        key = crc32(exchange.request, peer) << 16 | int.from_bytes(exchange.request[2:4])
+        key = crc32(content, crc32(repr(address[:2]).encode())) << 16 | mid
         return Origin(key, time.monotonic() - self._began_at < REPEATED_SECONDS, self._began_at_ms)
 
     def _repeated(self, before: _Exchange | bytes, port: Port, datagram: bytes, peer: Peer) -> None:

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
 
 from aemos_gateway import export, http_body, openapi, problems, rest
 from aemos_gateway.device_auth import Device, DeviceAuth
@@ -42,6 +43,8 @@ class IngestRoute:
         self._auth = auth
         self._uplink = uplink
         self._rest = rest_of_api
+        # POST is taken before it gets there; any other method hears that there is POST.
+        rest_of_api.router.routes += [Route(path, self, methods=["POST"]) for path in INGEST_PATHS]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""

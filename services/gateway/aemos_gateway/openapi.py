@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
 
@@ -12,7 +13,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
 from aemos_gateway.json_codec import Field, Shape, is_map
-from aemos_gateway.rest import route_parameters
+from aemos_gateway.rest import route_parameters, success
 
 _F = FieldDescriptor
 _TYPES: dict[int, dict[str, Any]] = {
@@ -154,13 +155,14 @@ def _operation(method: Method, schemas: dict[str, Any], comments: dict[str, str]
 
 
 def _success(method: Method, schemas: dict[str, Any]) -> dict[str, Any]:
-    if method.verb == "DELETE":
-        return {"204": {"description": "Gone."}}
+    status = success(method)
+    if status is HTTPStatus.NO_CONTENT:
+        return {str(status.value): {"description": "Gone."}}
     if method.response is HttpBody:
         return {"200": {"description": "The document.", "content": {"*/*": {"schema": {"type": "string"}}}}}
     reference = _reference(method.response.DESCRIPTOR, schemas)
     body = {"description": "Done.", "content": {"application/json": {"schema": reference}}}
-    return {"201" if method.verb == "POST" else "200": body}
+    return {str(status.value): body}
 
 
 def _parameter(field: Field, in_path: bool) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 log = logging.getLogger("aemos.gateway")
 
@@ -43,6 +45,12 @@ def response(error: AemosError, status: int = 0) -> Response:
     return Response(body, code, headers)
 
 
+def _allowed(app: FastAPI, scope: Scope) -> str:
+    """The methods of every route of a path (RFC 9110, 15.5.6); Starlette names those of the first one."""
+    fitting = (route for route in app.routes if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE)
+    return ", ".join(sorted({method for route in fitting for method in route.methods or ()}))
+
+
 def install(app: FastAPI) -> None:
     """Every error of the application answers as a problem."""
 
@@ -51,11 +59,13 @@ def install(app: FastAPI) -> None:
         return response(error)
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> Response:
+    async def _http(request: Request, error: HTTPException) -> Response:
         kind = Kind.NOT_FOUND if error.status_code == HTTPStatus.NOT_FOUND else Kind.INVALID
         named = AemosError(kind, str(error.detail), reason=HTTPStatus(error.status_code).name.lower())
         answer = response(named, error.status_code)
         answer.headers.update(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            answer.headers["allow"] = _allowed(app, request.scope)
         return answer
 
     @app.exception_handler(RequestValidationError)

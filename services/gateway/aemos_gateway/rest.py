@@ -103,12 +103,20 @@ def decode_body(body: bytes) -> Any:
 
 
 def _response(method: Method, answer: Message) -> Response:
-    if method.verb == "DELETE":
-        return Response(status_code=HTTPStatus.NO_CONTENT)
+    status = success(method)
+    if status is HTTPStatus.NO_CONTENT:
+        return Response(status_code=status)
     if isinstance(answer, HttpBody):
         return Response(answer.data, media_type=answer.content_type, headers=_DOWNLOAD)
-    status = HTTPStatus.CREATED if method.verb == "POST" else HTTPStatus.OK
     return Response(msgspec.json.encode(to_json(answer)), status, media_type=_JSON)
+
+
+def success(method: Method) -> HTTPStatus:
+    """What a method answers when it did what it does. A POST creates where the same route lists; others are actions."""
+    if method.verb == "DELETE":
+        return HTTPStatus.NO_CONTENT
+    lists = any(other.verb == "GET" and other.route == method.route for other in methods().values())
+    return HTTPStatus.CREATED if method.verb == "POST" and lists else HTTPStatus.OK
 
 
 def route_parameters(method: Method) -> list[str]:

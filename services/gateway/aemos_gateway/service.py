@@ -113,10 +113,12 @@ class Uplink:
         self._batcher.put(messages, partial(_finish, sent, span, done, is_partial))
         self._quota.spend(device.device_id, device.organization_id, len(messages), now)
 
-    async def write(self, device: Device, payload: bytes, protocol: str, *, is_partial: bool = False) -> Receipt:
+    async def write(
+        self, device: Device, payload: bytes, protocol: str, origin: Origin = ONCE, *, is_partial: bool = False
+    ) -> Receipt:
         """As `put`, and waits for the commit."""
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self.put(device, payload, protocol, partial(_resolve, future), is_partial=is_partial)
+        self.put(device, payload, protocol, partial(_resolve, future), origin, is_partial=is_partial)
         return await future
 
     async def run(self, stop: asyncio.Event) -> None:

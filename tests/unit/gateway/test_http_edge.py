@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import grpc
 import pytest
+from aemos_core.contract import methods
 from aemos_core.errors import AemosError, Kind, invalid
-from aemos_gateway.http_edge import IngestRoute
+from aemos_gateway import openapi
+from aemos_gateway.http_edge import INGEST_PATHS, IngestRoute, make_app
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient
 
 from tests.support.fake_coap import OURS, TOKEN, FakeAuth, FakeUplink
 
@@ -23,7 +28,7 @@ async def post(uplink: FakeUplink, body: bytes, *headers: tuple[bytes, bytes], t
     async def send(message: Any) -> None:
         sent.append(message)
 
-    route = IngestRoute(FakeAuth(), uplink, None)  # type: ignore[arg-type]
+    route = IngestRoute(FakeAuth(), uplink, FastAPI())
     headers = ((b"authorization", b"Bearer " + token), *headers)
     scope = {"type": "http", "method": "POST", "path": "/api/v1/datastreams/token", "query_string": b""}
     await route({**scope, "headers": list(headers)}, receive, send)
@@ -65,3 +70,36 @@ async def test_what_is_stored_or_nobodys_is_not_recorded() -> None:
     assert await post(uplink, GOOD) == 201
     assert await post(uplink, b"{}", token=b"unknown") == 401
     assert uplink.refused.all == []
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/api/v1/rule-chains", "GET, HEAD, POST"),
+        ("/api/v1/rule-chains/7", "DELETE, GET, HEAD, PATCH"),
+        ("/api/v1/rule-chains/dry-run", "DELETE, GET, HEAD, PATCH, POST"),
+        *((path, "POST") for path in INGEST_PATHS),
+    ],
+)
+async def test_405_lists_every_method_of_the_path(path: str, allowed: str) -> None:
+    """Also of the routes of readings, and of a path that two routes fit."""
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        app = make_app({method.service: channel for method in methods().values()}, None, channel)  # type: ignore[arg-type]
+        route = IngestRoute(FakeAuth(), FakeUplink(), app)
+        async with AsyncClient(transport=ASGITransport(route), base_url="http://gateway") as client:  # type: ignore[arg-type]
+            answer = await client.put(path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+def test_only_what_creates_answers_201() -> None:
+    """The page says so of each POST, and the routes answer what it says."""
+    posts = [item["post"] for item in openapi.document()["paths"].values() if "post" in item]
+    creations = {post["operationId"] for post in posts if "201" in post["responses"]}
+    assert {name for name in creations if not name.startswith("Create")} == {
+        "PublishNotification",
+        "SendReading",
+        "SendReadings",
+    }
+    actions = {post["operationId"] for post in posts if "200" in post["responses"]}
+    assert {"AcknowledgeAlarm", "DryRunChain", "PauseSchedule", "RotateDeviceToken", "RunScheduleNow"} < actions
+    assert len(creations | actions) == len(posts)
