@@ -7,6 +7,7 @@ import asyncio
 import aemos_ingest
 import pytest
 from aemos_core.database import Database
+from aemos_core.errors import AemosError
 from aemos_core.paging import Page
 from aemos_core.times import now_ms
 from aemos_ingest import readings_store, tables
@@ -14,7 +15,7 @@ from aemos_ingest.repeats import KEPT_MS
 from sqlalchemy import select
 
 from tests.integration.conftest import Open
-from tests.support.ingest import ingest, refusal
+from tests.support.ingest import KeptOutbox, ingest, refusal
 
 DAY_MS = 24 * 60 * 60 * 1000
 
@@ -50,6 +51,22 @@ async def test_what_rules_derived_needs_no_token(database: Database) -> None:
         assert first.id == again.id > 0
         assert (foreign.id, foreign.refusal.kind) == (0, "unauthenticated")
         assert await one.count() == 1
+
+
+async def test_what_cannot_be_announced_is_not_stored(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reading, its name and its job for the rules are one transaction."""
+
+    async def fails(*_: object) -> None:
+        raise OSError
+
+    async with ingest(database) as one:
+        with monkeypatch.context() as patch:
+            patch.setattr(KeptOutbox, "add", fails)
+            with pytest.raises(AemosError):
+                await one.write(one.reading(message_id="m1"))
+        assert await one.count() == 0
+        (first,) = await one.write(one.reading(message_id="m1"))
+        assert (first.id > 0, first.repeats_at_ms) == (True, 0)
 
 
 async def test_two_processes_store_a_message_once(database: Database) -> None:
@@ -90,6 +107,49 @@ async def test_what_a_protocol_repeats_is_found_by_its_origin(database: Database
         assert pair[0].id == pair[1].id
         assert len({first.id, used_again.id, new.id, pair[0].id}) == 4
         assert await one.count() == 4
+
+
+async def test_two_processes_store_a_repetition_once(database: Database) -> None:
+    """The first message and its repetition, or two repetitions, taken by two processes at the same time; with the
+    time of the device, too. Both are answered alike, and a later message with the same number is another one."""
+    async with ingest(database) as one, ingest(database, like=one) as other:
+        await asyncio.gather(*(process.write(one.reading()) for process in (one, other)))  # so that both have their ids
+        at = now_ms()
+        for number in range(1, 41):
+            timed = {"received_at_ms": at + number, "at_arrival": number % 2 == 0, "origin_key": number}
+            again = {**timed, "received_at_ms": at + number + (number % 2 == 0), "maybe_repeated": True}
+            results = await asyncio.gather(
+                one.write(one.reading(**(again if number % 4 > 1 else timed))), other.write(one.reading(**again))
+            )
+            assert results[0][0].id == results[1][0].id > 0, (number, results)
+        (later,) = await one.write(one.reading(received_at_ms=at + 100, origin_key=40))
+        assert later.repeats_at_ms == 0
+        assert await one.count() == 2 + 40 + 1
+
+
+async def test_a_message_that_was_overtaken_by_its_repetition_is_stored_once(database: Database) -> None:
+    """A process that waited finds what another one has stored meanwhile, whoever of them is asked first."""
+    async with ingest(database) as one, ingest(database, like=one) as other:
+        at = now_ms()
+        (repetition,) = await other.write(one.reading(received_at_ms=at, origin_key=7, maybe_repeated=True))
+        (late,) = await one.write(one.reading(received_at_ms=at - 50, origin_key=7))
+        assert (late.id, late.repeats_at_ms) == (repetition.id, at)
+        assert await readings_store.forget_claims(database, now_ms() + 1) == 2
+        assert await one.count() == 1
+
+
+async def test_a_repetition_waits_for_what_another_process_is_storing(database: Database) -> None:
+    """What it repeats is inserted and not committed yet: the repetition is answered after that, as that is."""
+    async with ingest(database) as one:
+        (known,) = await one.write(one.reading())
+        at = now_ms()
+        async with database.write() as connection:
+            await readings_store.store(connection, [(known.telemetry_data_id, at, 2**40, "21.5", 21.5, 7)], {})
+            repetition = one.reading(received_at_ms=at + 1, origin_key=7, maybe_repeated=True)
+            again = asyncio.create_task(one.write(repetition))
+            assert not (await asyncio.wait([again], timeout=0.3))[0]
+        assert (await again)[0].id == 2**40
+        assert await one.count() == 2
 
 
 async def test_a_repeated_reading_of_last_year_is_found_too(database: Database) -> None:

@@ -126,22 +126,18 @@ class Readings:
         return [None] * len(batches)
 
     async def _store(self, accepted: Sequence[Accepted]) -> None:
-        await repeats.recognize(self._database, accepted)
-        fresh = [one for one in accepted if one.is_fresh]
-        if not fresh:
-            return
-        partitions: dict[int, job_pb2.ReadingBatch] = {}
-        for reading_id, one in enumerate(fresh, await self._ids.take(len(fresh))):
-            one.message.id = reading_id
-            partitions.setdefault(one.partition, job_pb2.ReadingBatch()).readings.append(one.message)
-        rows = [_row(partition, batch) for partition, batch in partitions.items()]
-        names = {
-            one.name: Message(one.digest, one.message.id, one.message.received_at_ms)
-            for one in fresh
-            if one.request.message_id
-        }
-        values = [_values(one) for one in fresh]
-        self._outbox.committed(await readings_store.store(self._database, self._outbox, values, names, rows))
+        first_id = await self._ids.take(len(accepted))
+        await repeats.claim(self._database, accepted)
+        async with self._database.write() as connection:
+            await repeats.recognize(connection, accepted)
+            fresh = [one for one in accepted if one.is_fresh]
+            if not fresh:
+                return
+            rows = _rows(fresh, first_id)
+            await readings_store.store(connection, [_values(one) for one in fresh], _names(fresh))
+            await repeats.yield_to_claims(connection, fresh)
+            rows = await self._outbox.add(connection, rows)
+        self._outbox.committed(rows)
         self._latest.committed(one.message for one in fresh)
         with suppress(AemosError):  # nobody is promised a live reading
             self._live.put(b"".join(row.payload for row in rows), lambda _: None)
@@ -197,6 +193,23 @@ def _may_be_made(outcome: Outcome) -> TypeGuard[UnknownVariable]:
 
 def _is_accepted(outcome: Outcome) -> bool:
     return isinstance(outcome, Accepted)
+
+
+def _rows(fresh: Sequence[Accepted], first_id: int) -> list[Row]:
+    """Gives readings their ids, and announces them to the rules."""
+    partitions: dict[int, job_pb2.ReadingBatch] = {}
+    for reading_id, one in enumerate(fresh, first_id):
+        one.message.id = reading_id
+        partitions.setdefault(one.partition, job_pb2.ReadingBatch()).readings.append(one.message)
+    return [_row(partition, batch) for partition, batch in partitions.items()]
+
+
+def _names(fresh: Sequence[Accepted]) -> dict[tuple[int, str], Message]:
+    return {
+        one.name: Message(one.digest, one.message.id, one.message.received_at_ms)
+        for one in fresh
+        if one.request.message_id
+    }
 
 
 def _row(partition: int, batch: job_pb2.ReadingBatch) -> Row:

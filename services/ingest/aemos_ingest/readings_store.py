@@ -7,9 +7,9 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from aemos_core.database import Database
-from aemos_core.outbox import OutboxRows, Row
 from aemos_core.times import now_ms
-from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, tuple_, update
+from sqlalchemy import Column, ColumnElement, and_, delete, insert, or_, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import tables as t
 
@@ -19,6 +19,7 @@ _INSERT_AT_ONCE = 1_000
 _ASK_AT_ONCE = 500
 _SPANS_AT_ONCE = 100
 _d = t.data_stream.c
+_claim = t.origin_claim.c
 
 
 class ReadingIds:
@@ -63,30 +64,21 @@ class Message(NamedTuple):
 
 Messages = Mapping[tuple[int, str], Message]
 """By device id and messageId."""
+Origin = tuple[int, int]
+"""Variable and origin key."""
 
 
-async def store(
-    database: Database,
-    outbox: OutboxRows,
-    readings: Sequence[Values],
-    names: Mapping[tuple[int, str], Message],
-    announcements: Sequence[Row],
-) -> list[Row]:
-    """Writes readings, what devices call them, and what announces them in one transaction; durable when it returns.
-
-    Raises EXISTS when another process stores a reading of the same name meanwhile.
-    """
-    async with database.write() as connection:
-        if names:
-            at = now_ms()
-            values = [
-                {"device_id": d, "message_id": m, **message._asdict(), "at_ms": at} for (d, m), message in names.items()
-            ]
-            await connection.execute(insert(t.reading_message), values)
-        for start in range(0, len(readings), _INSERT_AT_ONCE):
-            rows = readings[start : start + _INSERT_AT_ONCE]
-            await connection.exec_driver_sql(*_insertion(rows, "?" if database.is_sqlite else "%s"))
-        return await outbox.add(connection, announcements)
+async def store(connection: AsyncConnection, readings: Sequence[Values], names: Messages) -> None:
+    """Writes readings and what devices call them. Raises EXISTS when another process stores a name meanwhile."""
+    if names:
+        at = now_ms()
+        values = [
+            {"device_id": d, "message_id": m, **message._asdict(), "at_ms": at} for (d, m), message in names.items()
+        ]
+        await connection.execute(insert(t.reading_message), values)
+    parameter = "?" if connection.dialect.name == "sqlite" else "%s"
+    for start in range(0, len(readings), _INSERT_AT_ONCE):
+        await connection.exec_driver_sql(*_insertion(readings[start : start + _INSERT_AT_ONCE], parameter))
 
 
 def _insertion(rows: Sequence[Values], parameter: str) -> tuple[str, list[tuple[Any, ...]]]:
@@ -100,19 +92,41 @@ def _insertion(rows: Sequence[Values], parameter: str) -> tuple[str, list[tuple[
     return statement, list(rows if len(used) == len(_COLUMNS) else map(itemgetter(*used), rows))
 
 
-async def messages(database: Database, names: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Message]:
+async def messages(connection: AsyncConnection, names: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Message]:
     """Those of these names that are taken."""
     c = t.reading_message.c
     found: dict[tuple[int, str], Message] = {}
     ordered = sorted(names)
-    async with database.read() as connection:
-        for start in range(0, len(ordered), _ASK_AT_ONCE):
-            asked = ordered[start : start + _ASK_AT_ONCE]
-            query = select(t.reading_message).where(tuple_(c.device_id, c.message_id).in_(asked))
-            for row in (await connection.execute(query)).all():
-                message = Message(bytes(row.digest), row.reading_id, row.received_at_ms)
-                found[row.device_id, row.message_id] = message
+    for start in range(0, len(ordered), _ASK_AT_ONCE):
+        asked = ordered[start : start + _ASK_AT_ONCE]
+        query = select(t.reading_message).where(tuple_(c.device_id, c.message_id).in_(asked))
+        for row in (await connection.execute(query)).all():
+            message = Message(bytes(row.digest), row.reading_id, row.received_at_ms)
+            found[row.device_id, row.message_id] = message
     return found
+
+
+async def claim(database: Database, origins: Mapping[Origin, int]) -> None:
+    """Tells every process that what arrived under these origins before these times is being looked for."""
+    values = [{"telemetry_data_id": v, "origin_key": key, "before_ms": at} for (v, key), at in origins.items()]
+    async with database.write() as connection:
+        await connection.execute(insert(t.origin_claim), values)
+
+
+async def lock(connection: AsyncConnection, origins: Iterable[Origin]) -> None:
+    """Waits until no other process stores a repetition of these, and makes others wait."""
+    ordered = sorted(origins)
+    by_origin = (_claim.telemetry_data_id, _claim.origin_key)
+    for start in range(0, len(ordered), _ASK_AT_ONCE):
+        asked = tuple_(*by_origin).in_(ordered[start : start + _ASK_AT_ONCE])
+        await connection.execute(select(_claim.id).where(asked).order_by(*by_origin, _claim.id).with_for_update())
+
+
+async def claims(connection: AsyncConnection, since_ms: int) -> dict[Origin, int]:
+    """Origins that are, or were, looked for among what arrived after this time; until when."""
+    query = select(_claim.telemetry_data_id, _claim.origin_key, _claim.before_ms).where(_claim.before_ms > since_ms)
+    found = await connection.execute(query.order_by(_claim.before_ms))
+    return {(row.telemetry_data_id, row.origin_key): row.before_ms for row in found}
 
 
 class Span(NamedTuple):
@@ -123,16 +137,18 @@ class Span(NamedTuple):
     to_ms: int
 
 
-async def origins(database: Database, sought: Mapping[Span, Collection[int]]) -> dict[tuple[int, int], tuple[int, int]]:
-    """(reading id, received_at_ms) by variable and origin key, of the readings with these keys in these spans."""
-    found: dict[tuple[int, int], tuple[int, int]] = {}
+async def origins(connection: AsyncConnection, sought: Mapping[Span, Collection[int]]) -> dict[Origin, tuple[int, int]]:
+    """(reading id, received_at_ms) by origin, of the readings with these keys in these spans.
+
+    Waits for the commit of what another process has inserted there.
+    """
+    found: dict[Origin, tuple[int, int]] = {}
     spans = list(sought)
-    async with database.read() as connection:
-        for start in range(0, len(spans), _SPANS_AT_ONCE):
-            wanted = [_in_span(span, sought[span]) for span in spans[start : start + _SPANS_AT_ONCE]]
-            query = select(_d.telemetry_data_id, _d.origin_key, _d.id, _d.received_at_ms).where(or_(*wanted))
-            for row in await connection.execute(query.order_by(_d.id)):
-                found[row.telemetry_data_id, row.origin_key] = (row.id, row.received_at_ms)
+    for start in range(0, len(spans), _SPANS_AT_ONCE):
+        wanted = [_in_span(span, sought[span]) for span in spans[start : start + _SPANS_AT_ONCE]]
+        query = select(_d.telemetry_data_id, _d.origin_key, _d.id, _d.received_at_ms).where(or_(*wanted))
+        for row in await connection.execute(query.order_by(_d.id).with_for_update(read=True)):
+            found[row.telemetry_data_id, row.origin_key] = (row.id, row.received_at_ms)
     return found
 
 
@@ -148,9 +164,19 @@ def _in_span(span: Span, keys: Collection[int]) -> ColumnElement[bool]:
 async def forget_messages(database: Database, before_ms: int) -> int:
     """Deletes some of the names from before; how many there were."""
     c = t.reading_message.c
-    query = select(c.device_id, c.message_id).where(c.at_ms < before_ms).limit(_INSERT_AT_ONCE)
+    return await _forget(database, c.at_ms < before_ms, c.device_id, c.message_id)
+
+
+async def forget_claims(database: Database, before_ms: int) -> int:
+    """Deletes some of the claims from before; how many there were."""
+    return await _forget(database, _claim.before_ms < before_ms, _claim.id)
+
+
+async def _forget(database: Database, is_old: ColumnElement[bool], *key: Column[Any]) -> int:
+    table = key[0].table
     async with database.write() as connection:
-        old = [tuple(row) for row in (await connection.execute(query)).all()]
+        found = await connection.execute(select(*key).where(is_old).limit(_INSERT_AT_ONCE))
+        old = [tuple(row) for row in found.all()]
         if old:
-            await connection.execute(delete(t.reading_message).where(tuple_(c.device_id, c.message_id).in_(old)))
+            await connection.execute(delete(table).where(tuple_(*key).in_(old)))
     return len(old)

@@ -15,6 +15,7 @@ from aemos_core.database import Database
 from aemos_core.errors import AemosError, FieldError, Kind, unavailable
 from aemos_core.redis_link import wait
 from aemos_core.times import now_ms
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import readings_store as store
 
@@ -22,6 +23,7 @@ log = logging.getLogger("aemos.ingest")
 
 KEPT_MS = 24 * 60 * 60 * 1000
 _REPEATED_WITHIN_MS = 10 * 60 * 1000
+_UNDER_WAY_MS = 60 * 1000
 _SWEEP_SECONDS = 60.0
 
 
@@ -75,6 +77,19 @@ class Accepted:
         return self.message.device_id, self.request.message_id
 
     @property
+    def origin(self) -> store.Origin:
+        """What its protocol calls it; the key is 0 when it cannot repeat it."""
+        return self.message.telemetry_data_id, self.request.origin_key
+
+    def arrived_ms(self, now: int) -> int:
+        """When gateway got it, or, when only the device's time is known, long enough before."""
+        return self.request.received_at_ms if self.request.at_arrival else now - _UNDER_WAY_MS
+
+    def before_ms(self, now: int) -> int:
+        """What it repeats arrived before."""
+        return self.request.repeats_before_ms or (self.request.received_at_ms if self.request.at_arrival else now)
+
+    @property
     def digest(self) -> bytes:
         """16 bytes that are the same when the same is sent again."""
         at = 0 if self.request.at_arrival else self.request.received_at_ms
@@ -82,16 +97,45 @@ class Accepted:
         return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
 
 
-async def recognize(database: Database, accepted: Sequence[Accepted]) -> None:
-    """Marks what is stored already, and what stands twice among `accepted`. Costs nothing where nothing can repeat."""
+async def claim(database: Database, accepted: Iterable[Accepted]) -> None:
+    """Says what may be a repetition, before `recognize` looks for what it repeats.
+
+    That may be under way in another process: this one waits for it, or that one finds the claim (`yield_to_claims`).
+    """
+    now = now_ms()
+    origins = {a.origin: a.before_ms(now) for a in accepted if a.request.maybe_repeated}
+    if origins:
+        await store.claim(database, origins)
+
+
+async def recognize(connection: AsyncConnection, accepted: Sequence[Accepted]) -> None:
+    """Marks what is stored already, and what stands twice among `accepted`. Costs nothing where nothing can repeat.
+
+    In the transaction that stores the rest: until its end no other process stores a repetition of the same.
+    """
     named = [a for a in accepted if a.request.message_id]
     doubtful = [a for a in accepted if a.request.maybe_repeated]
     if named:
-        _compare_names(named, await store.messages(database, {a.name for a in named}))
+        _compare_names(named, await store.messages(connection, {a.name for a in named}))
     if doubtful:
-        await _look_for_origins(database, accepted, doubtful)
+        await _look_for_origins(connection, accepted, doubtful)
     if named:
         _drop_groups(accepted)
+
+
+async def yield_to_claims(connection: AsyncConnection, inserted: Iterable[Accepted]) -> None:
+    """Raises EXISTS when a repetition of what is inserted here, and not yet committed, may have been stored before it.
+
+    One look for a commit, among the claims that are younger than its readings: there is hardly ever one.
+    """
+    now = now_ms()
+    arrived = {a: a.arrived_ms(now) for a in inserted if a.request.origin_key and not a.request.maybe_repeated}
+    claims = await store.claims(connection, min(arrived.values())) if arrived else {}
+    overtaken = [a for a, at in arrived.items() if claims.get(a.origin, 0) > at] if claims else []
+    for one in overtaken:
+        one.request.maybe_repeated = True
+    if overtaken:
+        raise AemosError(Kind.EXISTS, "a repetition came first")
 
 
 def _compare_names(named: Iterable[Accepted], stored: store.Messages) -> None:
@@ -106,22 +150,24 @@ def _compare_names(named: Iterable[Accepted], stored: store.Messages) -> None:
             one.same_as = earlier
 
 
-async def _look_for_origins(database: Database, accepted: Iterable[Accepted], doubtful: Iterable[Accepted]) -> None:
-    first: dict[tuple[int, int], Accepted] = {}
+async def _look_for_origins(
+    connection: AsyncConnection, accepted: Iterable[Accepted], doubtful: Iterable[Accepted]
+) -> None:
+    first: dict[store.Origin, Accepted] = {}
     for one in accepted:
         if one.request.origin_key:
-            first.setdefault((one.message.telemetry_data_id, one.request.origin_key), one)
+            first.setdefault(one.origin, one)
     now = now_ms()
     sought: dict[store.Span, set[int]] = {}
     for one in doubtful:
         sought.setdefault(_span(one, now), set()).add(one.request.origin_key)
-    stored = await store.origins(database, sought)
+    await store.lock(connection, {one.origin for one in doubtful})
+    stored = await store.origins(connection, sought)
     for one in doubtful:
-        key = (one.message.telemetry_data_id, one.request.origin_key)
-        if (known := stored.get(key)) is not None:
+        if (known := stored.get(one.origin)) is not None:
             one.found(*known)
-        elif first[key] is not one:
-            one.same_as = first[key]
+        elif first[one.origin] is not one:
+            one.same_as = first[one.origin]
 
 
 def _span(one: Accepted, now: int) -> store.Span:
@@ -141,7 +187,7 @@ def _drop_groups(accepted: Iterable[Accepted]) -> None:
 
 
 class MessageSweep:
-    """A component: forgets names after a day, a thousand at a time."""
+    """A component: forgets names after a day and claims after ten minutes, a thousand at a time."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -151,6 +197,8 @@ class MessageSweep:
         while not await wait(stop, _SWEEP_SECONDS):
             try:
                 while await store.forget_messages(self._database, now_ms() - KEPT_MS) and not stop.is_set():
+                    pass
+                while await store.forget_claims(self._database, now_ms() - _REPEATED_WITHIN_MS) and not stop.is_set():
                     pass
             except AemosError as error:
                 log.warning("old message ids stay for now: %s", error.detail)

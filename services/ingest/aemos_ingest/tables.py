@@ -139,6 +139,17 @@ reading_message = Table(
     Column("at_ms", BigInteger, nullable=False, index=True),
     **TABLE_ARGS,
 )
+# Origins of which a repetition is being stored, for ten minutes: other processes look here before they store the same.
+origin_claim = Table(
+    "origin_claim",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("telemetry_data_id", BigInteger, nullable=False),
+    Column("origin_key", BigInteger, nullable=False),
+    Column("before_ms", BigInteger, nullable=False, index=True),
+    Index("origin_claim_by_origin", "telemetry_data_id", "origin_key"),
+    **TABLE_ARGS,
+)
 # The last refused messages of a device, in a ring: number n stands in slot n % 100.
 rejection = Table(
     "rejection",

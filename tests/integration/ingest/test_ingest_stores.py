@@ -9,7 +9,6 @@ from itertools import pairwise
 import pytest
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind
-from aemos_core.outbox import Row
 from aemos_core.times import now_ms
 from aemos_ingest import history_store, readings_store, registry_store
 from aemos_ingest import tables as t
@@ -149,19 +148,9 @@ async def test_a_sensor_without_variables_is_there(database: Database) -> None:
     assert sorted((row.id, row.variable_name or "") for row in rows) == [(full, "A"), (full, "a"), (bare, "")]
 
 
-class FakeOutbox:
-    """Fails or notes what is announced."""
-
-    def __init__(self, fails: bool = False) -> None:
-        self.fails = fails
-
-    async def add(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
-        if self.fails:
-            raise OSError
-        return list(rows)
-
-    def committed(self, rows: Sequence[Row]) -> None:
-        """Nothing."""
+async def store(database: Database, rows: Sequence[readings_store.Values], names: readings_store.Messages) -> None:
+    async with database.write() as connection:
+        await readings_store.store(connection, rows, names)
 
 
 def row(reading_id: int, at_ms: int = 1, value: str = "1", number: float | None = None) -> readings_store.Values:
@@ -183,7 +172,7 @@ async def test_readings_come_back_as_they_were_sent(database: Database) -> None:
     texts = ["25.5", "", "🌡️ مرحبا", "a\r\nb'\"\\%", "x" * 65_536, " trailing "]
     numbers = [25.5, 0.1, -0.0, 5e-324, 1.7976931348623157e308, None]
     sent = [row(n, n, text, number) for n, (text, number) in enumerate(zip(texts, numbers, strict=True), 1)]
-    await readings_store.store(database, FakeOutbox(), sent, {}, [])
+    await store(database, sent, {})
     found = await history_store.page(database, [5], EVER)
     assert [(one.value, one.number) for one in found] == list(zip(texts, numbers, strict=True))
 
@@ -191,7 +180,7 @@ async def test_readings_come_back_as_they_were_sent(database: Database) -> None:
 async def test_pages_of_readings_are_whole_and_in_order(database: Database) -> None:
     """By time, then id; the range takes its beginning and not its end; more than one insert holds is stored."""
     sent = [row(n, 10 + n // 500) for n in range(1, 2_501)]
-    await readings_store.store(database, FakeOutbox(), sent, {}, [])
+    await store(database, sent, {})
     found: list[int] = []
     after = None
     while page := await history_store.page(database, [5], Cut(11, 14, 700, after=after)):
@@ -201,14 +190,15 @@ async def test_pages_of_readings_are_whole_and_in_order(database: Database) -> N
     assert not await history_store.page(database, [6], EVER)
 
 
-@pytest.mark.parametrize("broken", ["reading", "message", "outbox"])
+@pytest.mark.parametrize("broken", ["reading", "message"])
 async def test_a_batch_is_stored_whole_or_not(database: Database, broken: str) -> None:
-    """Readings, what devices call them, and what announces them are one transaction."""
+    """Readings and what devices call them are one transaction."""
     named = {(7, "m"): Message(b"d" * 16, 1, 1)}
     if broken == "message":
-        await readings_store.store(database, FakeOutbox(), [], named, [])
+        await store(database, [], named)
     sent = [row(1), row(2), row(1 if broken == "reading" else 3)]
     with pytest.raises(AemosError):
-        await readings_store.store(database, FakeOutbox(fails=broken == "outbox"), sent, named, [])
+        await store(database, sent, named)
     assert not await history_store.page(database, [5], EVER)
-    assert len(await readings_store.messages(database, named)) == (broken == "message")
+    async with database.read() as connection:
+        assert len(await readings_store.messages(connection, named)) == (broken == "message")
