@@ -20,9 +20,9 @@ from aemos_core.notification_log import LogId
 from aemos_core.paging import Page
 from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
-from aemos_notify import service, wiring
+from aemos_notify import service, store, wiring
 from aemos_notify.domain import Entry, Query
-from aemos_notify.service import Ledger, LogCopier
+from aemos_notify.service import Ledger, LedgerSweep, LogCopier
 
 from tests.support.fake_registry import SECRET
 from tests.support.notify import WITHIN_S, Notify, running_notify
@@ -152,19 +152,21 @@ async def test_old_entries_are_not_stored_again(tmp_path: Path) -> None:
         assert await ledger.reached(2) == LogId()
 
 
-async def test_ledger_keeps_a_month(tmp_path: Path) -> None:
-    """What is older goes when something new comes."""
+async def test_ledger_keeps_a_month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is older goes, all of it, also when its organization says nothing any more."""
+    monkeypatch.setattr(store, "_FORGOTTEN_AT_ONCE", 3)
     async with open_ledger(tmp_path) as ledger:
+        month = service.KEPT_MS
         now = now_ms()
-        await ledger.append(
-            1, [Entry(LogId(now - 29 * 24 * 3_600_000, 0), "t", "d", "{}")], dispatcher(ledger._database)
+        new, old = (
+            Entry(LogId(now - month + 60_000), "t", "d", "{}"),
+            [LogId(now - month - n) for n in range(10, 0, -1)],
         )
-        await ledger.append(
-            2, [Entry(LogId(now - 31 * 24 * 3_600_000, 0), "t", "d", "{}")], dispatcher(ledger._database)
-        )
-        await ledger.append(1, [Entry(LogId(now, 0), "t", "d", "{}")], dispatcher(ledger._database))
-        assert len(await entries(ledger)) == 2
-        assert len((await ledger.list(2, Query(LogId(), ""), Page(1000, 0)))[0]) == 0
+        for organization, some in ((1, [new]), (2, [Entry(place, "t", "d", "{}") for place in old])):
+            await ledger.append(organization, some, dispatcher(ledger._database))
+        await LedgerSweep(ledger).sweep(now - month, asyncio.Event())
+        assert await entries(ledger) == [new]
+        assert (await ledger.list(2, Query(LogId(), ""), Page(1000, 0)))[0] == []
 
 
 async def test_strange_entries_do_not_stop_the_copy(redis: RedisClient, tmp_path: Path) -> None:

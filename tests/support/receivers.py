@@ -55,6 +55,11 @@ class Hook:
     received: list[tuple[Any, str]] = field(default_factory=list)
     requests: int = 0
     drip_s: float = 0.0
+    answering: asyncio.Event = field(default_factory=asyncio.Event)
+    """Requests wait for it; it is set at first."""
+
+    def __post_init__(self) -> None:
+        self.answering.set()
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -62,6 +67,7 @@ class Hook:
         original = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
         body = await reader.readexactly(int(headers["content-length"]))
         self.requests += 1
+        await self.answering.wait()
         if self.secret:
             signed = {name.lower(): value for name, value in original.items()}
             self.received.append((Webhook(self.secret).verify(body.decode(), signed), signed["webhook-id"]))

@@ -5,7 +5,7 @@ import base64
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import redis
@@ -123,6 +123,8 @@ SEND_DELIVERY = JobSpec(
     time_limit_ms=30_000,
     max_age_ms=DAY_MS,
 )
+DELIVER_EMAIL = replace(SEND_DELIVERY, name="deliver_email", queue=SEND_EMAIL.queue)
+"""Deliveries by e-mail: a webhook that hangs must not hold them up, nor a slow mail server webhooks."""
 
 # KEYS: the messages of a queue and of its delay queue. ARGV: how the id begins. Atomic: a retry moves between the two.
 UNFINISHED = """

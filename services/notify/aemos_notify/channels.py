@@ -17,12 +17,15 @@ from urllib.parse import urlsplit
 import aiosmtplib
 import httpx
 from aemos_core.errors import invalid
+from aemos_core.jobs import DELIVER_EMAIL, SEND_DELIVERY
 from standardwebhooks.webhooks import Webhook
 
 from aemos_notify import templates
 from aemos_notify.public_net import NotPublic, PublicNet, networks
 from aemos_notify.templates import Message
 
+JOBS = {"email": DELIVER_EMAIL, "webhook": SEND_DELIVERY}
+"""The job that sends by a channel, each on a queue of its own; a channel that is not here shares the webhooks'."""
 WEBHOOK_SECONDS = 5.0
 MAIL_SECONDS = 20.0
 MOST_RECIPIENTS = 20

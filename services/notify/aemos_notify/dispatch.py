@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_notify import codec, store
 from aemos_notify import subscription_store as subscriptions
-from aemos_notify.channels import ChannelSender, Failed, Letter
+from aemos_notify.channels import JOBS, ChannelSender, Failed, Letter
 from aemos_notify.domain import Entry
 from aemos_notify.subscription_store import Lately, Wanted
 from aemos_notify.subscriptions import OPEN, Facts, Status, Subscription
@@ -34,7 +34,7 @@ from aemos_notify.subscriptions import OPEN, Facts, Status, Subscription
 log = logging.getLogger("aemos.notify")
 
 _LANES = 20
-"""Each has two jobs under way at the most, so a slow target holds up few others."""
+"""Of each queue. Each has two jobs under way at the most, so a slow target holds up few others."""
 _LOST_MS = 30 * 60 * 1000
 """A job that neither ended nor was tried again for so long is gone with the Redis that held it."""
 _MOST_AT_ONE_TARGET = 3
@@ -51,17 +51,18 @@ class TryAgain(Exception):
     """The target did not take it: the queue's back-off decides when it is tried again."""
 
 
-def delivery_row(delivery_id: int, subscription_id: int) -> Row:
+def delivery_row(delivery_id: int, subscription_id: int, channel: str) -> Row:
     """The outbox row that sends a delivery. It fills its job: what is slow must not wait for what is slower."""
     payload = SendDelivery(delivery_id=delivery_id).SerializeToString()
-    return Row(SEND_DELIVERY.name, subscription_id % _LANES, payload, MOST_IN_BATCH)
+    return Row(JOBS.get(channel, SEND_DELIVERY).name, subscription_id % _LANES, payload, MOST_IN_BATCH)
 
 
 def delivery_outbox(database: Database, queue: JobQueue, jobs_redis: RedisClient) -> tuple[Outbox, Receipts]:
     """The outbox whose rows become jobs, and what settles them: both are components."""
     outbox = Outbox(database, subscriptions.outbox)
     receipts = Receipts(jobs_redis, outbox.relay_id)
-    outbox.add_sender(SEND_DELIVERY.name, JobSender(queue, SEND_DELIVERY, jobs_redis, receipts))
+    for spec in JOBS.values():
+        outbox.add_sender(spec.name, JobSender(queue, spec, jobs_redis, receipts))
     return outbox, receipts
 
 
@@ -124,7 +125,7 @@ class Dispatcher:
         if not limited.rows:
             return []
         queued = await subscriptions.queue(connection, audience.organization_id, limited.rows)
-        return await self._outbox.add(connection, [delivery_row(row.id, row.subscription_id) for row in queued])
+        return await self._outbox.add(connection, [delivery_row(*row) for row in queued])
 
     def sent_off(self, rows: Sequence[Row]) -> None:
         """The transaction is durable."""
@@ -286,6 +287,7 @@ class DeliverySweep:
         """Sends what is due at `now`; how many there were."""
         async with self._database.write() as connection:
             due = await subscriptions.take_due(connection, now, _LOST_MS, _SWEEP_AT_ONCE)
-            rows = await self._outbox.add(connection, [delivery_row(row.id, row.subscription_id) for row in due])
+            again = [delivery_row(row.id, row.subscription_id, row.channel) for row in due]
+            rows = await self._outbox.add(connection, again)
         self._outbox.committed(rows)
         return len(due)

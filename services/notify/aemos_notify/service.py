@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
@@ -10,7 +12,7 @@ from aemos_core.errors import AemosError, unavailable
 from aemos_core.names import notification_log
 from aemos_core.notification_log import Logged, LogId, logged
 from aemos_core.paging import Page
-from aemos_core.redis_link import RedisClient
+from aemos_core.redis_link import RedisClient, wait
 from aemos_core.times import now_ms
 from redis.exceptions import RedisError
 
@@ -19,9 +21,12 @@ from aemos_notify import subscription_store as subscriptions
 from aemos_notify.dispatch import Dispatcher
 from aemos_notify.domain import Entry, Query
 
+log = logging.getLogger("aemos.notify")
+
 KEPT_MS = 30 * 24 * 60 * 60 * 1000
 """The ledger keeps notifications so long."""
 _ENTRIES_AT_ONCE = 500
+_SWEEP_SECONDS = 15 * 60.0
 
 
 class Ledger:
@@ -51,13 +56,17 @@ class Ledger:
                 new = await store.append(connection, organization_id, some)
                 rows = await dispatcher.add(connection, audience, new)
             dispatcher.sent_off(rows)
-        await self.forget(organization_id, now_ms() - KEPT_MS)
 
-    async def forget(self, organization_id: int, before_ms: int) -> None:
-        """Removes some of what is older, with its deliveries."""
+    async def organizations(self) -> Sequence[int]:
+        """Those that ever had a notification."""
+        async with self._database.read() as connection:
+            return await store.organizations(connection)
+
+    async def forget(self, organization_id: int, before_ms: int) -> bool:
+        """Removes some of what is older, with its deliveries: whether there may be more."""
         async with self._database.write() as connection:
-            await store.forget(connection, organization_id, before_ms)
-            await subscriptions.forget(connection, organization_id, before_ms)
+            more_entries = await store.forget(connection, organization_id, before_ms)
+            return await subscriptions.forget(connection, organization_id, before_ms) or more_entries
 
     async def backwards(self, organization_id: int, after: LogId, upto: LogId) -> AsyncIterator[Sequence[Logged]]:
         """Pages of what lies behind `after`, up to `upto`, newest first."""
@@ -68,6 +77,27 @@ class Ledger:
             if len(page) < _ENTRIES_AT_ONCE:
                 return
             upto = page[-1].id.before()
+
+
+class LedgerSweep:
+    """A component: removes what the ledger has kept long enough, also of organizations that fell silent."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Sweeps every 15 minutes."""
+        while not await wait(stop, _SWEEP_SECONDS):
+            try:
+                await self.sweep(now_ms() - KEPT_MS, stop)
+            except AemosError as error:
+                log.warning("the ledger keeps what is old: %s", error.detail)
+
+    async def sweep(self, before_ms: int, stop: asyncio.Event) -> None:
+        """Removes what is older, a little at a time."""
+        for organization_id in await self._ledger.organizations():
+            while not stop.is_set() and await self._ledger.forget(organization_id, before_ms):
+                pass
 
 
 class History:

@@ -25,7 +25,9 @@ class NotifySettings(ServiceSettings):
     webhook_networks: str = Field(
         "", description="Networks that webhooks may reach though they are not public, such as 10.1.0.0/16,127.0.0.1/32."
     )
-    notify_worker_threads: int = Field(20, ge=1, le=200, description="Jobs that one notify worker does at a time.")
+    notify_worker_threads: int = Field(
+        20, ge=1, le=200, description="Messages of each channel that a notify worker sends at a time."
+    )
 
     @property
     def mail_server(self) -> MailServer:

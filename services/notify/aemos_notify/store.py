@@ -107,12 +107,18 @@ async def backwards(
     return [Logged(LogId(row.ms, row.seq), row.type, tuple((row.rooms or "").split()), row.body) for row in rows]
 
 
-async def forget(connection: AsyncConnection, organization_id: int, before_ms: int) -> None:
-    """Removes what is older; of much, the oldest thousand or so."""
+async def forget(connection: AsyncConnection, organization_id: int, before_ms: int) -> bool:
+    """Removes what is older; of much, the oldest thousand or so: whether there is more."""
     old = (_n.organization_id == organization_id, _n.ms < before_ms)
     some = select(_n.ms).where(*old).order_by(_n.ms, _n.seq).offset(_FORGOTTEN_AT_ONCE).limit(1)
     upto = (await connection.execute(some)).scalar()
     await connection.execute(delete(notification).where(*old, *([] if upto is None else [_n.ms <= upto])))
+    return upto is not None
+
+
+async def organizations(connection: AsyncConnection) -> Sequence[int]:
+    """Those that ever had a notification."""
+    return (await connection.execute(select(_c.organization_id))).scalars().all()
 
 
 async def _cursor(connection: AsyncConnection, organization_id: int, hold: bool = False) -> LogId | None:

@@ -107,8 +107,10 @@ class Subscriptions:
         """Queues a delivery again, whatever became of it."""
         async with self._database.write() as connection:
             found = await subscriptions.get_delivery(connection, caller().organization_id, delivery_id)
+            subscription = await subscriptions.get(connection, found.organization_id, found.subscription_id)
             await subscriptions.change_delivery(connection, delivery_id, status=Status.QUEUED, attempts=0, answer="")
-            rows = await self._outbox.add(connection, [delivery_row(delivery_id, found.subscription_id)])
+            row = delivery_row(delivery_id, subscription.id, subscription.channel)
+            rows = await self._outbox.add(connection, [row])
             after = await subscriptions.get_delivery(connection, caller().organization_id, delivery_id)
         self._outbox.committed(rows)
         return after

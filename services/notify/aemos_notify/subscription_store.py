@@ -206,8 +206,8 @@ async def lately(connection: AsyncConnection, subscription_ids: Iterable[int]) -
 async def queue(
     connection: AsyncConnection, organization_id: int, rows: Sequence[Mapping[str, Any]]
 ) -> Sequence[AnyRow]:
-    """Adds deliveries: subscription_id, ms, seq and status of each, and what else is not new of them; id and
-    subscription_id of those that are to be sent. Nobody else adds any of this organization meanwhile."""
+    """Adds deliveries: subscription_id, ms, seq and status of each, and what else is not new of them; id,
+    subscription_id and channel of those that are to be sent. Nobody else adds any of this organization meanwhile."""
     newest = select(func.max(_d.id)).where(_d.organization_id == organization_id)
     before = (await connection.execute(newest)).scalar_one() or 0
     fresh = {
@@ -219,7 +219,8 @@ async def queue(
     }
     await connection.execute(insert(delivery), [{**fresh, **row} for row in rows])
     mine = (_d.organization_id == organization_id, _d.id > before, _d.status == Status.QUEUED)
-    return (await connection.execute(select(_d.id, _d.subscription_id).where(*mine).order_by(_d.id))).all()
+    query = select(_d.id, _d.subscription_id, _s.channel).join(subscription).where(*mine)
+    return (await connection.execute(query.order_by(_d.id))).all()
 
 
 async def suppress_more(connection: AsyncConnection, numbers: Mapping[int, int]) -> None:
@@ -229,14 +230,13 @@ async def suppress_more(connection: AsyncConnection, numbers: Mapping[int, int])
         await connection.execute(update(delivery).where(_d.id.in_(ids)).values(repeats=_d.repeats + number))
 
 
-async def forget(connection: AsyncConnection, organization_id: int, before_ms: int) -> None:
-    """Removes deliveries that are older; not all of them at once."""
+async def forget(connection: AsyncConnection, organization_id: int, before_ms: int) -> bool:
+    """Removes deliveries that are older; not all of them at once: whether there may be more."""
     oldest = select(_d.id, _d.queued_at_ms).where(_d.organization_id == organization_id).order_by(_d.id)
-    first = (await connection.execute(oldest.limit(1))).first()
-    if first is not None and first.queued_at_ms < before_ms:
-        rows = (await connection.execute(oldest.limit(_AT_ONCE))).all()
-        old = [row.id for row in rows if row.queued_at_ms < before_ms]
-        await connection.execute(delete(delivery).where(_d.id.in_(old)))
+    rows = (await connection.execute(oldest.limit(_AT_ONCE))).all()
+    old = [row.id for row in rows if row.queued_at_ms < before_ms]
+    await connection.execute(delete(delivery).where(_d.id.in_(old)))
+    return len(old) == _AT_ONCE
 
 
 async def get_delivery(connection: AsyncConnection, organization_id: int, delivery_id: int) -> AnyRow:
@@ -279,7 +279,8 @@ async def note(connection: AsyncConnection, delivery_id: int, **values: Any) -> 
 
 async def take_due(connection: AsyncConnection, now: int, again_ms: int, most: int) -> list[AnyRow]:
     """Deliveries to look at again, which are then due `again_ms` later: nobody else takes them meanwhile."""
-    query = select(_d.id, _d.subscription_id, _d.status, _d.repeats, _d.due_at_ms).where(_d.due_at_ms <= now)
+    columns = (_d.id, _d.subscription_id, _d.status, _d.repeats, _d.due_at_ms, _s.channel)
+    query = select(*columns).join(subscription).where(_d.due_at_ms <= now)
     taken = []
     for row in (await connection.execute(query.order_by(_d.due_at_ms).limit(most))).all():
         is_over = row.status == Status.SENT and row.repeats >= MOST_REPEATS

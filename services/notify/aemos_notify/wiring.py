@@ -11,7 +11,7 @@ from aemos_core import rpc
 from aemos_core.announce import Announcer
 from aemos_core.broker import WakeRedisBroker, open_broker
 from aemos_core.database import migrate, open_database
-from aemos_core.jobs import RECORD_NOTIFICATIONS, SEND_DELIVERY, SEND_EMAIL, JobQueue
+from aemos_core.jobs import DELIVER_EMAIL, RECORD_NOTIFICATIONS, SEND_DELIVERY, SEND_EMAIL, JobQueue
 from aemos_core.notification_log import NotificationFeed
 from aemos_core.process import Component
 from aemos_core.redis_link import open_redis
@@ -29,7 +29,7 @@ from aemos_notify.mail_job import MailJob
 from aemos_notify.publish import Publisher
 from aemos_notify.replay import Replayer
 from aemos_notify.rooms import Rooms
-from aemos_notify.service import History, Ledger, LogCopier
+from aemos_notify.service import History, Ledger, LedgerSweep, LogCopier
 from aemos_notify.settings import NotifySettings
 from aemos_notify.socketio_edge import SocketIoEdge
 from aemos_notify.subjects import subjects_of
@@ -89,28 +89,29 @@ async def wire(settings: NotifySettings) -> AsyncIterator[Sequence[Component]]:
 
 @asynccontextmanager
 async def wire_worker(settings: NotifySettings) -> AsyncIterator[Sequence[Component]]:
-    """Opens what the notify worker needs: the ledger has threads of its own, so that no slow target holds it up."""
+    """Opens what the notify worker needs; the ledger, mail and webhooks have own threads: none waits."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         database = await enter(open_database(settings.database_of("notify")))
         redis, jobs_redis = await enter(open_redis(settings.redis_url)), await enter(open_redis(settings.jobs_url))
         ingest = await enter(rpc.open_channel(settings.ingest_target, settings.service_secret))
         channels = await enter(open_channels(settings.mail_server, settings.webhook_networks))
-        recording, sending = _broker(stack, settings), _broker(stack, settings)
-        queue = JobQueue(sending)
+        recording, posting, mailing = (_broker(stack, settings) for _ in range(3))
+        queue = JobQueue(posting)
         stack.callback(queue.close)
         outbox, receipts = delivery_outbox(database, queue, jobs_redis)
+        ledger = Ledger(database)
         dispatcher = Dispatcher(outbox, labels_from(history_pb2_grpc.HistoryServiceStub(ingest)))
-        record = RecordJob(LogCopier(Ledger(database), redis, dispatcher))
+        record = RecordJob(LogCopier(ledger, redis, dispatcher))
         mail = MailJob(EmailChannel(settings.mail_server), settings.mail_from, redis, jobs_redis)
         actor_on_loop(recording, RECORD_NOTIFICATIONS, record, never_retry=(DecodeError,))
-        actor_on_loop(sending, SEND_DELIVERY, DeliverJob(database, channels, jobs_redis), never_retry=(DecodeError,))
-        actor_on_loop(sending, SEND_EMAIL, mail, never_retry=(DecodeError, Failed))
-        queues = [SEND_DELIVERY.queue_name(), SEND_EMAIL.queue_name()]
+        deliver, threads = DeliverJob(database, channels, jobs_redis), settings.notify_worker_threads
+        actor_on_loop(posting, SEND_DELIVERY, deliver, never_retry=(DecodeError,))
+        actor_on_loop(mailing, DELIVER_EMAIL, deliver, never_retry=(DecodeError,))
+        actor_on_loop(mailing, SEND_EMAIL, mail, never_retry=(DecodeError, Failed))
         yield [
             JobWorker(recording, [RECORD_NOTIFICATIONS.queue_name()], threads=_LEDGER_THREADS),
-            JobWorker(sending, queues, threads=settings.notify_worker_threads),
-            DeliverySweep(database, outbox),
-            outbox,
-            receipts,
+            JobWorker(posting, [SEND_DELIVERY.queue_name()], threads=threads),
+            JobWorker(mailing, [SEND_EMAIL.queue_name()], threads=threads),
+            *(DeliverySweep(database, outbox), LedgerSweep(ledger), outbox, receipts),
         ]
