@@ -71,9 +71,9 @@ class Worker:
         effects = Effects(database, self.outbox, appliers, Recorder(activities))
         self.history = history or FakeHistory()
         self.contexts = Contexts(database, self.history)  # type: ignore[arg-type]
-        index = ChainIndex(database, redis, activities)
-        self.judge = Judge(index, effects, self.memory, self.contexts, redis, 1)
-        self.scheduled = ScheduledRuns(index, effects, redis)
+        self.index = ChainIndex(database, redis, activities)
+        self.judge = Judge(self.index, effects, self.memory, self.contexts, redis, 1)
+        self.scheduled = ScheduledRuns(self.index, effects, redis)
 
     async def evaluate(self, *readings: Reading) -> None:
         """One job of readings."""

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from aemos_rules import chain_store
 from aemos_rules.activity import Activities
+from aemos_rules.domain import RuleChain
 from aemos_rules.engine import CompiledChain, InvalidChain, compile_chain
 
 log = logging.getLogger("aemos.rules")
@@ -23,6 +24,7 @@ CHAINS_CHANGED = "chains-changed"
 _HOUR = 3600
 _POLL_SECONDS = 5.0
 _MOST = 100_000
+_AT_ONCE = 200
 
 # KEYS: version, then index entries. ARGV: the version at which they were read, seconds, then the entries.
 # An entry that was read before a change must not be written after it: it would be believed for an hour.
@@ -59,18 +61,25 @@ class ChainIndex:
     async def compiled(self, chain_ids: Iterable[int]) -> dict[int, CompiledChain]:
         """Chains by id; those that are gone, or no longer compile, are left out."""
         wanted = set(chain_ids)
-        missing = wanted - self._compiled.keys()
-        if missing:
+        known = {chain_id: self._compiled[chain_id] for chain_id in wanted & self._compiled.keys()}
+        missing = sorted(wanted - known.keys())
+        for first in range(0, len(missing), _AT_ONCE):  # in between the worker does other things, and may forget
+            some = missing[first : first + _AT_ONCE]
             async with self._database.read() as connection:
-                chains = await chain_store.load(connection, missing)
-            self._compiled.update(dict.fromkeys(missing))
-            for chain in chains:
-                try:
-                    self._compiled[chain.id] = compiled = compile_chain(chain)
-                    compiled.activity = self._activities.of(chain.id)
-                except InvalidChain as error:
-                    log.error("rule chain %d does not compile: %s", chain.id, error)
-        return {chain_id: found for chain_id in wanted if (found := self._compiled.get(chain_id)) is not None}
+                chains = await chain_store.load(connection, some)
+            fresh = dict.fromkeys(some) | {chain.id: self._compile(chain) for chain in chains}
+            self._compiled |= fresh
+            known |= fresh
+        return {chain_id: chain for chain_id, chain in known.items() if chain is not None}
+
+    def _compile(self, chain: RuleChain) -> CompiledChain | None:
+        try:
+            compiled = compile_chain(chain)
+        except InvalidChain as error:
+            log.error("rule chain %d does not compile: %s", chain.id, error)
+            return None
+        compiled.activity = self._activities.of(chain.id)
+        return compiled
 
     def forget(self, _: bytes = b"") -> None:
         """Something changed, or we may have missed that it did."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from typing import Any, TypeAlias
 from zlib import crc32
 
 from aemos.v1 import job_pb2
@@ -30,6 +30,9 @@ from aemos_rules.run_records import Ran
 
 log = logging.getLogger("aemos.rules")
 
+Portion: TypeAlias = list[tuple[job_pb2.CommittedReading, Sequence[CompiledChain]]]
+MOST_RUNS = 1_000
+"""What as many runs of a job say goes into one transaction: of more, a job makes several."""
 _TRIES = 3
 _PATIENCE = 120
 """A deadline waits for readings that are stored but not judged yet; it looks so often, after 0.5 s at first and 5 s at
@@ -72,12 +75,12 @@ class Judge:
         with telemetry.batch(telemetry.SPAN_JOB, contexts, len(readings)):
             partition = crc32(readings[0].device_uuid.encode()) % self._partitions if readings else 0
             asking = self._index.asking & sensors
-            if asking:
-                judges = {uuid: judges[uuid] for uuid in sensors}  # the index may forget meanwhile
-                asked = _asked_by(partition, readings, judges, asking)
-                await self._judge(partition, asked, lambda world: _judged(readings, judges, world))
-            else:
-                await self._effects.apply(_judged(readings, judges, World(now_ms(), partition)))
+            for portion in list(_portions(readings, judges)):  # the index may forget meanwhile
+                if asking:
+                    asked = _asked_by(partition, portion, asking)
+                    await self._judge(partition, asked, lambda world, portion=portion: _judged(portion, world))  # type: ignore[misc]
+                else:
+                    await self._effects.apply(_judged(portion, World(now_ms(), partition)))
         await self._done(job_id)
 
     async def resume_runs(self, payload: bytes, job_id: str) -> None:
@@ -155,14 +158,26 @@ class _Runs:
         return self.effects
 
 
-def _judged(
-    readings: Sequence[job_pb2.CommittedReading], judges: Mapping[str, Sequence[CompiledChain]], world: World
-) -> list[Any]:
+def _portions(
+    readings: Sequence[job_pb2.CommittedReading], judges: Mapping[str, Sequence[CompiledChain]]
+) -> Iterator[Portion]:
+    """What is to run, at most MOST_RUNS at a time: any number of chains may judge one reading."""
+    portion: Portion = []
+    room = MOST_RUNS
+    for reading in readings:
+        chains = judges[reading.sensor_uuid]
+        while len(chains) > room:
+            yield [*portion, (reading, chains[:room])]
+            chains, portion, room = chains[room:], [], MOST_RUNS
+        if chains:
+            portion.append((reading, chains))
+            room -= len(chains)
+    yield portion
+
+
+def _judged(portion: Portion, world: World) -> list[Any]:
     runs = _Runs(world)
-    for message in readings:
-        chains = judges[message.sensor_uuid]
-        if not chains:
-            continue
+    for message, chains in portion:
         reading = _reading(message)
         for chain in chains:
             result = _run(chain, reading, world) if reading.trace_context else chain.run(reading, 0, world)
@@ -204,16 +219,11 @@ def _is_overtaken(
     return stored > seen(remembered) and deadline.tries < _PATIENCE
 
 
-def _asked_by(
-    partition: int,
-    readings: Sequence[job_pb2.CommittedReading],
-    judges: Mapping[str, Sequence[CompiledChain]],
-    sensors: Set[str],
-) -> Asked:
+def _asked_by(partition: int, portion: Portion, sensors: Set[str]) -> Asked:
     asked = Asked()
-    for message in readings:
+    for message, chains in portion:
         if message.sensor_uuid in sensors:
-            for chain in judges[message.sensor_uuid]:
+            for chain in chains:
                 if not chain.plain:
                     asked.add(partition, chain, message)
     return asked
