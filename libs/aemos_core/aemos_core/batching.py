@@ -68,7 +68,7 @@ class Batcher(Generic[T, R]):
     async def submit(self, item: T) -> R:
         """As `put`, and waits for the result. Being cancelled does not take the item back."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self.put(item, lambda result: _resolve(future, result))
+        self.put(item, lambda result: resolve(future, result))
         return await future
 
     async def drain(self) -> None:
@@ -121,7 +121,8 @@ class Batcher(Generic[T, R]):
                 done(result)
 
 
-def _resolve(future: asyncio.Future[R], result: R | BaseException) -> None:
+def resolve(future: asyncio.Future[R], result: R | BaseException) -> None:
+    """Hands a result or an exception to whoever waits for it; nobody when it was cancelled meanwhile."""
     if future.done():
         return
     if isinstance(result, BaseException):

@@ -98,10 +98,12 @@ async def end(task: asyncio.Task[None]) -> None:
         await asyncio.wait([task], timeout=0.1)
 
 
-async def wait(stop: asyncio.Event, seconds: float) -> bool:
-    """Waits for `stop` so long at the most; whether it is set."""
+async def wait(stop: asyncio.Event, seconds: float, *wakers: asyncio.Event) -> bool:
+    """Waits for `stop`, or another event, so long at the most; whether `stop` is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (stop, *wakers)]
     try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return False
-    return True
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for pending in waits:
+            pending.cancel()
+    return stop.is_set()

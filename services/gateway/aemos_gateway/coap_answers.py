@@ -64,7 +64,7 @@ def refused(error: AemosError) -> Answer:
         "status": code // 32 * 100 + code % 32,
         "detail": error.detail,
         "reason": error.reason,
-        "errors": [{"loc": field.loc, "message": field.message} for field in error.errors],
+        "errors": error.errors,
     }
     size1 = MAX_READING_BYTES if code == _TOO_LARGE else None
     return Answer(code, msgspec.json.encode(body), error.retry_after, size1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import count, islice
+from itertools import count
 
 import msgspec
 from aemos_core.errors import AemosError, Kind, unavailable
@@ -22,10 +22,6 @@ MOST_PER_DEVICE = 20
 MOST_WAITING = 16
 """Notifications that wait for a slow client; the oldest gives way."""
 MOST_REMEMBERED = 10_000
-CHECK = b""
-"""What an inbox gives when its observer may no longer be allowed to hear."""
-_MOST_CHECKED = 256
-"""Observers that look at the same time whether their tokens still hold."""
 REFRESH_SECONDS = 900
 """The newest notification is sent again after this long without one, so a client that is gone is found out."""
 _RETRY_SECONDS = 60
@@ -56,28 +52,23 @@ class Inbox:
     """What one observer is still to be told."""
 
     def __init__(self) -> None:
-        self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING)
+        self._waiting: asyncio.Queue[bytes | AemosError] = asyncio.Queue(MOST_WAITING)
 
-    def put(self, payload: bytes | None) -> None:
-        """None ends the observation."""
+    def put(self, payload: bytes | AemosError) -> None:
+        """A notification, or the error that ends the observation."""
         if self._waiting.full():
             self._waiting.get_nowait()
         self._waiting.put_nowait(payload)
 
-    def check(self) -> None:
-        """Wakes the observer to look at its token; one that has something to be told does so anyway."""
-        if self._waiting.empty():
-            self._waiting.put_nowait(CHECK)
-
     async def next(self, seconds: float = REFRESH_SECONDS) -> bytes | None:
-        """The next notification, None when none came in `seconds`; UNAVAILABLE when the observation is over."""
+        """The next notification, None when none came in `seconds`; raises what ended the observation."""
         try:
             async with asyncio.timeout(seconds):
                 payload = await self._waiting.get()
         except TimeoutError:
             return None
-        if payload is None:
-            raise AemosError(Kind.UNAVAILABLE, "the observation is over: register again", reason="observation_over")
+        if isinstance(payload, AemosError):
+            raise payload
         return payload
 
 
@@ -86,8 +77,7 @@ class Observers:
 
     def __init__(self, downlink: Downlink) -> None:
         self._downlink = downlink
-        self._inboxes: dict[Inbox, Listener] = {}
-        self._tokens: dict[Inbox, bytes] = {}
+        self._listeners: set[Listener] = set()
         self._per_device: Counter[str] = Counter()
         self._newest: dict[str, bytes] = {}
         self._closed = False
@@ -95,7 +85,7 @@ class Observers:
         self._numbers = count(int(time.time()))
 
     def __len__(self) -> int:
-        return len(self._inboxes)
+        return len(self._listeners)
 
     def newest(self, device_uuid: str) -> bytes:
         """The newest notification, an empty object when this process saw none."""
@@ -106,7 +96,7 @@ class Observers:
         return next(self._numbers) % _SEQUENCE
 
     @contextmanager
-    def registered(self, device_uuid: str, peer: str, token: bytes) -> Iterator[Inbox]:
+    def registered(self, device_uuid: str, peer: str) -> Iterator[Inbox]:
         """An inbox that fills for as long as the block lasts; UNAVAILABLE when there are too many."""
         if self._closed:
             raise unavailable("this server is stopping")
@@ -115,31 +105,26 @@ class Observers:
                 Kind.UNAVAILABLE, "too many observers", reason="too_many_observers", retry_after=_RETRY_SECONDS
             )
         inbox = Inbox()
+        over = AemosError(Kind.UNAVAILABLE, "the observation is over: register again", reason="observation_over")
         listener = Listener(
-            device_uuid, "coap", peer, partial(self._heard, inbox, device_uuid), partial(inbox.put, None)
+            device_uuid, "coap", peer, partial(self._heard, inbox, device_uuid), partial(inbox.put, over)
         )
-        self._inboxes[inbox], self._tokens[inbox] = listener, token
+        self._listeners.add(listener)
         self._per_device[device_uuid] += 1
         self._downlink.add(listener)
         try:
             yield inbox
         finally:
             self._downlink.remove(listener)
-            del self._inboxes[inbox], self._tokens[inbox]
+            self._listeners.remove(listener)
             self._per_device[device_uuid] -= 1
             if not self._per_device[device_uuid]:
                 del self._per_device[device_uuid]
 
-    def check(self, is_known: Callable[[bytes], object]) -> None:
-        """Has those look again whose tokens are not known to hold: revoked, expired, or just not looked at for long."""
-        unsure = (inbox for inbox, token in self._tokens.items() if not is_known(token))
-        for inbox in islice(unsure, _MOST_CHECKED):
-            inbox.check()
-
     def close(self) -> None:
         """Ends every observation, with a word to its client, and begins no other."""
         self._closed = True
-        for listener in list(self._inboxes.values()):
+        for listener in list(self._listeners):
             listener.close()
 
     def _heard(self, inbox: Inbox, device_uuid: str, notification: bytes, _: LogId | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 from zlib import crc32
 
@@ -17,11 +18,12 @@ from aiocoap.util.linkformat import Link, LinkFormat
 from aemos_gateway import coap_answers
 from aemos_gateway.coap_answers import JSON, LINK_FORMAT, MOST_PAYLOAD, CoapError
 from aemos_gateway.coap_blocks import Block, Blocks
-from aemos_gateway.coap_observers import CHECK, REFRESH_SECONDS, Observers
+from aemos_gateway.coap_observers import REFRESH_SECONDS, Observers
 from aemos_gateway.coap_transport import EdgeMessages, as_message
 from aemos_gateway.coap_uploads import Uploads
 from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.presence import Presence
+from aemos_gateway.token_holders import TokenHolders
 
 log = logging.getLogger("aemos.gateway")
 
@@ -38,8 +40,11 @@ Serve = Callable[[Pipe], Awaitable[None]]
 class Site:
     """What a context serves: it asks for `render_to_pipe` only. Every failure becomes an answer here."""
 
-    def __init__(self, auth: DeviceAuth, uploads: Uploads, observers: Observers, presence: Presence) -> None:
+    def __init__(
+        self, auth: DeviceAuth, holders: TokenHolders, uploads: Uploads, observers: Observers, presence: Presence
+    ) -> None:
         self._auth = auth
+        self._holders = holders
         self._presence = presence
         self._uploads = uploads
         self._observers = observers
@@ -108,19 +113,20 @@ class Site:
         _respond(pipe, as_message(coap_answers.content(self._observers.newest(device.device_uuid), 0)))
 
     async def _observe(self, pipe: Pipe) -> None:
-        device, remote = await self._owner(pipe.request), pipe.request.remote
-        observer = self._observers.registered(device.device_uuid, remote.hostinfo, _token(pipe.request))
-        with observer as inbox, self._presence.connected(device.device_id):
+        device, remote, token = await self._owner(pipe.request), pipe.request.remote, _token(pipe.request)
+        with (
+            self._observers.registered(device.device_uuid, remote.hostinfo) as inbox,
+            self._holders.holding(token, partial(inbox.put, unauthenticated())),
+            self._presence.connected(device.device_id),
+        ):
             payload = self._observers.newest(device.device_uuid)
             self._notify(pipe, payload)
             while True:
                 heard = await inbox.next()
-                if heard != CHECK:
-                    await self.messages.ready(remote)
+                await self.messages.ready(remote)
                 await self._still_owner(pipe.request)
-                if heard != CHECK:
-                    payload = heard or payload
-                    self._notify(pipe, payload)
+                payload = heard or payload
+                self._notify(pipe, payload)
 
     def _notify(self, pipe: Pipe, payload: bytes) -> None:
         """Confirmable, even if the request was not: that is how a client that died is found out (RFC 7641, 4.5)."""

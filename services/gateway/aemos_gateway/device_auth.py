@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from aemos.v1 import identity_pb2, identity_pb2_grpc
 from aemos_core.errors import AemosError, Kind, unauthenticated
+from aemos_core.redis_link import wait
 
 log = logging.getLogger("aemos.gateway")
 
@@ -72,13 +73,7 @@ class DeviceAuth:
                 since = answer.now_ms
             except AemosError as error:
                 log.warning("registry changes: %s", error.detail)
-            await self._next_poll(stop)
-
-    async def _next_poll(self, stop: asyncio.Event) -> None:
-        waits = [asyncio.ensure_future(event.wait()) for event in (stop, self._poll_now)]
-        await asyncio.wait(waits, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        for pending in waits:
-            pending.cancel()
+            await wait(stop, _POLL_SECONDS, self._poll_now)
 
     async def _ask(self, token: bytes) -> tuple[Device | None, float]:
         if not 0 < len(token) <= _LONGEST_TOKEN:

@@ -166,12 +166,10 @@ class HttpEdge:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until told to stop, then finishes the requests it has."""
-        serving = asyncio.create_task(self._server.serve([self._socket]))
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
-        self._server.should_exit = True
-        stopping.cancel()
-        await serving
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._server.serve([self._socket]))
+            await stop.wait()
+            self._server.should_exit = True
 
 
 @asynccontextmanager

@@ -9,8 +9,9 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
-from aemos_core.errors import AemosError, Kind
+from aemos_core.errors import AemosError
 from aemos_core.notification_log import NotificationFeed
 from aemos_core.process import PortInUse
 from aemos_core.redis_link import wait
@@ -27,6 +28,7 @@ from aemos_gateway.mqtt_frames import ProtocolError
 from aemos_gateway.mqtt_received import Received
 from aemos_gateway.mqtt_sessions import Kept, Sessions
 from aemos_gateway.service import Uplink
+from aemos_gateway.token_holders import TokenHolders
 
 log = logging.getLogger("aemos.gateway.mqtt")
 
@@ -37,7 +39,7 @@ _REFRESH_S = 600.0
 """A session that is kept is saved so often, however silent it is."""
 _SAVE_S = 3.0
 _AT_ONCE = 32
-"""Connections let in or asked about at the same time: a storm of them leaves the others their turn."""
+"""Connections let in at the same time: a storm of them leaves the others their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class MqttEdge:
 
     def __init__(self, auth: DeviceAuth, ports: Ports, limits: Limits) -> None:
         self._auth = auth
+        self._holders = TokenHolders(auth)
         self._ports = ports
         self._limits = limits
         self._visits: dict[Connection, _Visit] = {}
@@ -103,7 +106,7 @@ class MqttEdge:
         """Ends connections whose token was revoked; at the end answers what was taken, then closes."""
         refresh_at = time.monotonic() + _REFRESH_S
         while not await wait(stop, _RECHECK_S):
-            await self._recheck()
+            await self._holders.check()
             await self._end_what_was_cut_short()
             if time.monotonic() > refresh_at:
                 refresh_at += _REFRESH_S
@@ -128,7 +131,7 @@ class MqttEdge:
 
     def disconnect(self, device_uuid: str) -> int:
         """Closes every connection of a device, whether it listens or not; how many there were."""
-        found = [c for c, proven in self._all_proven() if proven.device.device_uuid == device_uuid]
+        found = [c for c, v in self._visits.items() if v.proven and v.proven.device.device_uuid == device_uuid]
         for connection in found:
             connection.end("an operator asked for it")
         return len(found)
@@ -152,8 +155,9 @@ class MqttEdge:
     async def _serve(self, connection: Connection) -> None:
         try:
             if (proven := await self._admit(connection)) is not None:
-                await self._enter(connection, proven)
-                await connection.ended
+                with self._holders.holding(proven.token, partial(connection.end, "its token was revoked")):
+                    await self._enter(connection, proven)
+                    await connection.ended
         except Exception:
             log.exception("mqtt %s: cut off", connection.peer)
         finally:
@@ -241,22 +245,6 @@ class MqttEdge:
             if visit.link is not None:
                 visit.link.save()
 
-    async def _recheck(self) -> None:
-        unsure = [(c, proven) for c, proven in self._all_proven() if self._auth.known(proven.token) is None]
-        for at in range(0, len(unsure), _AT_ONCE):
-            checks = (self._check(connection, proven.token) for connection, proven in unsure[at : at + _AT_ONCE])
-            if not all(await asyncio.gather(*checks)):
-                return  # ingest does not answer: who was proven stays
-
-    async def _check(self, connection: Connection, token: bytes) -> bool:
-        try:
-            await self._auth.resolve(token)
-        except AemosError as error:
-            if error.kind is not Kind.UNAUTHENTICATED:
-                return False
-            connection.end("its token was revoked")
-        return True
-
     async def _end_what_was_cut_short(self) -> None:
         """A device whose session could not be read connects again, and goes on with it."""
         short = [(c, visit.proven) for c, visit in self._visits.items() if visit.is_cut_short]
@@ -265,9 +253,6 @@ class MqttEdge:
                 await self._load(short[0][1])
                 for connection, _ in short:
                     connection.end("its session can be read again")
-
-    def _all_proven(self) -> list[tuple[Connection, Proven]]:
-        return [(c, visit.proven) for c, visit in self._visits.items() if visit.proven is not None]
 
     async def _all_gone(self) -> None:
         if self._visits:

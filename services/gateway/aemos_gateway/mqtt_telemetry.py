@@ -155,7 +155,7 @@ def explanation(error: AemosError, payload: bytes) -> bytes:
     content: dict[str, Any] = {
         "reason": error.reason,
         "detail": error.detail,
-        "errors": [{"loc": e.loc, "message": e.message} for e in error.errors],
+        "errors": error.errors,
         "payload": payload[: 4 * _SHOWN].decode(errors="replace")[:_SHOWN],
     }
     return msgspec.json.encode(content)

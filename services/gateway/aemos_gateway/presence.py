@@ -85,7 +85,7 @@ class Presence:
             except AemosError as error:
                 log.warning("connections are not reported: %s", error.detail)
                 await wait(stop, _AGAIN_SECONDS)
-            await self._wait(stop)
+            await wait(stop, RENEW_SECONDS, self._changed)
 
     async def report(self) -> None:
         """One call with what ingest does not know yet, as it is now."""
@@ -137,9 +137,3 @@ class Presence:
         due = now - self._again_seconds
         self._to_tell.update(one for one in self._heard if self._told.get(one, 0.0) <= due)
         self._heard.clear()
-
-    async def _wait(self, stop: asyncio.Event) -> None:
-        waits = [asyncio.ensure_future(event.wait()) for event in (stop, self._changed)]
-        await asyncio.wait(waits, timeout=RENEW_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        for pending in waits:
-            pending.cancel()

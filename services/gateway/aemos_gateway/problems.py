@@ -29,7 +29,7 @@ def problem(error: AemosError, status: int = 0) -> tuple[int, dict[str, str], by
         "status": status,
         "detail": error.detail,
         "reason": error.reason,
-        "errors": [{"loc": e.loc, "message": e.message} for e in error.errors],
+        "errors": error.errors,
     }
     headers = {"content-type": MEDIA_TYPE}
     if error.retry_after is not None:

@@ -75,9 +75,7 @@ class Receipt:
         data = b'{"data":[%b]' % b",".join(one.json() for one in self.stored)
         if not self.refused:
             return data + b"}"
-        return data + b',"errors":%b}' % msgspec.json.encode(
-            [{"loc": e.loc, "message": e.message} for e in self.refused]
-        )
+        return data + b',"errors":%b}' % msgspec.json.encode(self.refused)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
 from aemos.v1 import data_stream_pb2, data_stream_pb2_grpc
 from aemos_core import telemetry
-from aemos_core.batching import Batcher
+from aemos_core.batching import Batcher, resolve
 from aemos_core.errors import AemosError, FieldError, Kind, unavailable
 from opentelemetry.trace import Span
 
@@ -118,7 +117,7 @@ class Uplink:
     ) -> Receipt:
         """As `put`, and waits for the commit."""
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self.put(device, payload, protocol, partial(_resolve, future), origin, is_partial=is_partial)
+        self.put(device, payload, protocol, partial(resolve, future), origin, is_partial=is_partial)
         return await future
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -196,11 +195,3 @@ def _mistake(place: str, refusal: data_stream_pb2.Refusal) -> FieldError:
 def _refused(refusal: data_stream_pb2.Refusal, errors: Sequence[FieldError] = ()) -> AemosError:
     own = [FieldError(refusal.loc, refusal.detail)] if refusal.loc else []
     return AemosError(Kind(refusal.kind), refusal.detail, reason=refusal.reason, errors=errors or own)
-
-
-def _resolve(future: asyncio.Future[Receipt], result: Receipt | BaseException) -> None:
-    with suppress(asyncio.InvalidStateError):  # the client went away meanwhile
-        if isinstance(result, BaseException):
-            future.set_exception(result)
-        else:
-            future.set_result(result)

@@ -1,7 +1,7 @@
 """Observers are capped, told in order, and never held up by a slow one."""
 
 import pytest
-from aemos_core.errors import AemosError, Kind
+from aemos_core.errors import AemosError, Kind, unavailable
 from aemos_gateway import coap_observers
 from aemos_gateway.coap_observers import MOST_PER_DEVICE, MOST_WAITING, Inbox, Observers, fitting
 from aemos_gateway.downlink import Downlink
@@ -27,10 +27,10 @@ async def test_slow_observer_loses_the_oldest() -> None:
 
 
 async def test_nothing_new_and_the_end() -> None:
-    """None after a while without a notification; UNAVAILABLE when the observation was ended."""
+    """None after a while without a notification; and what ended the observation."""
     inbox = Inbox()
     assert await inbox.next(seconds=0) is None
-    inbox.put(None)
+    inbox.put(unavailable("over"))
     with pytest.raises(AemosError) as caught:
         await inbox.next()
     assert caught.value.kind is Kind.UNAVAILABLE
@@ -39,16 +39,16 @@ async def test_nothing_new_and_the_end() -> None:
 def test_capped_per_device_and_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """One more is refused with a time to come back, and let in when another left."""
     observers = Observers(Downlink())
-    open_ones = [observers.registered("abc-123", "peer", b"t") for _ in range(MOST_PER_DEVICE)]
+    open_ones = [observers.registered("abc-123", "peer") for _ in range(MOST_PER_DEVICE)]
     for one in open_ones:
         one.__enter__()
-    with pytest.raises(AemosError) as caught, observers.registered("abc-123", "peer", b"t"):
+    with pytest.raises(AemosError) as caught, observers.registered("abc-123", "peer"):
         pass
     assert (caught.value.reason, caught.value.retry_after) == ("too_many_observers", 60)
-    with observers.registered("def-456", "peer", b"t"):
+    with observers.registered("def-456", "peer"):
         assert len(observers) == MOST_PER_DEVICE + 1
     monkeypatch.setattr(coap_observers, "MOST_OBSERVERS", MOST_PER_DEVICE)
-    with pytest.raises(AemosError), observers.registered("def-456", "peer", b"t"):
+    with pytest.raises(AemosError), observers.registered("def-456", "peer"):
         pass
     for one in open_ones:
         one.__exit__(None, None, None)
@@ -61,7 +61,7 @@ def test_newest_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     downlink = Downlink()
     observers = Observers(downlink)
     for device in ("a", "b", "c"):
-        with observers.registered(device, "peer", b"t"):
+        with observers.registered(device, "peer"):
             downlink.send(device, device.encode())
     assert [observers.newest(device) for device in ("a", "b", "c")] == [b"{}", b"b", b"c"]
     assert downlink.all() == []
