@@ -115,6 +115,7 @@ class RuleChains:
         errors, compiled = _compiled(draft, types)
         errors += _missing(draft, "sensorUUID", sensors)
         if compiled is not None:
+            errors += _forgetful(compiled)
             states, chains = await self._known(draft.organization_id, compiled)
             errors += _missing(draft, "deviceStateId", states) + _missing(draft, "ruleChainId", chains - {draft.id})
         if errors or compiled is None:
@@ -161,6 +162,19 @@ def _compiled(draft: RuleChain, types: Mapping[tuple[str, str], str]) -> tuple[E
     except InvalidChain as error:
         return [FieldError(where, what) for where, what in dict.fromkeys([*named, *error.errors])], None
     return [FieldError(where, what) for where, what in named], compiled
+
+
+def _forgetful(compiled: CompiledChain) -> Errors:
+    """Nodes that remember readings, in a chain that runs on its schedule only: they would stop every run."""
+    if not compiled.chain.schedule_enabled or compiled.sensor_uuids:
+        return []
+    return [
+        FieldError(
+            f"nodes.{index}.config.{'kind' if node.family == 'filter' else 'action'}", "needs readings to remember"
+        )
+        for index, node in enumerate(compiled.nodes)
+        if node.remembers
+    ]
 
 
 _WHAT = {"sensorUUID": "no such sensor", "deviceStateId": "no such device state", "ruleChainId": "no such rule chain"}

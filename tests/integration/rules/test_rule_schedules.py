@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from aemos.v1 import sensor_pb2
@@ -17,6 +18,8 @@ from aemos_rules.domain import Node, RuleChain
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 NODES = (Node("transform", "t", {"action": "convertToFahrenheit"}),)
+THROTTLE = Node("filter", "at most once", {"kind": "throttle", "seconds": 60})
+WINDOW = Node("transform", "w", {"action": "window", "seconds": 60})
 
 
 class NoSensors:
@@ -43,7 +46,7 @@ def chains(database: Database) -> RuleChains:
 
 
 def chain(**fields: object) -> RuleChain:
-    return RuleChain(0, 1, "c", True, 1, NODES, True, **({"cron_expression": "@hourly", "timezone": "UTC"} | fields))  # type: ignore[arg-type]
+    return replace(RuleChain(0, 1, "c", True, 1, NODES, True, "@hourly", "UTC"), **fields)  # type: ignore[arg-type]
 
 
 async def test_changes_are_told_with_what_is_gone(chains: RuleChains) -> None:
@@ -98,10 +101,11 @@ async def test_an_interval_keeps_its_anchor(chains: RuleChains) -> None:
         ({"cron_expression": "", "run_at_ms": 1}, ["runAt"]),
         ({"timezone": "Mars"}, ["timezone"]),
         ({"misfire_policy": "x", "overlap_policy": "y"}, ["misfirePolicy", "overlapPolicy"]),
+        ({"nodes": (*NODES, THROTTLE, WINDOW)}, ["nodes.1.config.kind", "nodes.2.config.action"]),
     ],
 )
 async def test_refusals_name_the_field(chains: RuleChains, fields: dict[str, object], locations: list[str]) -> None:
-    """A schedule that could never run as meant is not saved."""
+    """A schedule that could never run as meant is not saved; nor are nodes that have no readings to remember."""
     with pytest.raises(AemosError) as refused:
         await chains.create(chain(**fields))
     assert [mistake.loc for mistake in refused.value.errors] == locations
