@@ -12,8 +12,8 @@ from aemos_core.errors import AemosError, FieldError, Kind, from_grpc, to_grpc_t
 from aemos_gateway import openapi
 from google.protobuf import descriptor_pb2
 
-BY_HAND = {"Login", "RefreshLogin", "GetSigningKeys", "Watch"}
-"""Gateway offers login by hand; keys are for services, and Socket.IO is what browsers watch with."""
+BY_HAND = {"GetSigningKeys", "Watch"}
+"""Keys are for services, and Socket.IO is what browsers watch with."""
 
 
 def test_every_rpc_has_a_route_or_a_reason() -> None:

@@ -10,19 +10,17 @@ from typing import Any
 
 import grpc
 import uvicorn
-from aemos.v1 import history_pb2_grpc, identity_pb2, identity_pb2_grpc
+from aemos.v1 import history_pb2_grpc
 from aemos_core.errors import AemosError, unauthenticated
 from aemos_core.identity import TokenVerifier
 from aemos_core.process import PortInUse
 from fastapi import FastAPI
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from pydantic import BaseModel, ConfigDict
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from aemos_gateway import export, http_body, openapi, problems, rest
 from aemos_gateway.device_auth import Device, DeviceAuth
-from aemos_gateway.json_codec import to_json
 from aemos_gateway.readings import MAX_BATCH_BYTES, MAX_READING_BYTES, Receipt, in_part
 from aemos_gateway.service import Uplink
 
@@ -103,34 +101,12 @@ async def _refuse(send: Send, error: AemosError) -> None:
     await _answer(send, status, [(k.encode(), v.encode()) for k, v in headers.items()], body)
 
 
-class _Credentials(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-    email: str
-    password: str
-
-
-class _Refresh(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-    refreshToken: str  # noqa: N815  the product's own spelling
-
-
 def make_app(channels: Mapping[str, grpc.aio.Channel], verifier: TokenVerifier, ingest: grpc.aio.Channel) -> FastAPI:
-    """Login, health, documentation, and a route for each method of the contract."""
+    """Health, documentation, and a route for each method of the contract."""
     app = FastAPI(title="AEMOS", redoc_url=None)
     app.openapi = openapi.document  # type: ignore[method-assign]
     problems.install(app)
-    identity = identity_pb2_grpc.IdentityServiceStub(ingest)
     health = health_pb2_grpc.HealthStub(ingest)
-
-    @app.post("/api/v1/auth/login")
-    async def login(credentials: _Credentials) -> Response:
-        request = identity_pb2.LoginRequest(email=credentials.email, password=credentials.password)
-        return JSONResponse(to_json(await identity.Login(request)))
-
-    @app.post("/api/v1/auth/refresh")
-    async def refresh(body: _Refresh) -> Response:
-        request = identity_pb2.RefreshLoginRequest(refresh_token=body.refreshToken)
-        return JSONResponse(to_json(await identity.RefreshLogin(request)))
 
     @app.get("/livez")
     async def livez() -> Response:

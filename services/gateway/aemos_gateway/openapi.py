@@ -148,6 +148,8 @@ def _operation(method: Method, schemas: dict[str, Any], comments: dict[str, str]
         "parameters": [_parameter(field, field.name in in_path) for field in fields],
         "responses": {**_success(method, schemas), "default": _PROBLEM},
     }
+    if method.access == Access.ACCESS_PUBLIC:
+        operation["security"] = []
     if method.has_body:
         schema = _schema(request, schemas, leave_out=in_path)
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

@@ -7,9 +7,8 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from aemos_core.errors import AemosError, FieldError, Kind, internal, malformed
+from aemos_core.errors import AemosError, Kind, internal
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match, Route
@@ -67,14 +66,6 @@ def install(app: FastAPI) -> None:
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             answer.headers["allow"] = _allowed(app, request.scope)
         return answer
-
-    @app.exception_handler(RequestValidationError)
-    async def _validation(_: Request, error: RequestValidationError) -> Response:
-        mistakes = error.errors()
-        if any(mistake["type"] == "json_invalid" for mistake in mistakes):
-            return response(malformed("the body is not JSON"))
-        errors = [FieldError(".".join(map(str, m["loc"][1:])) or "body", m["msg"]) for m in mistakes]
-        return response(AemosError(Kind.INVALID, "the body is not valid", errors=errors))
 
     @app.exception_handler(Exception)
     async def _unforeseen(request: Request, error: Exception) -> Response:

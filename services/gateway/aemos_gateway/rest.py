@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import msgspec
-from aemos_core.contract import Method, methods
+from aemos_core.contract import Access, Method, methods
 from aemos_core.errors import FieldError, invalid, malformed, unauthenticated
 from aemos_core.identity import TokenVerifier, check_access, set_caller
 from fastapi import FastAPI
@@ -48,9 +48,10 @@ def _endpoint(method: Method, channel: grpc.aio.Channel, verifier: TokenVerifier
     )
 
     async def endpoint(request: Request) -> Response:
-        who = await verifier.verify(bearer(request.headers.get("authorization", "")))
-        check_access(who, method.access)
-        set_caller(who)
+        if method.access != Access.ACCESS_PUBLIC:
+            who = await verifier.verify(bearer(request.headers.get("authorization", "")))
+            check_access(who, method.access)
+            set_caller(who)
         message = await _message(request, method)
         return _response(method, await call(message))
 

@@ -103,14 +103,14 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Login(self, request, context):
-        """Trades an e-mail and a password for tokens. REST: POST /api/v1/auth/login, written by hand in gateway.
+        """Trades an e-mail and a password for tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RefreshLogin(self, request, context):
-        """Trades a refresh token for new tokens. REST: POST /api/v1/auth/refresh, written by hand in gateway.
+        """Trades a refresh token for new tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

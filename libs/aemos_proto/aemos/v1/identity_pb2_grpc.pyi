@@ -40,9 +40,9 @@ class IdentityServiceStub:
     UpdateOrganization: _grpc.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrganizationRequest, _identity_pb2.Organization]
     """Changes the fields that are given."""
     Login: _grpc.UnaryUnaryMultiCallable[_identity_pb2.LoginRequest, _identity_pb2.LoginResponse]
-    """Trades an e-mail and a password for tokens. REST: POST /api/v1/auth/login, written by hand in gateway."""
+    """Trades an e-mail and a password for tokens."""
     RefreshLogin: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RefreshLoginRequest, _identity_pb2.LoginResponse]
-    """Trades a refresh token for new tokens. REST: POST /api/v1/auth/refresh, written by hand in gateway."""
+    """Trades a refresh token for new tokens."""
     GetSigningKeys: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetSigningKeysRequest, _identity_pb2.GetSigningKeysResponse]
     """The public keys that verify user tokens; keep them five minutes."""
     ResolveDeviceToken: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ResolveDeviceTokenRequest, _identity_pb2.DeviceIdentity]
@@ -64,9 +64,9 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     UpdateOrganization: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdateOrganizationRequest, _identity_pb2.Organization]  # type: ignore[assignment]
     """Changes the fields that are given."""
     Login: _aio.UnaryUnaryMultiCallable[_identity_pb2.LoginRequest, _identity_pb2.LoginResponse]  # type: ignore[assignment]
-    """Trades an e-mail and a password for tokens. REST: POST /api/v1/auth/login, written by hand in gateway."""
+    """Trades an e-mail and a password for tokens."""
     RefreshLogin: _aio.UnaryUnaryMultiCallable[_identity_pb2.RefreshLoginRequest, _identity_pb2.LoginResponse]  # type: ignore[assignment]
-    """Trades a refresh token for new tokens. REST: POST /api/v1/auth/refresh, written by hand in gateway."""
+    """Trades a refresh token for new tokens."""
     GetSigningKeys: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetSigningKeysRequest, _identity_pb2.GetSigningKeysResponse]  # type: ignore[assignment]
     """The public keys that verify user tokens; keep them five minutes."""
     ResolveDeviceToken: _aio.UnaryUnaryMultiCallable[_identity_pb2.ResolveDeviceTokenRequest, _identity_pb2.DeviceIdentity]  # type: ignore[assignment]
@@ -109,7 +109,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.LoginRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.LoginResponse, _abc.Awaitable[_identity_pb2.LoginResponse]]:
-        """Trades an e-mail and a password for tokens. REST: POST /api/v1/auth/login, written by hand in gateway."""
+        """Trades an e-mail and a password for tokens."""
 
     @_abc_1.abstractmethod
     def RefreshLogin(
@@ -117,7 +117,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.RefreshLoginRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.LoginResponse, _abc.Awaitable[_identity_pb2.LoginResponse]]:
-        """Trades a refresh token for new tokens. REST: POST /api/v1/auth/refresh, written by hand in gateway."""
+        """Trades a refresh token for new tokens."""
 
     @_abc_1.abstractmethod
     def GetSigningKeys(

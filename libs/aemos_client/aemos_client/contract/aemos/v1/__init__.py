@@ -5451,7 +5451,7 @@ class IdentityServiceStub(betterproto2_grpclib.ServiceStub):
         metadata: "MetadataLike | None" = None,
     ) -> "LoginResponse":
         """
-        Trades an e-mail and a password for tokens. REST: POST /api/v1/auth/login, written by hand in gateway.
+        Trades an e-mail and a password for tokens.
         """
 
         return await self._unary_unary(
@@ -5472,7 +5472,7 @@ class IdentityServiceStub(betterproto2_grpclib.ServiceStub):
         metadata: "MetadataLike | None" = None,
     ) -> "LoginResponse":
         """
-        Trades a refresh token for new tokens. REST: POST /api/v1/auth/refresh, written by hand in gateway.
+        Trades a refresh token for new tokens.
         """
 
         return await self._unary_unary(
