@@ -15,8 +15,8 @@ from aemos_core.announce import Announcer
 from aemos_core.database import migrate, open_database
 from aemos_core.errors import AemosError
 from aemos_core.identity import Caller, set_caller
-from aemos_core.names import DEVICE_STATE_CHANGE, NOTIFICATION_LOGS, notification_log
-from aemos_core.notification_log import LogId
+from aemos_core.names import DEVICE_STATE_CHANGE, NOTIFICATION_LOGS, notification_log, notification_seen
+from aemos_core.notification_log import LogId, NotificationFeed, Published
 from aemos_core.paging import Page
 from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
@@ -25,9 +25,9 @@ from aemos_notify.domain import Entry, Query
 from aemos_notify.service import Ledger, LedgerSweep, LogCopier
 
 from tests.support.fake_registry import SECRET
-from tests.support.notify import WITHIN_S, Notify, running_notify
+from tests.support.notify import WITHIN_S, Notify, running, running_notify
 from tests.support.notify_worker import dispatcher
-from tests.support.redis_server import POLL_S
+from tests.support.redis_server import POLL_S, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -125,6 +125,35 @@ async def test_announcer_survives_what_it_meets(redis: RedisClient) -> None:
     bad = [announcement(n, notification_json=text) for n, text in enumerate(["", "[]", '{"a":', "1"], start=10)]
     await announcer.announce([*bad, announcement(2)])
     assert len(await logged(redis)) == 2
+
+
+async def forget_last(redis: RedisClient, kept: int) -> None:
+    """As a Redis that was killed and had not written its last second: what came behind `kept` entries never was."""
+    found: Any = await redis.xrange(notification_log(1))
+    keys = [key async for key in redis.scan_iter(notification_seen("1-*"))]
+    await redis.delete(notification_log(1), *keys)
+    for number, (log_id, fields) in enumerate(found[:kept]):
+        await redis.xadd(notification_log(1), fields, id=log_id)
+        await redis.set(notification_seen(f"1-{number}"), "1")
+    await redis.script_flush()
+
+
+@pytest.mark.parametrize("again", [[7, 8, 9, 10], [10]], ids=["sent again", "something new"])
+async def test_what_redis_lost_comes_back_as_it_was(redis: RedisClient, again: list[int]) -> None:
+    """What was published keeps its id and its place, before anything newer: who heard it does not hear it again, and
+    who did not does."""
+    heard: list[Published] = []
+    feed, announcer = NotificationFeed(redis, heard.append), Announcer(redis)
+    async with running([feed]):
+        await feed.position(1)
+        await announcer.announce([announcement(number) for number in range(10)])
+        before = await logged(redis)
+        await forget_last(redis, 7)
+        await announcer.announce([announcement(number) for number in again])
+        after = await logged(redis)
+        await until(lambda: str(heard[-1].id) == after[-1][0], WITHIN_S)
+    assert after[:-1] == before
+    assert [str(found.id) for found in heard] == [log_id for log_id, _ in after]
 
 
 async def test_copying_twice_stores_once(redis: RedisClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
