@@ -29,10 +29,10 @@ def http(installation: Installation, seconds: int, batch: int = 1) -> float:
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", script, url]
     environment = os.environ | {"AEMOS_BENCH_TOKENS": str(installation.tokens()), "AEMOS_BENCH_BATCH": str(batch)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=seconds + 60)
-    requests = re.search(r"(\d+) requests in ([\d.]+)s", done.stdout)
+    requests = re.search(r"Requests/sec: +([\d.]+)", done.stdout)
     assert requests, done.stdout
     assert "Non-2xx" not in done.stdout, done.stdout
-    return int(requests[1]) * batch / float(requests[2])
+    return float(requests[1]) * batch
 
 
 class _Publisher(asyncio.Protocol):
