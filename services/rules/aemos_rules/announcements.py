@@ -12,10 +12,9 @@ from aemos_core.announcements import announcement, outbox_row
 from aemos_core.names import alarms_room, rule_chain_room
 from aemos_core.outbox import Row
 from aemos_core.times import now_ms, rfc3339
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules.domain import Notice, RuleChain
-from aemos_rules.effects import Pending, RunIds
+from aemos_rules.effects import RunIds
 
 DEVICE_STATE_CHANGE = "device-state-change"
 ALARM = "alarm"
@@ -80,19 +79,6 @@ def message_of(notice: Notice) -> job_pb2.Announcement:
     return announced
 
 
-class NoticeApplier:
-    """Announces what chains say."""
-
-    effect = Notice
-
-    async def prepare(self, effects: Sequence[Notice]) -> _Notices:
-        """Each notice is told, and told once by its key."""
-        return _Notices(effects)
-
-
-class _Notices(Pending):
-    def __init__(self, notices: Sequence[Notice]) -> None:
-        self._notices = notices
-
-    async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
-        return [outbox_row(map(message_of, self._notices))]
+def notice_rows(notices: Sequence[Notice], _: RunIds) -> list[Row]:
+    """Each is told, and told once by its key."""
+    return [outbox_row(map(message_of, notices))]

@@ -9,10 +9,9 @@ from uuid import NAMESPACE_OID, uuid5
 from aemos.v1 import data_stream_pb2, data_stream_pb2_grpc
 from aemos_core.errors import AemosError, Kind
 from aemos_core.outbox import Row
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules.domain import DerivedReading
-from aemos_rules.effects import Pending, RunIds
+from aemos_rules.effects import RunIds
 
 log = logging.getLogger("aemos.rules")
 
@@ -20,23 +19,10 @@ DERIVED_READINGS = "derived-readings"
 _TRY_AGAIN = {Kind.UNAVAILABLE.value, Kind.BUSY.value, Kind.INTERNAL.value}
 
 
-class DerivedReadingApplier:
-    """Hands derived readings to the outbox."""
-
-    effect = DerivedReading
-
-    async def prepare(self, effects: Sequence[DerivedReading]) -> _Pending:
-        """Each is stored once by its key, for ingest knows it for a day."""
-        return _Pending(effects)
-
-
-class _Pending(Pending):
-    def __init__(self, derived: Sequence[DerivedReading]) -> None:
-        self._derived = derived
-
-    async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
-        request = data_stream_pb2.WriteReadingsRequest(readings=map(_message, self._derived))
-        return [Row(DERIVED_READINGS, 0, request.SerializeToString(), len(self._derived))]
+def derived_rows(derived: Sequence[DerivedReading], _: RunIds) -> list[Row]:
+    """Each is stored once by its key, for ingest knows it for a day."""
+    request = data_stream_pb2.WriteReadingsRequest(readings=map(_message, derived))
+    return [Row(DERIVED_READINGS, 0, request.SerializeToString(), len(derived))]
 
 
 def _message(derived: DerivedReading) -> data_stream_pb2.NewReading:

@@ -8,35 +8,21 @@ from collections.abc import Sequence
 from aemos.v1 import schedule_pb2, schedule_pb2_grpc
 from aemos_core.errors import AemosError, Kind
 from aemos_core.outbox import Row
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aemos_rules.effects import Pending, RunIds
+from aemos_rules.effects import RunIds
 
 log = logging.getLogger("aemos.rules")
 
 FIRINGS_FINISHED = "firings-finished"
 
 
-class FiringEndApplier:
-    """Hands ends of scheduled runs to the outbox, with the id of the run."""
-
-    effect = schedule_pb2.FiringEnd
-
-    async def prepare(self, effects: Sequence[schedule_pb2.FiringEnd]) -> Pending:
-        """Each is told; the scheduler counts the first of each run."""
-        return _Ends(effects)
-
-
-class _Ends(Pending):
-    def __init__(self, ends: Sequence[schedule_pb2.FiringEnd]) -> None:
-        self._ends = ends
-
-    async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
-        for end in self._ends:
-            run_id = runs.get((end.rule_chain_id, 0, end.planned_at_ms))
-            end.run_id = str(run_id) if run_id else ""
-        finished = schedule_pb2.FinishFiringsRequest(ends=self._ends)
-        return [Row(FIRINGS_FINISHED, 0, finished.SerializeToString(), len(self._ends))]
+def end_rows(ends: Sequence[schedule_pb2.FiringEnd], runs: RunIds) -> list[Row]:
+    """All are told, with the ids of the runs; the scheduler counts the first of each run."""
+    for end in ends:
+        run_id = runs.get((end.rule_chain_id, 0, end.planned_at_ms))
+        end.run_id = str(run_id) if run_id else ""
+    finished = schedule_pb2.FinishFiringsRequest(ends=ends)
+    return [Row(FIRINGS_FINISHED, 0, finished.SerializeToString(), len(ends))]
 
 
 class FinishSender:

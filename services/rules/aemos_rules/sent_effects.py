@@ -1,8 +1,9 @@
-"""Effects that are only sent, in the transaction of all others: reports to make, and rows of the outbox themselves."""
+"""Effects that are only sent, in the transaction of all others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from aemos.v1 import job_pb2
 from aemos_core.jobs import GENERATE_REPORT
@@ -13,35 +14,32 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aemos_rules.domain import ReportWanted
 from aemos_rules.effects import Pending, RunIds
 
+RowsOf: TypeAlias = Callable[[Sequence[Any], RunIds], list[Row]]
 
-class _Rows(Pending):
-    """Nothing is stored but what is to be sent."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._rows = rows
+class SentApplier:
+    """Sends effects of one type as the rows that they become."""
+
+    def __init__(self, effect: type[Any], rows_of: RowsOf) -> None:
+        self.effect = effect
+        self._rows_of = rows_of
+
+    async def prepare(self, effects: Sequence[Any]) -> Pending:
+        """Nothing is looked at, and nothing stored besides."""
+        return _Sent(self._rows_of, effects)
+
+
+class _Sent(Pending):
+    def __init__(self, rows_of: RowsOf, effects: Sequence[Any]) -> None:
+        self._rows_of, self._effects = rows_of, effects
 
     async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
-        return self._rows
+        return self._rows_of(self._effects, runs)
 
 
-class RowApplier:
-    """Sends rows."""
-
-    effect = Row
-
-    async def prepare(self, effects: Sequence[Row]) -> Pending:
-        """As they are."""
-        return _Rows(effects)
-
-
-class ReportApplier:
-    """Has reports made, each by a job of its own: the report's key makes two of them one."""
-
-    effect = ReportWanted
-
-    async def prepare(self, effects: Sequence[ReportWanted]) -> Pending:
-        """The jobs' rows."""
-        return _Rows([_job(wanted) for wanted in effects])
+def report_rows(wanted: Sequence[ReportWanted], _: RunIds) -> list[Row]:
+    """Each is made by a job of its own: the report's key makes two of them one."""
+    return [_job(each) for each in wanted]
 
 
 def _job(wanted: ReportWanted) -> Row:
