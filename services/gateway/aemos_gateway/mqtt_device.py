@@ -8,6 +8,7 @@ from functools import partial
 from typing import ClassVar
 
 from aemos_core.notification_log import NotificationFeed
+from amqtt.codecs_amqtt import encode_string
 from amqtt.mqtt.suback import SubackPacket
 from amqtt.mqtt.subscribe import SubscribePacket
 from amqtt.mqtt.unsuback import UnsubackPacket
@@ -56,7 +57,7 @@ class DeviceLink:
         self._connection = connection
         self._proven = proven
         self._will = proven.will
-        self._telemetry_topic = frames.encoded(topics.telemetry)
+        self._telemetry_topic = encode_string(topics.telemetry)
         self._hubs = {topics.notifications: ports.downlink, topics.errors: ports.errors}
         organization_id = proven.device.organization_id
         reached = partial(ports.feed.reached, organization_id)

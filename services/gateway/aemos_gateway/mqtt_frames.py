@@ -8,6 +8,7 @@ from typing import Any
 from amqtt.adapters import BufferReader
 from amqtt.errors import AMQTTError, MQTTError, NoDataError
 from amqtt.mqtt.packet import MQTTFixedHeader
+from amqtt.mqtt.publish import PublishPacket
 
 CONNECT = 0x10
 PUBLISH = 0x30
@@ -136,22 +137,6 @@ def topic(name: str) -> str:
     return name
 
 
-def encoded(name: str) -> bytes:
-    """A string with its length (MQTT 1.5.3)."""
-    data = name.encode()
-    return len(data).to_bytes(2) + data
-
-
 def publish(name: str, payload: bytes, number: int, *, dup: bool = False) -> bytes:
     """A PUBLISH of QoS 1 with its packet id, of QoS 0 when that is 0 (MQTT 3.3)."""
-    body = encoded(name) + (number.to_bytes(2) if number else b"") + payload
-    return bytes([PUBLISH | 8 * dup | 2 * (number > 0)]) + _length(len(body)) + body
-
-
-def _length(size: int) -> bytes:
-    """A remaining length (MQTT 2.2.3)."""
-    digits = bytearray()
-    while size >= 128:
-        digits.append(size & 127 | 128)
-        size >>= 7
-    return bytes([*digits, size])
+    return bytes(PublishPacket.build(name, payload, number or None, dup, int(number > 0), False).to_bytes())

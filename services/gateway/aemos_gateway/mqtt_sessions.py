@@ -65,10 +65,6 @@ class Sessions:
         self._taken: list[str] = []
         self._saving: asyncio.Task[None] | None = None
 
-    def has_room(self) -> bool:
-        """Whether one more can be remembered."""
-        return len(self._unsaved) < MOST_UNSAVED
-
     async def load(self, key: str) -> Kept | None:
         """The session; None when there is none. Raises redis.RedisError, OSError or TimeoutError."""
         if key in self._unsaved:
@@ -76,14 +72,16 @@ class Sessions:
         async with asyncio.timeout(_LOAD_SECONDS):
             return await self._read(key)
 
-    def save(self, key: str, kept: Kept, saved: Callable[[], None] | None = None) -> None:
+    def save(self, key: str, kept: Kept | None, saved: Callable[[], None] | None = None) -> None:
         """Remembers it; `saved` is called when that is durable, however long Redis is away."""
-        self._put(key, kept, saved)
+        waiting = self._unsaved[key][1] if key in self._unsaved else []
+        self._unsaved[key] = kept, waiting if saved is None else [*waiting, saved]
+        self._start()
 
     def drop(self, key: str) -> None:
         """Forgets it."""
-        if self.has_room():
-            self._put(key, None, None)
+        if len(self._unsaved) < MOST_UNSAVED:
+            self.save(key, None)
 
     def take(self, key: str) -> None:
         """Tells the other gateways that the session's connection is here now."""
@@ -109,11 +107,6 @@ class Sessions:
         if self._saving is not None:
             self._saving.cancel()
             await asyncio.wait([self._saving])
-
-    def _put(self, key: str, kept: Kept | None, saved: Callable[[], None] | None) -> None:
-        waiting = self._unsaved[key][1] if key in self._unsaved else []
-        self._unsaved[key] = kept, waiting if saved is None else [*waiting, saved]
-        self._start()
 
     def _start(self) -> None:
         if self._saving is None or self._saving.done():
