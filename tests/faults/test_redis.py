@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 
+import httpx
 import pytest
 import redis
 
@@ -27,6 +28,12 @@ def _counts(histories: list[History]) -> list[int]:
     return [len(history.acknowledged) for history in histories]
 
 
+async def _readiness(broken: Installation) -> tuple[int, str]:
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(broken.stack.demo["httpUrl"] + "/readyz")
+    return answer.status_code, answer.text
+
+
 full = during(lambda it: it.limit_redis(1), lambda it: it.limit_redis(0))
 
 
@@ -44,7 +51,9 @@ async def test_without_redis_only_rules_are_late(broken: Installation, fault: In
                 await asyncio.sleep(SLICE_SECONDS)
                 assert all(now > then for now, then in zip(_counts(histories), before, strict=True))
             assert broken.rows("SELECT 1 FROM {ingest}.outbox WHERE kind = 'evaluate_readings' LIMIT 1")
+            assert await _readiness(broken) == (200, "degraded: redis takes no writes")
     await asyncio.to_thread(wait_until_settled, broken.rows, SETTLED_SECONDS, broken.queue_url)
+    assert await _readiness(broken) == (200, "ok")
     await asyncio.to_thread(check, histories, broken.rows)
 
 

@@ -29,6 +29,9 @@ RULE_CHAINS_VERSION = "rulechains:version"
 NOTIFICATION_LOGS = "notification-logs"
 """Key (rules): the set of organization ids that have a notification log."""
 
+READY_PROBE = "gateway:ready"
+"""Key (gateway): written to see whether Redis takes writes; holds nothing."""
+
 
 def rule_chain_index(sensor_uuid: str) -> str:
     """Key (rules): JSON list of the ids of the chains that judge a sensor, for one hour."""

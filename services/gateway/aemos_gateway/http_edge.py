@@ -13,9 +13,12 @@ import uvicorn
 from aemos.v1 import history_pb2_grpc
 from aemos_core.errors import AemosError, unauthenticated
 from aemos_core.identity import TokenVerifier
+from aemos_core.names import READY_PROBE
 from aemos_core.process import PortInUse
+from aemos_core.redis_link import RedisClient
 from fastapi import FastAPI
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from redis.exceptions import RedisError
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -101,7 +104,9 @@ async def _refuse(send: Send, error: AemosError) -> None:
     await _answer(send, status, [(k.encode(), v.encode()) for k, v in headers.items()], body)
 
 
-def make_app(channels: Mapping[str, grpc.aio.Channel], verifier: TokenVerifier, ingest: grpc.aio.Channel) -> FastAPI:
+def make_app(
+    channels: Mapping[str, grpc.aio.Channel], verifier: TokenVerifier, ingest: grpc.aio.Channel, redis: RedisClient
+) -> FastAPI:
     """Health, documentation, and a route for each method of the contract."""
     app = FastAPI(title="AEMOS", redoc_url=None)
     app.openapi = openapi.document  # type: ignore[method-assign]
@@ -115,13 +120,23 @@ def make_app(channels: Mapping[str, grpc.aio.Channel], verifier: TokenVerifier, 
     @app.get("/readyz")
     async def readyz() -> Response:
         answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=READY_SECONDS)
-        serving = answer.status == health_pb2.HealthCheckResponse.SERVING
-        return PlainTextResponse("ok" if serving else "ingest is not serving", 200 if serving else 503)
+        if answer.status != health_pb2.HealthCheckResponse.SERVING:
+            return PlainTextResponse("ingest is not serving", 503)
+        # 200 all the same: readings are stored without Redis, and no load balancer should take this process away.
+        return PlainTextResponse("ok" if await _takes_writes(redis) else "degraded: redis takes no writes")
 
     exported = export.Export(history_pb2_grpc.HistoryServiceStub(ingest), verifier)
     app.add_route(export.PATH, exported.answer, include_in_schema=False)
     rest.add_routes(app, channels, verifier)
     return app
+
+
+async def _takes_writes(redis: RedisClient) -> bool:
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            return bool(await redis.set(READY_PROBE, b"", ex=60))
+    except (RedisError, OSError):
+        return False
 
 
 class _Server(uvicorn.Server):

@@ -63,7 +63,7 @@ async def wire(settings: GatewaySettings) -> AsyncIterator[Sequence[Component]]:
         downlink = Downlink()
         feed = NotificationFeed(redis, downlink.deliver)
 
-        app = IngestRoute(auth, uplink, make_app(_channels(services), verifier, ingest))
+        app = IngestRoute(auth, uplink, make_app(_channels(services), verifier, ingest, redis))
         http = await enter(http_edge(settings.bind, settings.http_port, app, settings.drain_seconds))
         log = partial(entries, redis)
         mqtt = await enter(

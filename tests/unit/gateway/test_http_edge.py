@@ -11,10 +11,13 @@ from aemos_core.errors import AemosError, Kind, invalid
 from aemos_gateway import openapi
 from aemos_gateway.http_edge import INGEST_PATHS, IngestRoute, make_app
 from fastapi import FastAPI
+from grpc_health.v1 import health_pb2
 from httpx import ASGITransport, AsyncClient
+from redis.exceptions import OutOfMemoryError
 
 from tests.support.fake_coap import OURS, TOKEN, FakeAuth, FakeUplink
 
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 GOOD = b'{"variableName": "temperature", "value": 1}'
 
 
@@ -84,11 +87,58 @@ async def test_what_is_stored_or_nobodys_is_not_recorded() -> None:
 async def test_405_lists_every_method_of_the_path(path: str, allowed: str) -> None:
     """Also of the routes of readings, and of a path that two routes fit."""
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
-        app = make_app({method.service: channel for method in methods().values()}, None, channel)  # type: ignore[arg-type]
+        app = make_app({method.service: channel for method in methods().values()}, None, channel, None)  # type: ignore[arg-type]
         route = IngestRoute(FakeAuth(), FakeUplink(), app)
         async with AsyncClient(transport=ASGITransport(route), base_url="http://gateway") as client:  # type: ignore[arg-type]
             answer = await client.put(path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+class FakeChannel:
+    """Every call is answered by the health of its service."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def unary_unary(self, *_: Any, **__: Any) -> Any:
+        async def call(*_: Any, **__: Any) -> health_pb2.HealthCheckResponse:
+            return health_pb2.HealthCheckResponse(status=self.status)
+
+        return call
+
+    unary_stream = unary_unary
+
+
+class FakeRedis:
+    """Takes writes, or refuses them."""
+
+    def __init__(self, failure: Exception | None) -> None:
+        self.failure = failure
+
+    async def set(self, *_: Any, **__: Any) -> bool:
+        if self.failure:
+            raise self.failure
+        return True
+
+
+@pytest.mark.parametrize(
+    ("ingest", "redis", "status", "says"),
+    [
+        (SERVING, None, 200, "ok"),
+        (SERVING, ConnectionError("refused"), 200, "degraded: redis takes no writes"),
+        (SERVING, TimeoutError(), 200, "degraded: redis takes no writes"),
+        (SERVING, OutOfMemoryError("maxmemory"), 200, "degraded: redis takes no writes"),
+        (NOT_SERVING, None, 503, "ingest is not serving"),
+        (NOT_SERVING, ConnectionError("refused"), 503, "ingest is not serving"),
+    ],
+)
+async def test_readiness_says_what_is_wrong(ingest: int, redis: Exception | None, status: int, says: str) -> None:
+    """Row 33: without Redis readings are taken, so the process is ready, and says that it is degraded."""
+    channel: Any = FakeChannel(ingest)
+    app = make_app({m.service: channel for m in methods().values()}, None, channel, FakeRedis(redis))  # type: ignore[arg-type]
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://gateway") as client:
+        answer = await client.get("/readyz")
+    assert (answer.status_code, answer.text) == (status, says)
 
 
 def test_only_what_creates_answers_201() -> None:
