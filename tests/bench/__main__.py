@@ -1,6 +1,7 @@
 """`python -m tests.bench [family ...]`: measures, and writes docs/measured/bench-<family>.md.
 
-A family is a module here with `measure() -> str`, the page's Markdown.
+A family is a module here with `measure() -> str`, the page's Markdown. `memory` and `large` take long, and are measured
+only when they are named.
 """
 
 from __future__ import annotations

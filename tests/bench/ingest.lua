@@ -3,6 +3,7 @@ local tokens = {}
 for line in io.lines(os.getenv("AEMOS_BENCH_TOKENS")) do tokens[#tokens + 1] = line end
 local batch = tonumber(os.getenv("AEMOS_BENCH_BATCH") or "1")
 local path = batch > 1 and "/api/v1/datastreams/batch" or "/api/v1/datastreams/token"
+local pause = tonumber(os.getenv("AEMOS_BENCH_PAUSE_MS") or "0")
 local requests, sent = 0, 0
 
 local function reading()
@@ -22,4 +23,8 @@ function request()
   local token = tokens[requests % #tokens + 1]
   return wrk.format("POST", path,
     { ["Authorization"] = "Bearer " .. token, ["Content-Type"] = "application/json" }, body())
+end
+
+if pause > 0 then
+  function delay() return pause end
 end

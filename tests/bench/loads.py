@@ -22,12 +22,16 @@ _COLD_BODY = b'{"value": "20.5", "variableName": "temperature"}'
 _HOT_BODY = b'{"value": "30.5", "variableName": "temperature"}'
 
 
-def http(installation: Installation, seconds: int, batch: int = 1) -> float:
-    """wrk over 256 connections, `batch` readings a request. AssertionError when anything was refused."""
+def http(installation: Installation, seconds: int, batch: int = 1, pause_ms: int = 0) -> float:
+    """wrk over 256 connections, `batch` readings a request, a pause before each. AssertionError when one was refused."""
     script = str(ROOT / "tests/bench/ingest.lua")
     url = installation.stack.demo["httpUrl"]
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", script, url]
-    environment = os.environ | {"AEMOS_BENCH_TOKENS": str(installation.tokens()), "AEMOS_BENCH_BATCH": str(batch)}
+    environment = os.environ | {
+        "AEMOS_BENCH_TOKENS": str(installation.tokens()),
+        "AEMOS_BENCH_BATCH": str(batch),
+        "AEMOS_BENCH_PAUSE_MS": str(pause_ms),
+    }
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=seconds + 60)
     requests = re.search(r"Requests/sec: +([\d.]+)", done.stdout)
     assert requests, done.stdout
@@ -36,13 +40,14 @@ def http(installation: Installation, seconds: int, batch: int = 1) -> float:
 
 
 class _Publisher(asyncio.Protocol):
-    """One MQTT device that keeps 20 QoS 1 messages in flight."""
+    """One MQTT device that keeps 20 QoS 1 messages in flight, or sends as many again after a pause."""
 
-    def __init__(self, device: dict[str, str], turns: count[int]) -> None:
+    def __init__(self, device: dict[str, str], turns: count[int], pause: float) -> None:
         topic = f"aemos/devices/{device['uuid']}/telemetry".encode()
         self._bodies = [_frame(topic, _COLD_BODY), _frame(topic, _HOT_BODY)]
         self._connect = _connect(device)
         self._turns = turns
+        self._pause = pause
         self._packet_id = 0
         self._acknowledging = False
         self.acknowledged = 0
@@ -60,7 +65,10 @@ class _Publisher(asyncio.Protocol):
             return
         answers = len(data) // 4  # nothing else is ever sent to it, and never a part of one
         self.acknowledged += answers
-        self._send(answers)
+        if self._pause:
+            asyncio.get_running_loop().call_later(self._pause, self._send, answers)
+        else:
+            self._send(answers)
 
     def _send(self, messages: int) -> None:
         frames = []
@@ -89,13 +97,15 @@ def _connect(device: dict[str, str]) -> bytes:
     return bytes((0x10, len(body) & 127 | 128, len(body) >> 7)) + body
 
 
-async def mqtt(installation: Installation, seconds: float) -> float:
-    """100 devices, 20 messages in flight each."""
+async def mqtt(installation: Installation, seconds: float, pause: float = 0.0) -> float:
+    """100 devices, 20 messages in flight each; `pause` seconds between an acknowledgement and the next message."""
     address, turns = installation.stack.demo["mqtt"], count()
     loop = asyncio.get_running_loop()
     publishers = []
     for device in installation.stack.demo["devices"][:MQTT_CONNECTIONS]:
-        made = await loop.create_connection(lambda d=device: _Publisher(d, turns), address["host"], address["port"])  # type: ignore[misc]
+        made = await loop.create_connection(
+            lambda d=device: _Publisher(d, turns, pause), address["host"], address["port"]
+        )  # type: ignore[misc]
         publishers.append(made[1])
     await asyncio.sleep(1)  # warm
     began, before = time.perf_counter(), sum(p.acknowledged for p in publishers)

@@ -77,6 +77,10 @@ class Installation:
         """Resident memory in MB, by process."""
         return {name: psutil.Process(pid).memory_info().rss / 1e6 for name, pid in self._pids().items()}
 
+    def own_memory(self) -> dict[str, float]:
+        """Memory in MB, by process of ours; what several share is divided among them (PSS)."""
+        return {name: psutil.Process(self._pids()[name]).memory_full_info().pss / 1e6 for name in NAMES}
+
     def sql(self, statement: str) -> str:
         """What MariaDB answers, a line for each row."""
         port = re.search(r":(\d+)/", self.database_url)
