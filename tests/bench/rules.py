@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -25,13 +26,16 @@ from aemos_rules import chain_store, state_store
 from aemos_rules.domain import Node, RuleChain
 from aemos_rules.wiring import MIGRATIONS
 
-from tests.bench.support import header, median, table
+from tests.bench import loads
+from tests.bench.support import Installation, header, installation, median, table
 from tests.support.mariadb import mariadb_server
 from tests.support.redis_server import redis_server
 
 DEVICES = 1_000
 IN_JOB = 500
 ROUNDS = 3
+WARM_SECONDS = 5
+END_TO_END_SECONDS = 20
 MOST_S = 120.0
 _IN_TRANSACTION = 50
 RECEIPTS = "bench:receipts"
@@ -209,6 +213,27 @@ async def _windows(count: int) -> tuple[float, float]:
         return one.process.memory_info().rss / 1e6, count / took
 
 
+def _judged(inst: Installation) -> tuple[float, int]:
+    """When it was counted, and how many readings are stored and wait for no rule."""
+    waiting = "SELECT COALESCE(SUM(weight), 0) FROM aemos_ingest.outbox WHERE kind = 'evaluate_readings'"
+    found = int(inst.sql(f"SELECT (SELECT COUNT(*) FROM aemos_ingest.data_stream) - ({waiting})"))
+    return time.perf_counter(), found
+
+
+def _end_to_end() -> float:
+    """Chain runs a second of two workers while ingest stores more readings than they judge."""
+    with installation(DEVICES) as inst, ThreadPoolExecutor(1) as threads:
+        (first,) = inst.stack.pids("aemos_rules worker")
+        with _worker(psutil.Process(first).environ()):
+            sending = threads.submit(loads.http, inst, WARM_SECONDS + END_TO_END_SECONDS + WARM_SECONDS, 100)
+            time.sleep(WARM_SECONDS)
+            began, before = _judged(inst)
+            time.sleep(END_TO_END_SECONDS)
+            ended, after = _judged(inst)
+            sending.result()
+            return 2 * (after - before) / (ended - began)
+
+
 async def _measured() -> list[list[str]]:
     few, half = await _steady()
     some, many = await _index(100), await _index(10_000)
@@ -240,4 +265,6 @@ async def _measured() -> list[list[str]]:
 def measure() -> str:
     """The page."""
     rows = asyncio.run(_measured())
+    work = f"two workers, ingest storing batches of 100 over HTTP beside them, {END_TO_END_SECONDS} s, end to end"
+    rows.append([work, f"{_end_to_end():,.0f} chain runs/s", "8,000", "12,000"])
     return "\n".join([*header("rules"), *table(["one worker process", "measured", "floor", "goal"], rows), ""])
