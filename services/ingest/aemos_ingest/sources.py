@@ -126,11 +126,7 @@ class Sources:
             except AemosError as error:
                 log.warning("registry changes: %s", error.detail)
             self._hint.clear()
-            hinted = asyncio.create_task(wait(self._hint, _POLL_SECONDS))
-            stopped = asyncio.create_task(stop.wait())
-            await asyncio.wait([hinted, stopped], return_when=asyncio.FIRST_COMPLETED)
-            hinted.cancel()
-            stopped.cancel()
+            await wait(stop, _POLL_SECONDS, self._hint)
 
 
 def _sensors_by_device(rows: Iterable[AnyRow]) -> dict[int, dict[str, Sensor]]:

@@ -46,11 +46,7 @@ class LedgerFeed:
     async def run(self, stop: asyncio.Event) -> None:
         """Asks until told to stop."""
         while not await wait(stop, _PAUSE_SECONDS):
-            something = asyncio.ensure_future(self._something.wait())
-            stopped = asyncio.ensure_future(stop.wait())
-            await asyncio.wait([something, stopped], return_when=asyncio.FIRST_COMPLETED)
-            something.cancel()
-            stopped.cancel()
+            await wait(stop, None, self._something)
             await self._ask()
 
     async def _ask(self) -> None:

@@ -13,6 +13,7 @@ from aemos_core.database import Database
 from aemos_core.errors import AemosError
 from aemos_core.jobs import RESUME_RUNS
 from aemos_core.outbox import OutboxRows, Row
+from aemos_core.redis_link import wait
 from aemos_core.times import now_ms
 from sqlalchemy import delete, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -99,14 +100,10 @@ class Deadlines:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Fires until told to stop."""
-        stopped = asyncio.create_task(stop.wait())
         while not stop.is_set():
             self._hinted.clear()
             self._next_ms = _UNKNOWN  # what is committed while the table is read may have been missed by it
-            seconds = await self._fire()
-            hinted = asyncio.create_task(self._hinted.wait())
-            await asyncio.wait([hinted, stopped], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            hinted.cancel()
+            await wait(stop, await self._fire(), self._hinted)
 
     async def _fire(self) -> float:
         """Returns the seconds until there may be something to do."""

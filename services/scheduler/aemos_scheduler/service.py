@@ -52,7 +52,7 @@ class Clock:
         """Fires until told to stop, and finishes the transaction it is in."""
         while not stop.is_set():
             self._changed.clear()
-            await _first_of(await self._fire_due(), stop, self._changed)
+            await wait(stop, await self._fire_due(), self._changed)
 
     async def _fire_due(self) -> float | None:
         """Returns the seconds until there may be something to do; None: only after a change."""
@@ -121,7 +121,7 @@ class ScheduleCopy:
             self._hinted.clear()
             if await self._refresh():
                 await wait(stop, COALESCE_SECONDS)
-                await _first_of(REFRESH_SECONDS, stop, self._hinted)
+                await wait(stop, REFRESH_SECONDS, self._hinted)
             else:
                 await wait(stop, RETRY_SECONDS)
 
@@ -195,13 +195,3 @@ class Tidier:
             await self._firings.prune(next(iter(self._crowded)))
             self._crowded.pop()
         await self._firings.expire()
-
-
-async def _first_of(seconds: float | None, *events: asyncio.Event) -> None:
-    """Waits until one of the events is set, so long at the most."""
-    waiting = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()
