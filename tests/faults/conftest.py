@@ -15,7 +15,8 @@ OTHER_DEVICES = 80
 
 @pytest.fixture(scope="session")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    with installation(tmp_path_factory.mktemp("faults"), ROUNDS * DEVICES + OTHER_DEVICES) as it:
+    devices, disk_megabytes = ROUNDS * DEVICES + OTHER_DEVICES, 512 + 32 * ROUNDS  # a round stores about 30 MB
+    with installation(tmp_path_factory.mktemp("faults"), devices, disk_megabytes) as it:
         yield it
 
 

@@ -20,8 +20,6 @@ from tests.support.mariadb import mariadb_server
 from tests.support.redis_server import free_port, redis_server
 from tests.support.stack import Stack, running
 
-DISK_BYTES = 768 * 1024 * 1024
-
 
 class Server:
     """MariaDB or Redis: the same one, on the same port, whenever it is started again."""
@@ -112,10 +110,10 @@ class Installation:
 
 
 @contextmanager
-def small_disk(path: Path) -> Iterator[Disk]:
-    """A tmpfs at `path`; a plain directory where mounting is not allowed."""
+def small_disk(path: Path, megabytes: int) -> Iterator[Disk]:
+    """A tmpfs of that size at `path`; a plain directory where mounting is not allowed."""
     path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(path)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(path)]
     mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
     try:
         yield Disk(path, mounted)
@@ -125,10 +123,10 @@ def small_disk(path: Path) -> Iterator[Disk]:
 
 
 @contextmanager
-def installation(root: Path, devices: int) -> Iterator[Installation]:
+def installation(root: Path, devices: int, disk_megabytes: int) -> Iterator[Installation]:
     """The stack with `devices` demo devices; its services reach their database and Redis through proxies."""
     with ExitStack() as stack:
-        disk = stack.enter_context(small_disk(root / "disk"))
+        disk = stack.enter_context(small_disk(root / "disk", disk_megabytes))
         mariadb_port, redis_port = free_port(), free_port()
         (root / "redis").mkdir()
         mariadb = Server("mariadbd", lambda: mariadb_server(disk.path, mariadb_port))
