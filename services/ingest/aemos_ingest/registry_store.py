@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aemos_core import audit
+from aemos_core.database import by_id
 from aemos_core.errors import not_found
 from aemos_core.times import now_ms
 from sqlalchemy import (
@@ -13,7 +14,6 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     Table,
-    case,
     delete,
     func,
     insert,
@@ -202,8 +202,8 @@ async def change(
 async def set_times(connection: AsyncConnection, column: Column[Any], times: Mapping[int, int]) -> None:
     """A time for each of many rows by id, in one statement. Nothing is recorded: nobody keeps a copy of it."""
     table = column.table
-    newest = case(times, value=table.c.id)
-    await connection.execute(update(table).where(table.c.id.in_(times)).values({column: newest}))
+    values = {column: by_id(times, table.c.id)}
+    await connection.execute(update(table).where(table.c.id.in_(times)).values(values))
 
 
 async def remove(connection: AsyncConnection, table: Table, device_id: int, row_id: int) -> None:

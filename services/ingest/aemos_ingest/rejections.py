@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 from aemos.v1 import rejection_pb2 as pb
-from aemos_core.database import Database
+from aemos_core.database import Database, by_id
 from aemos_core.identity import caller
 from aemos_core.paging import Page
-from sqlalchemy import case, delete, insert, select, tuple_, update
+from sqlalchemy import delete, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import registry_store
@@ -94,6 +94,6 @@ async def _count(connection: AsyncConnection, recorded: Mapping[int, int], count
     if not recorded:
         return
     c = t.device.c
-    more = case({device_id: counts.get(device_id, 0) for device_id in recorded}, value=c.id)
-    values = {c.rejections_recorded: case(recorded, value=c.id), c.rejections_counted: c.rejections_counted + more}
+    more = by_id({device_id: counts.get(device_id, 0) for device_id in recorded}, c.id)
+    values = {c.rejections_recorded: by_id(recorded, c.id), c.rejections_counted: c.rejections_counted + more}
     await connection.execute(update(t.device).where(c.id.in_(recorded)).values(values))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aemos_core import audit
+from aemos_core.database import by_id
 from aemos_core.errors import not_found
-from sqlalchemy import Row, case, delete, insert, select, update
+from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
@@ -106,7 +107,7 @@ async def change(connection: AsyncConnection, rows: Sequence[StateRow], changes:
     changed_at = {instance.device_state_id: instance.at_ms for instance in changes}
 
     def pick(values: Mapping[int, Any]) -> Any:
-        return case(values, value=_s.id)
+        return by_id(values, _s.id)
 
     await connection.execute(
         update(t.device_state)
