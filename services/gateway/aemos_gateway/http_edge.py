@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from aemos_gateway import export, http_body, openapi, problems, rest
 from aemos_gateway.device_auth import Device, DeviceAuth
+from aemos_gateway.http_heads import HastyProtocol
 from aemos_gateway.readings import MAX_BATCH_BYTES, MAX_READING_BYTES, Receipt, in_part
 from aemos_gateway.service import Uplink
 
@@ -168,7 +169,7 @@ async def http_edge(host: str, port: int, app: IngestRoute, drain_seconds: float
     """Listens on `port`; PortInUse when it is taken."""
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=HastyProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -1,0 +1,88 @@
+"""Clients that announce much, say little or go away (rows 7 and 24 of the design's table): memory stays as it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+
+from tests.support.stack import Stack, running
+
+CONNECTIONS = 100
+CLOSED_WITHIN_S = 15.0
+SERVED_WITHIN_S = 1.0
+CANCELLED = 10_000
+AT_ONCE = 100
+MOST_GROWTH_BYTES = 20_000_000
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("var"), AEMOS_DEMO_DEVICES="1") as stack:
+        assert stack.send(20)[0] == 201
+        yield stack
+
+
+@asynccontextmanager
+async def flat_memory(stack: Stack, name: str) -> AsyncIterator[None]:
+    """Within the block the process grows by less than is announced to it."""
+    process = psutil.Process(stack.pids(name)[0])
+    before = process.memory_info().rss
+    yield
+    assert process.memory_info().rss - before < MOST_GROWTH_BYTES
+
+
+@pytest.mark.parametrize("half", [b"", b"\x10\xff\xff\xff\x7f\x00\x04MQTT"], ids=["silence", "268 MB announced"])
+async def test_half_an_mqtt_packet(stack: Stack, half: bytes) -> None:
+    """Whoever does not finish its CONNECT is closed; nothing is set aside for it, and others are served meanwhile."""
+    mqtt = stack.demo["mqtt"]
+    await _closed(stack, mqtt["host"], mqtt["port"], half)
+
+
+@pytest.mark.parametrize("before", [b"", b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["first", "next"])
+async def test_half_an_http_head(stack: Stack, before: bytes) -> None:
+    """Whoever does not finish its headers is closed too, also with its second request."""
+    port = int(stack.demo["httpUrl"].rsplit(":", 1)[1])
+    half = b"POST /api/v1/datastreams/token HTTP/1.1\r\nHost: a\r\nX: "
+    await _closed(stack, "127.0.0.1", port, before + half)
+
+
+async def _closed(stack: Stack, host: str, port: int, half: bytes) -> None:
+    async with flat_memory(stack, "aemos_gateway"), asyncio.timeout(CLOSED_WITHIN_S):
+        opened = [await asyncio.open_connection(host, port) for _ in range(CONNECTIONS)]
+        for _, writer in opened:
+            writer.write(half)
+        began = monotonic()
+        status, _ = await asyncio.to_thread(stack.send, 21)
+        assert (status, monotonic() - began < SERVED_WITHIN_S) == (201, True)
+        await asyncio.gather(*(reader.read() for reader, _ in opened))
+        for _, writer in opened:
+            writer.close()
+
+
+@pytest.mark.parametrize("service", ["ingest", "rules"])
+async def test_cancelled_calls(stack: Stack, service: str) -> None:
+    """Ten thousand calls that are cancelled at once leave nothing behind, and the next one is answered."""
+    method = {"ingest": "/aemos.v1.DeviceService/ListDevices", "rules": "/aemos.v1.RuleChainService/ListRuleChains"}
+    async with grpc.aio.insecure_channel(stack.demo["grpc"][service]) as channel:
+        call = partial(channel.unary_unary(method[service]), b"", metadata=[("authorization", f"Bearer {stack.token}")])
+        await _cancelled(call, CANCELLED)  # the pool of connections fills, and the allocator has its fragments
+        async with flat_memory(stack, f"aemos_{service}"):
+            await _cancelled(call, CANCELLED)
+            await call(timeout=10)
+
+
+async def _cancelled(call: Callable[..., Any], count: int) -> None:
+    for _ in range(count // AT_ONCE):
+        calls = [call(timeout=10) for _ in range(AT_ONCE)]
+        await asyncio.sleep(0)  # they are sent
+        for one in calls:
+            one.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
