@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import RedisError
 
-OWN, OTHER = "own", "other"
+OWN, OTHER, OLDER = "own", "other", "older"
 WITHIN_S = 10.0
 HEAVY = MOST_IN_MEMORY // 4
 """Four such rows fill the memory, and each is a batch of its own."""
@@ -130,6 +130,22 @@ def test_all_that_was_committed_is_sent_and_settled(
         lane.close()
 
     asyncio.run(scenario())
+
+
+async def test_what_was_adopted_goes_before_what_is_committed_meanwhile() -> None:
+    """A device's reading from before a crash is judged before the one after, also while the former is still read."""
+    table, sender = Table(failures=1), FakeSender()
+    table.add(*(row(seq, OLDER) for seq in range(1, 11)), *(row(seq, OTHER) for seq in range(11, 251)))
+    lane = lane_of(table, sender)
+    sender.gate.set()
+    lane.catch_up(OTHER, 0)
+    lane.catch_up(OLDER, 0)
+    for seq in range(1_001, 1_101):
+        commit(table, lane, row(seq))
+        await turns(1)
+    await until_empty(table)
+    assert sender.sent == [*range(1, 251), *range(1_001, 1_101)]
+    lane.close()
 
 
 async def test_rows_from_memory_and_from_the_table_keep_their_order() -> None:

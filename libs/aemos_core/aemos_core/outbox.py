@@ -115,7 +115,7 @@ class Outbox:
     """
 
     def __init__(self, database: Database, tables: OutboxTables) -> None:
-        self.relay_id = uuid4().hex
+        self.relay_id = f"{now_ms():012x}{uuid4().hex[:20]}"  # the older process has the lower one
         self._database = database
         self._tables = tables
         self._senders: dict[str, Sender] = {}

@@ -78,11 +78,11 @@ class Lane:
         self._loading: asyncio.Task[None] | None = None
 
     def committed(self, row: Row) -> None:
-        """Takes a row of this process, or leaves it in the table while that has older ones."""
-        position = self._behind.get(self._own)
-        if position is None and self._may_send.is_set() and self._batcher.has_room():
+        """Takes a row of this process, or leaves it in the table while that has older ones, adopted ones too."""
+        if not self._behind and self._may_send.is_set() and self._batcher.has_room():
             self._put(row)
             return
+        position = self._behind.get(self._own)
         if position is None or row.seq <= position:
             # Its turn to be read has passed: read from there again. What is sent twice has one effect.
             self._behind[self._own] = row.seq - 1
@@ -124,7 +124,7 @@ class Lane:
     async def _load_all(self) -> None:
         await self._may_send.wait()
         while self._behind:
-            relay = next((relay for relay in self._behind if relay != self._own), self._own)  # what is older first
+            relay = min(self._behind.keys() - {self._own}, default=self._own)  # what is older first
             try:
                 await self._load_page(relay)
             except AemosError as error:
