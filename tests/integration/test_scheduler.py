@@ -3,8 +3,9 @@
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import aemos_scheduler
 import grpc
@@ -26,7 +27,7 @@ from aemos_scheduler.tables import OUTBOX, firing, firing_end, firing_open
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.integration.conftest import Open
-from tests.support.redis_server import free_port, redis_server, until
+from tests.support.redis_server import POLL_S, free_port, redis_server, until
 from tests.support.scheduler import PARTITIONS, SECRET, START_S, World
 
 
@@ -149,6 +150,18 @@ async def test_api(world: World) -> None:
             assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+async def until_read(call: Callable[[], Awaitable[Any]]) -> Any:
+    """What it answers once the scheduler has read the schedules; until then it does not know whose they are."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                return await call()
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+            await asyncio.sleep(POLL_S)
+
+
 async def test_what_users_do(world: World) -> None:
     """Run now, pause, resume and preview, for a chain of the own organization only; ends are told in the history."""
     world.rules.add(7, 1, "0 0 0 1 1 *")
@@ -158,9 +171,8 @@ async def test_what_users_do(world: World) -> None:
             stub = schedule_pb2_grpc.SchedulerServiceStub(channel)
             await asyncio.wait_for(channel.channel_ready(), START_S)
             mine, other = world.identity.bearer(1), world.identity.bearer(2)
-            await until(lambda: world.rules.calls >= 1, 5)
-
-            fired = await stub.RunScheduleNow(pb.RunScheduleNowRequest(rule_chain_id=7), metadata=mine)
+            run_now = pb.RunScheduleNowRequest(rule_chain_id=7)
+            fired = await until_read(lambda: stub.RunScheduleNow(run_now, metadata=mine))
             planned = fired.planned_at.ToMilliseconds()
             assert (fired.kind, fired.outcome, abs(planned - now_ms()) < 2_000) == ("manual", "running", True)
             await until(lambda: world.runs == [(7, planned)], 5)
