@@ -11,11 +11,11 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_SECONDS = 8.0
-HEAD_BYTES = 64 * 1024
+HEAD_BYTES = 32 * 1024
 
 
 class HastyProtocol(HttpToolsProtocol):
-    """Closes a connection whose first or next request has not had its head for 8 s, or not within 64 KiB.
+    """Refuses a request whose head does not come within 8 s (408) and 32 KiB (431), and closes its connection.
 
     A request that comes in one piece costs two assignments; a timer is set for those that do not.
     """
@@ -26,16 +26,17 @@ class HastyProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(HEAD_SECONDS, transport.abort)
+        self._deadline = self._soon()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._arrived()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        was_in_head = self._is_in_head
         super().data_received(data)
         if self._is_in_head:
-            self._wait(len(data))
+            self._wait(len(data) if was_in_head else 0)  # the rest of a body, and how the next request begins
         elif self._deadline is not None:
             self._arrived()
 
@@ -50,9 +51,16 @@ class HastyProtocol(HttpToolsProtocol):
     def _wait(self, received: int) -> None:
         self._head_bytes += received
         if self._head_bytes > HEAD_BYTES:
-            self.transport.abort()
+            self._refuse(b"431 Request Header Fields Too Large")
         elif self._deadline is None:
-            self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+            self._deadline = self._soon()
+
+    def _soon(self) -> asyncio.TimerHandle:
+        return self.loop.call_later(HEAD_SECONDS, self._refuse, b"408 Request Timeout")
+
+    def _refuse(self, status: bytes) -> None:
+        self.transport.write(b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n" % status)
+        self.transport.close()
 
     def _arrived(self) -> None:
         self._head_bytes = 0
