@@ -161,7 +161,7 @@ class AnnounceSender:
     async def lost_everything(self) -> bool:
         """Whether what was published last may be gone.
 
-        Not after a flush: it takes along what tells that an announcement was made before, and nothing is told twice.
-        The ledger, which is never more than seconds behind, has what the log has lost.
+        Not after a flush, which takes along what tells that an announcement was made before. The announcer puts back
+        what it remembers; the ledger, which is never more than seconds behind, has the rest of what the log has lost.
         """
         return (await self._memory.losses())[0]

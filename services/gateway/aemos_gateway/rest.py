@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -112,6 +113,7 @@ def _response(method: Method, answer: Message) -> Response:
     return Response(msgspec.json.encode(to_json(answer)), status, media_type=_JSON)
 
 
+@cache
 def success(method: Method) -> HTTPStatus:
     """What a method answers when it did what it does. A POST creates where the same route lists; others are actions."""
     if method.verb == "DELETE":

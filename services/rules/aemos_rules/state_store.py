@@ -105,19 +105,15 @@ async def current(connection: AsyncConnection, state_ids: Iterable[int]) -> list
 async def change(connection: AsyncConnection, rows: Sequence[StateRow], changes: Sequence[Instance]) -> None:
     """Stores what states became, in one statement, and the instances that took them there."""
     changed_at = {instance.device_state_id: instance.at_ms for instance in changes}
-
-    def pick(values: Mapping[int, Any]) -> Any:
-        return by_id(values, _s.id)
-
     await connection.execute(
         update(t.device_state)
         .where(_s.id.in_([row.device_state_id for row in rows]))
         .values(
-            value=pick({row.device_state_id: row.value for row in rows}),
-            changed_at_ms=pick(changed_at),
-            asserted_at_ms=pick({row.device_state_id: row.watermark[0] for row in rows}),
-            asserted_reading_id=pick({row.device_state_id: row.watermark[1] for row in rows}),
-            asserted_chain_id=pick({row.device_state_id: row.watermark[2] for row in rows}),
+            value=by_id({row.device_state_id: row.value for row in rows}, _s.id),
+            changed_at_ms=by_id(changed_at, _s.id),
+            asserted_at_ms=by_id({row.device_state_id: row.watermark[0] for row in rows}, _s.id),
+            asserted_reading_id=by_id({row.device_state_id: row.watermark[1] for row in rows}, _s.id),
+            asserted_chain_id=by_id({row.device_state_id: row.watermark[2] for row in rows}, _s.id),
         )
     )
     values = [
