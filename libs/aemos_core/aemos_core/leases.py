@@ -11,7 +11,8 @@ from uuid import uuid4
 
 import redis
 
-from aemos_core.redis_link import RedisClient, wait
+from aemos_core.redis_link import RedisClient
+from aemos_core.waiting import wait
 
 KEY_PREFIX = "aemos:leases"
 LEASE_S = 10.0

@@ -37,8 +37,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aemos_core.database import TABLE_ARGS, TRANSACTION_SECONDS, Database
 from aemos_core.errors import AemosError
 from aemos_core.outbox_lane import Lane, Sender
-from aemos_core.redis_link import wait
 from aemos_core.times import now_ms
+from aemos_core.waiting import wait
 
 log = logging.getLogger("aemos.outbox")
 

@@ -96,14 +96,3 @@ async def end(task: asyncio.Task[None]) -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=0.1)
-
-
-async def wait(stop: asyncio.Event, seconds: float | None, *wakers: asyncio.Event) -> bool:
-    """Waits for `stop`, or another event, so long at the most (None: for ever); whether `stop` is set."""
-    waits = [asyncio.ensure_future(event.wait()) for event in (stop, *wakers)]
-    try:
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for pending in waits:
-            pending.cancel()
-    return stop.is_set()

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from aemos_core.broker import WakeRedisBroker
 from aemos_core.errors import AemosError, Kind
 from aemos_core.jobs import JobSpec
-from aemos_core.redis_link import wait
+from aemos_core.waiting import wait
 
 DRAIN_S = 20.0
 CHECK_THREADS_S = 2.0

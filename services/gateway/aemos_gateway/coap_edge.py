@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from aemos_core.redis_link import wait
+from aemos_core.waiting import wait
 from aiocoap import Context
 
 from aemos_gateway.coap_observers import Observers

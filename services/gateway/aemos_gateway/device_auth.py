@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from aemos.v1 import identity_pb2, identity_pb2_grpc
 from aemos_core.errors import AemosError, Kind, unauthenticated
-from aemos_core.redis_link import wait
+from aemos_core.waiting import wait
 
 log = logging.getLogger("aemos.gateway")
 

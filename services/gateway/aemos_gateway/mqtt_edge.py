@@ -14,7 +14,7 @@ from functools import partial
 from aemos_core.errors import AemosError
 from aemos_core.notification_log import NotificationFeed
 from aemos_core.process import PortInUse
-from aemos_core.redis_link import wait
+from aemos_core.waiting import wait
 from amqtt.mqtt.connack import ConnackPacket
 from redis.exceptions import RedisError
 

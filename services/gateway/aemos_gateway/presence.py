@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from aemos.v1 import connectivity_pb2, connectivity_pb2_grpc
 from aemos_core.errors import AemosError
-from aemos_core.redis_link import wait
+from aemos_core.waiting import wait
 
 log = logging.getLogger("aemos.gateway")
 

@@ -16,8 +16,8 @@ from aemos_core.database import Database
 from aemos_core.errors import AemosError, invalid
 from aemos_core.names import DEVICE_CONNECTIVITY
 from aemos_core.outbox import OutboxRows, Row
-from aemos_core.redis_link import wait
 from aemos_core.times import now_ms, rfc3339
+from aemos_core.waiting import wait
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import connectivity_store as store

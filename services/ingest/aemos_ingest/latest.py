@@ -21,7 +21,8 @@ from aemos_core.batching import Batcher
 from aemos_core.database import Database
 from aemos_core.errors import AemosError
 from aemos_core.names import LATEST_READINGS
-from aemos_core.redis_link import RedisClient, wait
+from aemos_core.redis_link import RedisClient
+from aemos_core.waiting import wait
 from redis.exceptions import RedisError
 
 from aemos_ingest import history_store

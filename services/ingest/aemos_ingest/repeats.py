@@ -13,8 +13,8 @@ from aemos.v1 import data_stream_pb2 as pb
 from aemos.v1 import job_pb2
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, FieldError, Kind, unavailable
-from aemos_core.redis_link import wait
 from aemos_core.times import now_ms
+from aemos_core.waiting import wait
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import readings_store as store

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from aemos_core.database import Database
 from aemos_core.errors import AemosError
-from aemos_core.redis_link import wait
 from aemos_core.times import now_ms
+from aemos_core.waiting import wait
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 
 from aemos_ingest import tables as t

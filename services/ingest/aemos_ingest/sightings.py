@@ -9,8 +9,8 @@ from typing import Any
 
 from aemos_core.database import Database
 from aemos_core.errors import AemosError
-from aemos_core.redis_link import wait
 from aemos_core.times import now_ms
+from aemos_core.waiting import wait
 from sqlalchemy import Column
 
 from aemos_ingest import registry_store as store

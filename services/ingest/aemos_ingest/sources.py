@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind
-from aemos_core.redis_link import wait
 from aemos_core.times import now_ms
+from aemos_core.waiting import wait
 
 from aemos_ingest import registry_store as store
 from aemos_ingest.domain import Sensor, Source, UnknownVariable, Variable

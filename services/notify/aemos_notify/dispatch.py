@@ -19,8 +19,9 @@ from aemos_core.notification_log import LogId
 from aemos_core.outbox import Outbox, OutboxRows, Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
 from aemos_core.outbox_senders import JobSender, Receipts, send_receipt
-from aemos_core.redis_link import RedisClient, wait
+from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
+from aemos_core.waiting import wait
 from aemos_core.worker import current_job
 from sqlalchemy.ext.asyncio import AsyncConnection
 

@@ -8,7 +8,8 @@ import logging
 from aemos.v1.job_pb2 import RecordNotifications
 from aemos_core.jobs import RECORD_NOTIFICATIONS, JobQueue
 from aemos_core.names import NOTIFICATION_LOGS
-from aemos_core.redis_link import RedisClient, wait
+from aemos_core.redis_link import RedisClient
+from aemos_core.waiting import wait
 from redis.exceptions import RedisError
 
 from aemos_notify.service import LogCopier

@@ -12,8 +12,9 @@ from aemos_core.errors import AemosError, unavailable
 from aemos_core.names import notification_log
 from aemos_core.notification_log import Logged, LogId, logged
 from aemos_core.paging import Page
-from aemos_core.redis_link import RedisClient, wait
+from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
+from aemos_core.waiting import wait
 from redis.exceptions import RedisError
 
 from aemos_notify import codec, store

@@ -7,7 +7,8 @@ import json
 import logging
 from typing import Any
 
-from aemos_core.redis_link import RedisClient, wait
+from aemos_core.redis_link import RedisClient
+from aemos_core.waiting import wait
 from redis.exceptions import RedisError
 
 from aemos_rules.counting import Activity

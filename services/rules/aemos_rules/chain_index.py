@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from aemos_core.database import Database
 from aemos_core.names import RULE_CHAINS_CHANGED, RULE_CHAINS_VERSION, rule_chain_index
 from aemos_core.outbox import Row
-from aemos_core.redis_link import RedisClient, wait
+from aemos_core.redis_link import RedisClient
+from aemos_core.waiting import wait
 from redis.exceptions import RedisError
 
 from aemos_rules import chain_store

@@ -13,8 +13,8 @@ from aemos_core.database import Database
 from aemos_core.errors import AemosError
 from aemos_core.jobs import RESUME_RUNS
 from aemos_core.outbox import OutboxRows, Row
-from aemos_core.redis_link import wait
 from aemos_core.times import now_ms
+from aemos_core.waiting import wait
 from sqlalchemy import delete, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 

@@ -13,8 +13,8 @@ from aemos_core.errors import AemosError, not_found
 from aemos_core.identity import caller
 from aemos_core.outbox import OutboxRows, Row
 from aemos_core.paging import Page
-from aemos_core.redis_link import wait
 from aemos_core.times import now_ms
+from aemos_core.waiting import wait
 from sqlalchemy import delete, insert, select
 
 from aemos_rules import tables

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, not_found
-from aemos_core.redis_link import wait
 from aemos_core.times import now_ms
+from aemos_core.waiting import wait
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 

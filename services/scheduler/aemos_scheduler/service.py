@@ -10,8 +10,8 @@ from typing import Protocol
 
 from aemos_core import telemetry
 from aemos_core.errors import AemosError
-from aemos_core.redis_link import wait
 from aemos_core.times import now_ms
+from aemos_core.waiting import wait
 
 from aemos_scheduler.codec import end_without_run
 from aemos_scheduler.domain import LATE_MS, Instant, Timetable
