@@ -26,7 +26,7 @@ OPEN_SECONDS = 1.0
 OWN, STRANGER = 1, 2
 LEVELS = {"viewer": Access.ACCESS_VIEWER, "operator": Access.ACCESS_OPERATOR, "admin": Access.ACCESS_ADMIN}
 CALLERS = ("nobody", *LEVELS, "stranger", "service")
-BY_REQUEST = {"Login", "RefreshLogin", "ResolveDeviceToken"}
+BY_REQUEST = {"Login", "RefreshLogin"}
 """What a caller shows stands in the request itself, and an empty one shows nothing."""
 REFUSED = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403}
 

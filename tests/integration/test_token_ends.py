@@ -40,8 +40,10 @@ class _Near:
     def __init__(self, one: Ingest) -> None:
         self._servicer = IdentityServicer(None, None, one.registry, one.tokens)  # type: ignore[arg-type, abstract]
 
-    async def ResolveDeviceToken(self, request: identity_pb2.ResolveDeviceTokenRequest) -> identity_pb2.DeviceIdentity:
-        return await self._servicer.ResolveDeviceToken(request, None)  # type: ignore[arg-type]
+    async def ResolveDeviceTokens(
+        self, request: identity_pb2.ResolveDeviceTokensRequest
+    ) -> identity_pb2.ResolveDeviceTokensResponse:
+        return await self._servicer.ResolveDeviceTokens(request, None)  # type: ignore[arg-type]
 
     async def ListRegistryChanges(
         self, request: identity_pb2.ListRegistryChangesRequest, wait_for_ready: bool

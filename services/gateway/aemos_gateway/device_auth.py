@@ -7,9 +7,11 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from aemos.v1 import identity_pb2, identity_pb2_grpc
-from aemos_core.errors import AemosError, Kind, unauthenticated
+from aemos_core.batching import Batcher
+from aemos_core.errors import AemosError, unauthenticated
 from aemos_core.waiting import wait
 
 log = logging.getLogger("aemos.gateway")
@@ -19,6 +21,8 @@ _KNOWN_SECONDS = 300.0
 _UNKNOWN_SECONDS = 5.0
 _MOST_TOKENS = 200_000
 _LONGEST_TOKEN = 512
+_MOST_ASKED = 500
+_MOST_WAITING = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,10 @@ class Device:
     device_uuid: str
 
 
+_Entry: TypeAlias = tuple[Device | None, float]
+"""What a token proves, and until when that is believed, by the monotonic clock."""
+
+
 class DeviceAuth:
     """A component: finds the device behind a token, from memory when it was asked before.
 
@@ -40,7 +48,8 @@ class DeviceAuth:
 
     def __init__(self, identity: identity_pb2_grpc.IdentityServiceAsyncStub) -> None:
         self._identity = identity
-        self._known: dict[bytes, tuple[Device | None, float]] = {}
+        self._asked: Batcher[bytes, _Entry] = Batcher(self._ask, max_batch=_MOST_ASKED, max_waiting=_MOST_WAITING)
+        self._known: dict[bytes, _Entry] = {}
         self._poll_now = asyncio.Event()
 
     def known(self, token: bytes) -> Device | None:
@@ -52,7 +61,9 @@ class DeviceAuth:
         """The device; UNAUTHENTICATED when the token proves none."""
         entry = self._known.get(token)
         if entry is None or entry[1] <= time.monotonic():
-            entry = await self._ask(token)
+            if not 0 < len(token) <= _LONGEST_TOKEN:
+                raise unauthenticated()
+            entry = await self._asked.submit(token)
         if entry[0] is None:
             raise unauthenticated()
         return entry[0]
@@ -75,22 +86,15 @@ class DeviceAuth:
                 log.warning("registry changes: %s", error.detail)
             await wait(stop, _POLL_SECONDS, self._poll_now)
 
-    async def _ask(self, token: bytes) -> tuple[Device | None, float]:
-        if not 0 < len(token) <= _LONGEST_TOKEN:
-            raise unauthenticated()
-        request = identity_pb2.ResolveDeviceTokenRequest(token_sha256=hashlib.sha256(token).digest())
-        device, seconds = None, _UNKNOWN_SECONDS
-        try:
-            found = await self._identity.ResolveDeviceToken(request)
-            device = Device(found.token_id, found.organization_id, found.device_id, found.device_uuid)
-            seconds = min(found.valid_for_ms / 1000 or _KNOWN_SECONDS, _KNOWN_SECONDS)
-        except AemosError as error:
-            if error.kind is not Kind.UNAUTHENTICATED:
-                raise
-        if len(self._known) >= _MOST_TOKENS:
+    async def _ask(self, tokens: list[bytes]) -> list[_Entry]:
+        digests = [hashlib.sha256(token).digest() for token in tokens]
+        request = identity_pb2.ResolveDeviceTokensRequest(token_sha256=digests)
+        answer = await self._identity.ResolveDeviceTokens(request)
+        fresh = dict(zip(tokens, map(_entry, answer.devices), strict=True))
+        if len(self._known) + len(fresh) > _MOST_TOKENS:
             self._known.clear()
-        self._known[token] = entry = (device, time.monotonic() + seconds)
-        return entry
+        self._known |= fresh
+        return [fresh[token] for token in tokens]
 
     def _forget(self, device_ids: set[int]) -> None:
         if not device_ids:
@@ -98,3 +102,10 @@ class DeviceAuth:
         stale = [token for token, (device, _) in self._known.items() if device and device.device_id in device_ids]
         for token in stale:
             del self._known[token]
+
+
+def _entry(found: identity_pb2.DeviceIdentity) -> _Entry:
+    if not found.token_id:
+        return None, time.monotonic() + _UNKNOWN_SECONDS
+    device = Device(found.token_id, found.organization_id, found.device_id, found.device_uuid)
+    return device, time.monotonic() + min(found.valid_for_ms / 1000 or _KNOWN_SECONDS, _KNOWN_SECONDS)

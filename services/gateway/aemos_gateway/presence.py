@@ -91,8 +91,8 @@ class Presence:
         """One call with what ingest does not know yet, as it is now."""
         self._changed.clear()
         looked_at = set(islice(self._unsure, _MOST_IN_CALL))
-        connected = looked_at & self._open.keys() - self._reported
-        disconnected = looked_at - self._open.keys()
+        connected = {one for one in looked_at if one in self._open and one not in self._reported}
+        disconnected = {one for one in looked_at if one not in self._open}
         heard = self._heard_now()
         request = connectivity_pb2.ReportConnectionsRequest(
             gateway_id=self.gateway_id,

@@ -72,8 +72,10 @@ def token(row: AnyRow, secret: str = "") -> device_pb2.DeviceToken:
     )
 
 
-def device_identity(row: AnyRow) -> identity_pb2.DeviceIdentity:
-    """The device behind a valid token."""
+def device_identity(row: AnyRow | None) -> identity_pb2.DeviceIdentity:
+    """The device behind a token; empty when the token is not valid."""
+    if row is None:
+        return identity_pb2.DeviceIdentity()
     return identity_pb2.DeviceIdentity(
         token_id=row.id,
         organization_id=row.organization_id,

@@ -83,10 +83,12 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
             keys=[identity_pb2.SigningKey(kid=kid, public_key=key.public_bytes_raw()) for kid, key in keys]
         )
 
-    async def ResolveDeviceToken(
-        self, request: identity_pb2.ResolveDeviceTokenRequest, context: Context
-    ) -> identity_pb2.DeviceIdentity:
-        return codec.device_identity(await self._tokens.resolve(request.token_sha256))
+    async def ResolveDeviceTokens(
+        self, request: identity_pb2.ResolveDeviceTokensRequest, context: Context
+    ) -> identity_pb2.ResolveDeviceTokensResponse:
+        found = await self._tokens.resolve(request.token_sha256)
+        devices = [codec.device_identity(found.get(digest)) for digest in request.token_sha256]
+        return identity_pb2.ResolveDeviceTokensResponse(devices=devices)
 
     async def ListRegistryChanges(
         self, request: identity_pb2.ListRegistryChangesRequest, context: Context

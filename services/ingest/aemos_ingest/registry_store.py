@@ -226,21 +226,23 @@ async def changes_since(connection: AsyncConnection, since_ms: int) -> list[int]
     return list((await connection.execute(query)).scalars())
 
 
-async def find_token(connection: AsyncConnection, digest: bytes) -> AnyRow | None:
-    """The valid token with this SHA-256, with its device's uuid."""
+async def find_tokens(connection: AsyncConnection, digests: Iterable[bytes]) -> Sequence[AnyRow]:
+    """The valid ones of the tokens with these SHA-256, with their devices' uuids."""
     token = t.device_token.c
     query = (
         select(
             token.id,
+            token.token_sha256,
             token.organization_id,
             token.device_id,
             t.device.c.uuid.label("device_uuid"),
             token.expires_at_ms,
         )
         .join(t.device, t.device.c.id == token.device_id)
-        .where(token.token_sha256 == digest, _is_valid())
+        .where(token.token_sha256.in_(list(digests)), _is_valid())
     )
-    return (await connection.execute(query)).first()
+    rows: Sequence[AnyRow] = (await connection.execute(query)).all()
+    return rows
 
 
 async def tokens_of(connection: AsyncConnection, token_ids: Iterable[int]) -> Sequence[AnyRow]:

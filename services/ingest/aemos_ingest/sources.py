@@ -49,7 +49,7 @@ class Sources:
         self._drop_expired()
         invalid: set[SourceKey] = set()
         # What was there may be dropped while the rest is read: it is missing then, and not invalid.
-        while missing := keys - self._sources.keys() - invalid:
+        while missing := {key for key in keys if key not in self._sources and key not in invalid}:
             invalid |= missing - await self._read(missing)
 
     async def _read(self, keys: Set[SourceKey]) -> set[SourceKey]:

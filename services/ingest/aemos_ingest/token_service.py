@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from aemos_core.database import Database
-from aemos_core.errors import AemosError, Kind, invalid, unauthenticated
+from aemos_core.errors import AemosError, Kind, invalid
 from aemos_core.identity import caller
 from aemos_core.paging import Page
 from aemos_core.times import now_ms
@@ -21,6 +21,7 @@ from aemos_ingest.registry_store import AnyRow
 from aemos_ingest.sightings import Sightings
 
 MOST_OVERLAP_SECONDS = 30 * 24 * 60 * 60
+MOST_RESOLVED = 1_000
 
 
 class DeviceTokens:
@@ -78,13 +79,13 @@ class DeviceTokens:
                 await store.change(connection, t.device_token, owner.id, token_id, ended, "revoke")
         await self._announce()
 
-    async def resolve(self, digest: bytes) -> AnyRow:
-        """The token with this SHA-256, with its device; UNAUTHENTICATED when there is no valid one."""
+    async def resolve(self, digests: Collection[bytes]) -> Mapping[bytes, AnyRow]:
+        """The valid ones of the tokens with these SHA-256, each with its device."""
+        if len(digests) > MOST_RESOLVED:
+            raise invalid("tokenSha256", f"must have at most {MOST_RESOLVED}")
         async with self._database.read() as connection:
-            found = await store.find_token(connection, digest)
-        if found is None:
-            raise unauthenticated()
-        self._sightings.saw([found.id])
+            found = {row.token_sha256: row for row in await store.find_tokens(connection, digests)}
+        self._sightings.saw(row.id for row in found.values())
         return found
 
 

@@ -70,7 +70,7 @@ class Contexts:
         found = _Fetched()
         for organization_id, devices in asked.devices.items():
             sensors = asked.sensors[organization_id] if "sensors" in asked.needs else set()
-            missing = devices if "sensors" in asked.needs else devices - self._kept.keys()
+            missing = [uuid for uuid in devices if "sensors" in asked.needs or uuid not in self._kept]
             if asked.needs != {"states"} and (missing or sensors):
                 for page in _pages(sorted(missing), sorted(sensors)):
                     found.named |= self._keep(await self._ask(organization_id, *page))

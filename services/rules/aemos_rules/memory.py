@@ -61,7 +61,7 @@ class Memory:
         if partition not in self._owned:
             await self._claim(partition)
         wanted = set(cells)
-        missing = iter(sorted(wanted - self._cells.keys()))
+        missing = iter(sorted(cell for cell in wanted if cell not in self._cells))
         while some := list(islice(missing, _AT_ONCE)):
             await self._load(some)
         for cell in wanted:

@@ -26,7 +26,7 @@ from aemos.v1 import options_pb2 as aemos_dot_v1_dot_options__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61\x65mos/v1/identity.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"@\n\x0cOrganization\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0eretention_days\x18\x03 \x01(\x05\"\x18\n\x16GetOrganizationRequest\"g\n\x19UpdateOrganizationRequest\x12\x11\n\x04name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1b\n\x0eretention_days\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x07\n\x05_nameB\x11\n\x0f_retention_days\"V\n\x19\x43reateOrganizationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x64min_email\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x64min_password\x18\x03 \x01(\t\"/\n\x0cLoginRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"P\n\rLoginResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x15\n\rrefresh_token\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\",\n\x13RefreshLoginRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"\x17\n\x15GetSigningKeysRequest\"<\n\x16GetSigningKeysResponse\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.aemos.v1.SigningKey\"-\n\nSigningKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"1\n\x19ResolveDeviceTokenRequest\x12\x14\n\x0ctoken_sha256\x18\x01 \x01(\x0c\"y\n\x0e\x44\x65viceIdentity\x12\x10\n\x08token_id\x18\x01 \x01(\x03\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\x11\n\tdevice_id\x18\x03 \x01(\x03\x12\x13\n\x0b\x64\x65vice_uuid\x18\x04 \x01(\t\x12\x14\n\x0cvalid_for_ms\x18\x05 \x01(\x03\".\n\x1aListRegistryChangesRequest\x12\x10\n\x08since_ms\x18\x01 \x01(\x03\"A\n\x1bListRegistryChangesResponse\x12\x12\n\ndevice_ids\x18\x01 \x03(\x03\x12\x0e\n\x06now_ms\x18\x02 \x01(\x03\x32\xbb\x06\n\x0fIdentityService\x12W\n\x12\x43reateOrganization\x12#.aemos.v1.CreateOrganizationRequest\x1a\x16.aemos.v1.Organization\"\x04\x88\xb5\x18\x05\x12m\n\x0fGetOrganization\x12 .aemos.v1.GetOrganizationRequest\x1a\x16.aemos.v1.Organization\" \x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/organization\x12v\n\x12UpdateOrganization\x12#.aemos.v1.UpdateOrganizationRequest\x1a\x16.aemos.v1.Organization\"#\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x19\x32\x14/api/v1/organization:\x01*\x12[\n\x05Login\x12\x16.aemos.v1.LoginRequest\x1a\x17.aemos.v1.LoginResponse\"!\x88\xb5\x18\x01\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/auth/login:\x01*\x12k\n\x0cRefreshLogin\x12\x1d.aemos.v1.RefreshLoginRequest\x1a\x17.aemos.v1.LoginResponse\"#\x88\xb5\x18\x01\x82\xd3\xe4\x93\x02\x19\"\x14/api/v1/auth/refresh:\x01*\x12Y\n\x0eGetSigningKeys\x12\x1f.aemos.v1.GetSigningKeysRequest\x1a .aemos.v1.GetSigningKeysResponse\"\x04\x88\xb5\x18\x01\x12Y\n\x12ResolveDeviceToken\x12#.aemos.v1.ResolveDeviceTokenRequest\x1a\x18.aemos.v1.DeviceIdentity\"\x04\x88\xb5\x18\x05\x12h\n\x13ListRegistryChanges\x12$.aemos.v1.ListRegistryChangesRequest\x1a%.aemos.v1.ListRegistryChangesResponse\"\x04\x88\xb5\x18\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61\x65mos/v1/identity.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"@\n\x0cOrganization\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0eretention_days\x18\x03 \x01(\x05\"\x18\n\x16GetOrganizationRequest\"g\n\x19UpdateOrganizationRequest\x12\x11\n\x04name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1b\n\x0eretention_days\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x07\n\x05_nameB\x11\n\x0f_retention_days\"V\n\x19\x43reateOrganizationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x64min_email\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x64min_password\x18\x03 \x01(\t\"/\n\x0cLoginRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"P\n\rLoginResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x15\n\rrefresh_token\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\",\n\x13RefreshLoginRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"\x17\n\x15GetSigningKeysRequest\"<\n\x16GetSigningKeysResponse\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.aemos.v1.SigningKey\"-\n\nSigningKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"2\n\x1aResolveDeviceTokensRequest\x12\x14\n\x0ctoken_sha256\x18\x01 \x03(\x0c\"H\n\x1bResolveDeviceTokensResponse\x12)\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x18.aemos.v1.DeviceIdentity\"y\n\x0e\x44\x65viceIdentity\x12\x10\n\x08token_id\x18\x01 \x01(\x03\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\x11\n\tdevice_id\x18\x03 \x01(\x03\x12\x13\n\x0b\x64\x65vice_uuid\x18\x04 \x01(\t\x12\x14\n\x0cvalid_for_ms\x18\x05 \x01(\x03\".\n\x1aListRegistryChangesRequest\x12\x10\n\x08since_ms\x18\x01 \x01(\x03\"A\n\x1bListRegistryChangesResponse\x12\x12\n\ndevice_ids\x18\x01 \x03(\x03\x12\x0e\n\x06now_ms\x18\x02 \x01(\x03\x32\xca\x06\n\x0fIdentityService\x12W\n\x12\x43reateOrganization\x12#.aemos.v1.CreateOrganizationRequest\x1a\x16.aemos.v1.Organization\"\x04\x88\xb5\x18\x05\x12m\n\x0fGetOrganization\x12 .aemos.v1.GetOrganizationRequest\x1a\x16.aemos.v1.Organization\" \x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/organization\x12v\n\x12UpdateOrganization\x12#.aemos.v1.UpdateOrganizationRequest\x1a\x16.aemos.v1.Organization\"#\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x19\x32\x14/api/v1/organization:\x01*\x12[\n\x05Login\x12\x16.aemos.v1.LoginRequest\x1a\x17.aemos.v1.LoginResponse\"!\x88\xb5\x18\x01\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/auth/login:\x01*\x12k\n\x0cRefreshLogin\x12\x1d.aemos.v1.RefreshLoginRequest\x1a\x17.aemos.v1.LoginResponse\"#\x88\xb5\x18\x01\x82\xd3\xe4\x93\x02\x19\"\x14/api/v1/auth/refresh:\x01*\x12Y\n\x0eGetSigningKeys\x12\x1f.aemos.v1.GetSigningKeysRequest\x1a .aemos.v1.GetSigningKeysResponse\"\x04\x88\xb5\x18\x01\x12h\n\x13ResolveDeviceTokens\x12$.aemos.v1.ResolveDeviceTokensRequest\x1a%.aemos.v1.ResolveDeviceTokensResponse\"\x04\x88\xb5\x18\x05\x12h\n\x13ListRegistryChanges\x12$.aemos.v1.ListRegistryChangesRequest\x1a%.aemos.v1.ListRegistryChangesResponse\"\x04\x88\xb5\x18\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,8 +45,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IDENTITYSERVICE'].methods_by_name['RefreshLogin']._serialized_options = b'\210\265\030\001\202\323\344\223\002\031\"\024/api/v1/auth/refresh:\001*'
   _globals['_IDENTITYSERVICE'].methods_by_name['GetSigningKeys']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['GetSigningKeys']._serialized_options = b'\210\265\030\001'
-  _globals['_IDENTITYSERVICE'].methods_by_name['ResolveDeviceToken']._loaded_options = None
-  _globals['_IDENTITYSERVICE'].methods_by_name['ResolveDeviceToken']._serialized_options = b'\210\265\030\005'
+  _globals['_IDENTITYSERVICE'].methods_by_name['ResolveDeviceTokens']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['ResolveDeviceTokens']._serialized_options = b'\210\265\030\005'
   _globals['_IDENTITYSERVICE'].methods_by_name['ListRegistryChanges']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['ListRegistryChanges']._serialized_options = b'\210\265\030\005'
   _globals['_ORGANIZATION']._serialized_start=91
@@ -69,14 +69,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSIGNINGKEYSRESPONSE']._serialized_end=638
   _globals['_SIGNINGKEY']._serialized_start=640
   _globals['_SIGNINGKEY']._serialized_end=685
-  _globals['_RESOLVEDEVICETOKENREQUEST']._serialized_start=687
-  _globals['_RESOLVEDEVICETOKENREQUEST']._serialized_end=736
-  _globals['_DEVICEIDENTITY']._serialized_start=738
-  _globals['_DEVICEIDENTITY']._serialized_end=859
-  _globals['_LISTREGISTRYCHANGESREQUEST']._serialized_start=861
-  _globals['_LISTREGISTRYCHANGESREQUEST']._serialized_end=907
-  _globals['_LISTREGISTRYCHANGESRESPONSE']._serialized_start=909
-  _globals['_LISTREGISTRYCHANGESRESPONSE']._serialized_end=974
-  _globals['_IDENTITYSERVICE']._serialized_start=977
-  _globals['_IDENTITYSERVICE']._serialized_end=1804
+  _globals['_RESOLVEDEVICETOKENSREQUEST']._serialized_start=687
+  _globals['_RESOLVEDEVICETOKENSREQUEST']._serialized_end=737
+  _globals['_RESOLVEDEVICETOKENSRESPONSE']._serialized_start=739
+  _globals['_RESOLVEDEVICETOKENSRESPONSE']._serialized_end=811
+  _globals['_DEVICEIDENTITY']._serialized_start=813
+  _globals['_DEVICEIDENTITY']._serialized_end=934
+  _globals['_LISTREGISTRYCHANGESREQUEST']._serialized_start=936
+  _globals['_LISTREGISTRYCHANGESREQUEST']._serialized_end=982
+  _globals['_LISTREGISTRYCHANGESRESPONSE']._serialized_start=984
+  _globals['_LISTREGISTRYCHANGESRESPONSE']._serialized_end=1049
+  _globals['_IDENTITYSERVICE']._serialized_start=1052
+  _globals['_IDENTITYSERVICE']._serialized_end=1894
 # @@protoc_insertion_point(module_scope)

@@ -263,18 +263,20 @@ class SigningKey(_message.Message):
 Global___SigningKey: _TypeAlias = SigningKey  # noqa: Y015
 
 @_typing.final
-class ResolveDeviceTokenRequest(_message.Message):
-    """A device token, hashed: the token itself never travels."""
+class ResolveDeviceTokensRequest(_message.Message):
+    """Device tokens, hashed: a token itself never travels."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKEN_SHA256_FIELD_NUMBER: _builtins.int
-    token_sha256: _builtins.bytes
-    """SHA-256 of the token, 32 bytes."""
+    @_builtins.property
+    def token_sha256(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """SHA-256 of each token, 32 bytes; at most 1,000."""
+
     def __init__(
         self,
         *,
-        token_sha256: _builtins.bytes = ...,
+        token_sha256: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -282,7 +284,31 @@ class ResolveDeviceTokenRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ResolveDeviceTokenRequest: _TypeAlias = ResolveDeviceTokenRequest  # noqa: Y015
+Global___ResolveDeviceTokensRequest: _TypeAlias = ResolveDeviceTokensRequest  # noqa: Y015
+
+@_typing.final
+class ResolveDeviceTokensResponse(_message.Message):
+    """The devices, in the order of their tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceIdentity]:
+        """Empty for a token that does not exist, is revoked or has expired."""
+
+    def __init__(
+        self,
+        *,
+        devices: _abc.Iterable[Global___DeviceIdentity] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveDeviceTokensResponse: _TypeAlias = ResolveDeviceTokensResponse  # noqa: Y015
 
 @_typing.final
 class DeviceIdentity(_message.Message):

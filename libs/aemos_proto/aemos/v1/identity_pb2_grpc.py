@@ -65,10 +65,10 @@ class IdentityServiceStub:
                 request_serializer=aemos_dot_v1_dot_identity__pb2.GetSigningKeysRequest.SerializeToString,
                 response_deserializer=aemos_dot_v1_dot_identity__pb2.GetSigningKeysResponse.FromString,
                 _registered_method=True)
-        self.ResolveDeviceToken = channel.unary_unary(
-                '/aemos.v1.IdentityService/ResolveDeviceToken',
-                request_serializer=aemos_dot_v1_dot_identity__pb2.ResolveDeviceTokenRequest.SerializeToString,
-                response_deserializer=aemos_dot_v1_dot_identity__pb2.DeviceIdentity.FromString,
+        self.ResolveDeviceTokens = channel.unary_unary(
+                '/aemos.v1.IdentityService/ResolveDeviceTokens',
+                request_serializer=aemos_dot_v1_dot_identity__pb2.ResolveDeviceTokensRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_identity__pb2.ResolveDeviceTokensResponse.FromString,
                 _registered_method=True)
         self.ListRegistryChanges = channel.unary_unary(
                 '/aemos.v1.IdentityService/ListRegistryChanges',
@@ -123,9 +123,8 @@ class IdentityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ResolveDeviceToken(self, request, context):
-        """Finds the device behind a device token. UNAUTHENTICATED when there is none, or it is revoked
-        or has expired.
+    def ResolveDeviceTokens(self, request, context):
+        """Finds the devices behind device tokens: after a restart thousands of devices come at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,10 +170,10 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     request_deserializer=aemos_dot_v1_dot_identity__pb2.GetSigningKeysRequest.FromString,
                     response_serializer=aemos_dot_v1_dot_identity__pb2.GetSigningKeysResponse.SerializeToString,
             ),
-            'ResolveDeviceToken': grpc.unary_unary_rpc_method_handler(
-                    servicer.ResolveDeviceToken,
-                    request_deserializer=aemos_dot_v1_dot_identity__pb2.ResolveDeviceTokenRequest.FromString,
-                    response_serializer=aemos_dot_v1_dot_identity__pb2.DeviceIdentity.SerializeToString,
+            'ResolveDeviceTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveDeviceTokens,
+                    request_deserializer=aemos_dot_v1_dot_identity__pb2.ResolveDeviceTokensRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_identity__pb2.ResolveDeviceTokensResponse.SerializeToString,
             ),
             'ListRegistryChanges': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRegistryChanges,
@@ -356,7 +355,7 @@ class IdentityService:
             _registered_method=True)
 
     @staticmethod
-    def ResolveDeviceToken(request,
+    def ResolveDeviceTokens(request,
             target,
             options=(),
             channel_credentials=None,
@@ -369,9 +368,9 @@ class IdentityService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/aemos.v1.IdentityService/ResolveDeviceToken',
-            aemos_dot_v1_dot_identity__pb2.ResolveDeviceTokenRequest.SerializeToString,
-            aemos_dot_v1_dot_identity__pb2.DeviceIdentity.FromString,
+            '/aemos.v1.IdentityService/ResolveDeviceTokens',
+            aemos_dot_v1_dot_identity__pb2.ResolveDeviceTokensRequest.SerializeToString,
+            aemos_dot_v1_dot_identity__pb2.ResolveDeviceTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

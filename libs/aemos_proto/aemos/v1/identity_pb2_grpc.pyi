@@ -45,10 +45,8 @@ class IdentityServiceStub:
     """Trades a refresh token for new tokens."""
     GetSigningKeys: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetSigningKeysRequest, _identity_pb2.GetSigningKeysResponse]
     """The public keys that verify user tokens; keep them five minutes."""
-    ResolveDeviceToken: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ResolveDeviceTokenRequest, _identity_pb2.DeviceIdentity]
-    """Finds the device behind a device token. UNAUTHENTICATED when there is none, or it is revoked
-    or has expired.
-    """
+    ResolveDeviceTokens: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ResolveDeviceTokensRequest, _identity_pb2.ResolveDeviceTokensResponse]
+    """Finds the devices behind device tokens: after a restart thousands of devices come at once."""
     ListRegistryChanges: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListRegistryChangesRequest, _identity_pb2.ListRegistryChangesResponse]
     """The devices whose registry entries (tokens, sensors, variables) changed lately, so that caches drop them."""
 
@@ -69,10 +67,8 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """Trades a refresh token for new tokens."""
     GetSigningKeys: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetSigningKeysRequest, _identity_pb2.GetSigningKeysResponse]  # type: ignore[assignment]
     """The public keys that verify user tokens; keep them five minutes."""
-    ResolveDeviceToken: _aio.UnaryUnaryMultiCallable[_identity_pb2.ResolveDeviceTokenRequest, _identity_pb2.DeviceIdentity]  # type: ignore[assignment]
-    """Finds the device behind a device token. UNAUTHENTICATED when there is none, or it is revoked
-    or has expired.
-    """
+    ResolveDeviceTokens: _aio.UnaryUnaryMultiCallable[_identity_pb2.ResolveDeviceTokensRequest, _identity_pb2.ResolveDeviceTokensResponse]  # type: ignore[assignment]
+    """Finds the devices behind device tokens: after a restart thousands of devices come at once."""
     ListRegistryChanges: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListRegistryChangesRequest, _identity_pb2.ListRegistryChangesResponse]  # type: ignore[assignment]
     """The devices whose registry entries (tokens, sensors, variables) changed lately, so that caches drop them."""
 
@@ -128,14 +124,12 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         """The public keys that verify user tokens; keep them five minutes."""
 
     @_abc_1.abstractmethod
-    def ResolveDeviceToken(
+    def ResolveDeviceTokens(
         self,
-        request: _identity_pb2.ResolveDeviceTokenRequest,
+        request: _identity_pb2.ResolveDeviceTokensRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_identity_pb2.DeviceIdentity, _abc.Awaitable[_identity_pb2.DeviceIdentity]]:
-        """Finds the device behind a device token. UNAUTHENTICATED when there is none, or it is revoked
-        or has expired.
-        """
+    ) -> _typing.Union[_identity_pb2.ResolveDeviceTokensResponse, _abc.Awaitable[_identity_pb2.ResolveDeviceTokensResponse]]:
+        """Finds the devices behind device tokens: after a restart thousands of devices come at once."""
 
     @_abc_1.abstractmethod
     def ListRegistryChanges(

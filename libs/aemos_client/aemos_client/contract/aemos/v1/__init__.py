@@ -174,7 +174,8 @@ __all__ = (
     "ReportConnectionsResponse",
     "ReportServiceStub",
     "ResendDeliveryRequest",
-    "ResolveDeviceTokenRequest",
+    "ResolveDeviceTokensRequest",
+    "ResolveDeviceTokensResponse",
     "ResumeScheduleRequest",
     "ResumedRun",
     "ResumedRuns",
@@ -3743,18 +3744,33 @@ default_message_pool.register_message("aemos.v1", "ResendDeliveryRequest", Resen
 
 
 @dataclass(eq=False, repr=False)
-class ResolveDeviceTokenRequest(betterproto2.Message):
+class ResolveDeviceTokensRequest(betterproto2.Message):
     """
-    A device token, hashed: the token itself never travels.
-    """
-
-    token_sha256: "bytes" = betterproto2.field(1, betterproto2.TYPE_BYTES)
-    """
-    SHA-256 of the token, 32 bytes.
+    Device tokens, hashed: a token itself never travels.
     """
 
+    token_sha256: "list[bytes]" = betterproto2.field(1, betterproto2.TYPE_BYTES, repeated=True)
+    """
+    SHA-256 of each token, 32 bytes; at most 1,000.
+    """
 
-default_message_pool.register_message("aemos.v1", "ResolveDeviceTokenRequest", ResolveDeviceTokenRequest)
+
+default_message_pool.register_message("aemos.v1", "ResolveDeviceTokensRequest", ResolveDeviceTokensRequest)
+
+
+@dataclass(eq=False, repr=False)
+class ResolveDeviceTokensResponse(betterproto2.Message):
+    """
+    The devices, in the order of their tokens.
+    """
+
+    devices: "list[DeviceIdentity]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Empty for a token that does not exist, is revoked or has expired.
+    """
+
+
+default_message_pool.register_message("aemos.v1", "ResolveDeviceTokensResponse", ResolveDeviceTokensResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -5508,23 +5524,22 @@ class IdentityServiceStub(betterproto2_grpclib.ServiceStub):
             metadata=metadata,
         )
 
-    async def resolve_device_token(
+    async def resolve_device_tokens(
         self,
-        message: "ResolveDeviceTokenRequest",
+        message: "ResolveDeviceTokensRequest",
         *,
         timeout: "float | None" = None,
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
-    ) -> "DeviceIdentity":
+    ) -> "ResolveDeviceTokensResponse":
         """
-        Finds the device behind a device token. UNAUTHENTICATED when there is none, or it is revoked
-        or has expired.
+        Finds the devices behind device tokens: after a restart thousands of devices come at once.
         """
 
         return await self._unary_unary(
-            "/aemos.v1.IdentityService/ResolveDeviceToken",
+            "/aemos.v1.IdentityService/ResolveDeviceTokens",
             message,
-            DeviceIdentity,
+            ResolveDeviceTokensResponse,
             timeout=timeout,
             deadline=deadline,
             metadata=metadata,
