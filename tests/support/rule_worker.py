@@ -12,18 +12,12 @@ from aemos_core.outbox import Row
 from aemos_core.redis_link import RedisClient
 from aemos_core.worker import Job, current_job
 from aemos_rules import chain_store
-from aemos_rules.activity import Activities
-from aemos_rules.appliers import every_applier
-from aemos_rules.chain_index import ChainIndex
+from aemos_rules.appliers import Parts
 from aemos_rules.contexts import Contexts
-from aemos_rules.deadlines import Deadlines
 from aemos_rules.domain import Node, Reading, RuleChain
-from aemos_rules.effects import Effects
-from aemos_rules.firings import FIRINGS_FINISHED
 from aemos_rules.jobs import Judge
-from aemos_rules.memory import Memory
-from aemos_rules.run_records import Recorder
 from aemos_rules.scheduled_runs import ScheduledRuns
+from aemos_rules.service_senders import FIRINGS_FINISHED
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.support.play import SENSOR
@@ -66,12 +60,10 @@ class Worker:
 
     def __init__(self, database: Database, redis: RedisClient, history: FakeHistory | None = None) -> None:
         self.outbox = Outbox()
-        self.memory, self.deadlines = Memory(database), Deadlines(database, self.outbox)
-        appliers, activities = every_applier(database, redis, self.memory, self.deadlines), Activities(redis)
-        effects = Effects(database, self.outbox, appliers, Recorder(activities))
+        parts = Parts(database, redis, self.outbox)
+        self.memory, self.deadlines, self.index, effects = parts.memory, parts.deadlines, parts.index, parts.effects
         self.history = history or FakeHistory()
         self.contexts = Contexts(database, self.history)  # type: ignore[arg-type]
-        self.index = ChainIndex(database, redis, activities)
         self.judge = Judge(self.index, effects, self.memory, self.contexts, redis, 1)
         self.scheduled = ScheduledRuns(self.index, effects, redis)
 

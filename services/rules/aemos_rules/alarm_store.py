@@ -13,7 +13,7 @@ from sqlalchemy import Row, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
-from aemos_rules.alarms import CLEARED, AlarmChange, AlarmKey, AlarmRow, What
+from aemos_rules.alarms import AlarmAssertion, AlarmKey, What, happened
 from aemos_rules.domain import Watermark
 
 AnyRow = Row[Any]
@@ -30,12 +30,6 @@ class AlarmQuery:
     acknowledged: bool | None = None
     severity: str = ""
     type: str = ""
-
-
-def alarm_row(row: AnyRow) -> AlarmRow:
-    """A row as the fold knows it."""
-    mark = (row.asserted_at_ms, row.asserted_reading_id, row.asserted_chain_id)
-    return AlarmRow(row.id, row.severity if row.active else CLEARED, mark)
 
 
 async def get(connection: AsyncConnection, organization_id: int, alarm_id: int, lock: bool = False) -> AnyRow:
@@ -81,46 +75,49 @@ async def latest(connection: AsyncConnection, keys: Iterable[AlarmKey], lock: bo
     return {(row.device_id, row.type): row for row in rows}
 
 
-async def change(connection: AsyncConnection, row_id: int, changes: Sequence[AlarmChange]) -> list[AnyRow]:
-    """Stores changes of one alarm (id 0: its first), in order; the rows as they were after each."""
+async def change(
+    connection: AsyncConnection, row_id: int, changes: Sequence[tuple[str, AlarmAssertion]]
+) -> list[tuple[What, AnyRow]]:
+    """Stores changes (old severity, assertion) of one alarm (id 0: its first), in order; what each was, and the row
+    after it."""
     after = []
-    for one in changes:
-        if one.what is What.RAISED:
-            row_id = await _raise(connection, row_id, one)
+    for old, assertion in changes:
+        what = happened(old, assertion.value)
+        if what is What.RAISED:
+            row_id = await _raise(connection, row_id, assertion)
         else:
-            await connection.execute(update(t.alarm).where(_a.id == row_id).values(_changed(one)))
-        chain_id, reading = one.assertion.chain_id, one.assertion.reading
-        cause = {"rule_chain_id": chain_id, "data_stream_id": reading.id}
-        await _add_event(connection, row_id, one.what, one.severity, one.assertion.moment, **cause)
-        after.append((await connection.execute(select(t.alarm).where(_a.id == row_id))).one())
+            changed = _cleared(assertion.moment) if what is What.CLEARED else {"severity": assertion.value}
+            values = changed | _asserted(assertion.watermark)
+            await connection.execute(update(t.alarm).where(_a.id == row_id).values(values))
+        cause = {"rule_chain_id": assertion.chain_id, "data_stream_id": assertion.reading.id}
+        await _add_event(connection, row_id, what, assertion.value or old, assertion.moment, **cause)
+        after.append((what, (await connection.execute(select(t.alarm).where(_a.id == row_id))).one()))
     return after
 
 
-async def _raise(connection: AsyncConnection, before: int, one: AlarmChange) -> int:
+async def _raise(connection: AsyncConnection, before: int, assertion: AlarmAssertion) -> int:
     if before:
         await connection.execute(update(t.alarm).where(_a.id == before).values(latest=None))
-    reading = one.assertion.reading
+    reading = assertion.reading
     values = {
         "organization_id": reading.organization_id,
         "device_id": reading.device_id,
         "device_uuid": reading.device_uuid,
-        "type": one.assertion.type,
+        "type": assertion.type,
         "latest": 1,
-        "severity": one.severity,
+        "severity": assertion.value,
         "active": True,
-        "message": one.assertion.message,
-        "raised_at_ms": one.assertion.moment,
-        "rule_chain_id": one.assertion.chain_id,
+        "message": assertion.message,
+        "raised_at_ms": assertion.moment,
+        "rule_chain_id": assertion.chain_id,
         "data_stream_id": reading.id,
-        **_asserted(one.assertion.watermark),
+        **_asserted(assertion.watermark),
     }
     return int((await connection.execute(insert(t.alarm).values(values))).inserted_primary_key[0])  # type: ignore[index]
 
 
-def _changed(one: AlarmChange) -> dict[str, Any]:
-    at = one.assertion.moment
-    ended = {"active": False, "cleared_at_ms": at} if one.what is What.CLEARED else {"severity": one.severity}
-    return {**ended, **_asserted(one.assertion.watermark)}
+def _cleared(at_ms: int) -> dict[str, Any]:
+    return {"active": False, "cleared_at_ms": at_ms}
 
 
 def _asserted(mark: Watermark) -> dict[str, int]:
@@ -132,7 +129,7 @@ def done_by_hand(row: AnyRow, what: What, now: int) -> dict[str, Any]:
     if what is What.ACKNOWLEDGED:
         return {"acknowledged_at_ms": now} if row.acknowledged_at_ms is None else {}
     mark = (max(now, row.asserted_at_ms + 1), 0, 0)
-    return {"active": False, "cleared_at_ms": now, **_asserted(mark)} if row.active else {}
+    return _cleared(now) | _asserted(mark) if row.active else {}
 
 
 async def change_by_hand(

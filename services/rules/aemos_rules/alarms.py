@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
-from aemos_rules.domain import NEVER, Reading, Watermark
+from aemos_rules.domain import Reading, Watermark
 
 SEVERITIES = ("critical", "major", "minor", "warning", "info")
 CLEARED = ""
@@ -27,10 +25,10 @@ class What(StrEnum):
 
 
 class AlarmAssertion(NamedTuple):
-    """A run says of the device of its reading: this alarm has this severity, or is CLEARED."""
+    """A run says of the device of its reading: this alarm has this severity (`value`), or is CLEARED."""
 
     type: str
-    severity: str
+    value: str
     message: str
     chain_id: int
     reading: Reading
@@ -53,43 +51,8 @@ class AlarmAssertion(NamedTuple):
         return (self.moment, self.reading.id, self.chain_id)
 
 
-@dataclass(frozen=True, slots=True)
-class AlarmRow:
-    """The newest alarm of a device and type; id 0: there is none yet."""
-
-    id: int = 0
-    severity: str = CLEARED
-    watermark: Watermark = NEVER
-
-
-@dataclass(frozen=True, slots=True)
-class AlarmChange:
-    """One thing that happened, in order."""
-
-    what: What
-    severity: str
-    """From then on; of a cleared one, what it was."""
-    assertion: AlarmAssertion
-
-
-def fold(current: AlarmRow, assertions: Iterable[AlarmAssertion]) -> tuple[Watermark, list[AlarmChange]]:
-    """The watermark and the changes after `assertions`, all of this alarm, in the order they came.
-
-    What is at or before the watermark is ignored, so a repeated job repeats nothing and a late reading neither raises
-    nor clears; an equal severity advances the watermark only.
-    """
-    severity, watermark = current.severity, current.watermark
-    changes: list[AlarmChange] = []
-    for assertion in assertions:
-        if assertion.watermark <= watermark:
-            continue
-        watermark = assertion.watermark
-        if assertion.severity == severity:
-            continue
-        if assertion.severity == CLEARED:
-            changes.append(AlarmChange(What.CLEARED, severity, assertion))
-        else:
-            what = What.SEVERITY if severity else What.RAISED
-            changes.append(AlarmChange(what, assertion.severity, assertion))
-        severity = assertion.severity
-    return watermark, changes
+def happened(old: str, new: str) -> What:
+    """What it is when an alarm's severity becomes another one."""
+    if new == CLEARED:
+        return What.CLEARED
+    return What.RAISED if old == CLEARED else What.SEVERITY

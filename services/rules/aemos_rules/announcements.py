@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 from uuid import NAMESPACE_OID, uuid4, uuid5
 
 import msgspec
 from aemos.v1 import job_pb2
-from aemos_core.announcements import announcement, outbox_row
+from aemos_core.announcements import announcement
 from aemos_core.names import alarms_room, rule_chain_room
-from aemos_core.outbox import Row
 from aemos_core.times import now_ms, rfc3339
 
 from aemos_rules.domain import Notice, RuleChain
-from aemos_rules.effects import RunIds
 
 DEVICE_STATE_CHANGE = "device-state-change"
 ALARM = "alarm"
@@ -77,8 +74,3 @@ def message_of(notice: Notice) -> job_pb2.Announcement:
     announced = announcement(MESSAGE, notice.reading, metadata, notice.reading.trace_context)
     announced.uuid = uuid5(NAMESPACE_OID, notice.key).hex
     return announced
-
-
-def notice_rows(notices: Sequence[Notice], _: RunIds) -> list[Row]:
-    """Each is told, and told once by its key."""
-    return [outbox_row(map(message_of, notices))]

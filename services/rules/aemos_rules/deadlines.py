@@ -19,8 +19,8 @@ from sqlalchemy import delete, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
-from aemos_rules.domain import Reading
-from aemos_rules.effects import Pending, RunIds
+from aemos_rules.domain import Reading, RunIds
+from aemos_rules.effects import Pending
 from aemos_rules.run import Cell, Deadline
 
 log = logging.getLogger("aemos.rules")
@@ -80,8 +80,6 @@ class Deadlines:
     Any worker fires what any worker kept: taking the row and sending the run is one transaction, so it is sent once,
     and whoever is up first sends what came due while nobody was.
     """
-
-    effect = Deadline
 
     def __init__(self, database: Database, outbox: OutboxRows) -> None:
         self._database = database

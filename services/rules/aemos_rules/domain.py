@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from aemos_core.timing import Timing
 
@@ -16,6 +16,11 @@ Watermark: TypeAlias = tuple[int, int, int]
 
 NEVER: Watermark = (0, 0, 0)
 """The watermark of a state nothing has asserted yet."""
+
+Cause: TypeAlias = tuple[int, int, int]
+"""A run that changed something: (chain id, reading id or 0, event time in ms)."""
+RunIds: TypeAlias = Mapping[Cause, int]
+"""Of the runs that are recorded."""
 
 
 class NodeFailed(Exception):
@@ -96,6 +101,21 @@ class Reading(NamedTuple):
     depth: int = 0
 
 
+class Assertion(Protocol):
+    """A run says that something has this value, from a place in event time on."""
+
+    @property
+    def value(self) -> str:
+        """Of a state, or the severity of an alarm."""
+
+    @property
+    def watermark(self) -> Watermark:
+        """Its place in event time."""
+
+
+A = TypeVar("A", bound=Assertion)
+
+
 class StateAssertion(NamedTuple):
     """A run says: this state has this value. `at_ms` is the event time of a schedule or deadline."""
 
@@ -104,6 +124,11 @@ class StateAssertion(NamedTuple):
     chain_id: int
     reading: Reading | None
     at_ms: int = 0
+
+    @property
+    def key(self) -> int:
+        """The state it is about."""
+        return self.device_state_id
 
     @property
     def watermark(self) -> Watermark:
@@ -179,29 +204,19 @@ class StateRow(NamedTuple):
     watermark: Watermark = NEVER
 
 
-@dataclass(frozen=True, slots=True)
-class StateChange:
-    """A state took another value: what is stored as an instance and announced."""
-
-    device_state_id: int
-    old_value: str
-    new_value: str
-    assertion: StateAssertion
-
-
-def fold(current: StateRow, assertions: Iterable[StateAssertion]) -> tuple[StateRow, list[StateChange]]:
-    """The row and the changes after `assertions`, all of this state, in the order they came.
+def fold(value: str, watermark: Watermark, assertions: Iterable[A]) -> tuple[str, Watermark, list[tuple[str, A]]]:
+    """The value, its watermark, and the changes (old value, assertion) after `assertions`, all of one state or alarm,
+    in the order they came.
 
     One at or before the watermark is ignored, so a repeated job repeats no effect and a late reading never moves a
     state back; an equal value advances the watermark only.
     """
-    value, watermark = current.value, current.watermark
-    changes: list[StateChange] = []
+    changes: list[tuple[str, A]] = []
     for assertion in assertions:
         mark = assertion.watermark
         if mark <= watermark:
             continue
         if assertion.value != value:
-            changes.append(StateChange(current.device_state_id, value, assertion.value, assertion))
+            changes.append((value, assertion))
         value, watermark = assertion.value, mark
-    return StateRow(current.device_state_id, value, watermark), changes
+    return value, watermark, changes

@@ -1,25 +1,23 @@
 """What runs say, carried out: all effects of a job in one transaction, announced with it.
 
-One registry: the appliers that wiring gives. A new effect is its type, beside the node that makes it, and an applier.
+A new effect is its type, beside the node that makes it, and a line in the registry (`appliers.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from aemos_core.database import Database
 from aemos_core.outbox import OutboxRows, Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-Cause: TypeAlias = tuple[int, int, int]
-"""A run that changed something: (chain id, reading id or 0, event time in ms)."""
-RunIds: TypeAlias = Mapping[Cause, int]
-"""Of the runs that are recorded."""
+from aemos_rules.domain import Cause, RunIds
+from aemos_rules.run_records import Ran, Recorder
 
 
 class Pending:
-    """What an applier is about to do for one job."""
+    """What is about to be done for the effects of one type that one job has. Doing it again does nothing."""
 
     writes = True
     """Whether it needs the transaction."""
@@ -37,62 +35,39 @@ class Pending:
         """Does what follows, after the commit if there was one."""
 
 
-class Applier(Protocol):
-    """Carries out the effects of one type. Doing it again for the same effects does nothing."""
-
-    effect: type[Any]
-
-    async def prepare(self, effects: Sequence[Any]) -> Pending | None:
-        """Looks at what there is; None when nothing follows. `effects` are in the order in which runs made them."""
-
-
-class RunRecorder(Protocol):
-    """Records runs beside what they did; its effect is the run itself."""
-
-    effect: type[Any]
-
-    def wants(self, ran: Sequence[Any]) -> bool:
-        """Whether there is something to write though no effect changes anything."""
-
-    async def record(
-        self, connection: AsyncConnection, ran: Sequence[Any], causes: Collection[Cause]
-    ) -> tuple[RunIds, list[Row]]:
-        """Records those that cause something; returns their ids, and what is to be sent after the commit."""
+Prepare: TypeAlias = Callable[[Sequence[Any]], Awaitable[Pending]]
+"""Looks at what there is for effects of one type, in the order in which runs made them."""
 
 
 class Effects:
     """Applies the effects of a job. Doing it again does nothing."""
 
     def __init__(
-        self, database: Database, outbox: OutboxRows, appliers: Iterable[Applier], recorder: RunRecorder
+        self, database: Database, outbox: OutboxRows, appliers: Mapping[type[Any], Prepare], recorder: Recorder
     ) -> None:
         self._database = database
         self._outbox = outbox
         self._recorder = recorder
-        self._appliers = {applier.effect: applier for applier in appliers}
+        self._appliers = appliers
 
     async def apply(self, effects: Iterable[Any]) -> None:
-        """A transaction only when something changes; appliers write in the order of their registry."""
+        """A transaction only when something changes; effects are written in the order of their registry."""
         by_type: dict[type[Any], list[Any]] = {}
         for effect in effects:
             by_type.setdefault(type(effect), []).append(effect)
         if not by_type:
             return
-        ran = by_type.pop(self._recorder.effect, [])
-        pending = [
-            found
-            for kind, applier in self._appliers.items()
-            if kind in by_type and (found := await applier.prepare(by_type.pop(kind))) is not None
-        ]
+        ran = by_type.pop(Ran, [])
+        pending = [await prepare(by_type.pop(kind)) for kind, prepare in self._appliers.items() if kind in by_type]
         if by_type:
             raise TypeError(f"nobody applies {', '.join(kind.__name__ for kind in by_type)}")
         writing = [each for each in pending if each.writes]
-        if writing or self._recorder.wants(ran):
+        if writing or any(run.is_sure for run in ran):
             await self._write(writing, ran)
         for each in pending:
             await each.settle()
 
-    async def _write(self, writing: Sequence[Pending], ran: Sequence[Any]) -> None:
+    async def _write(self, writing: Sequence[Pending], ran: Sequence[Ran]) -> None:
         async with self._database.write() as connection:
             for each in writing:
                 await each.look(connection)

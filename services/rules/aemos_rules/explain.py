@@ -112,12 +112,12 @@ def described(effects: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _alarm(effect: AlarmAssertion) -> dict[str, Any]:
-    if effect.severity == CLEARED:
+    if effect.value == CLEARED:
         return {"type": "clearAlarm", "alarmType": effect.type}
     return {
         "type": "raiseAlarm",
         "alarmType": effect.type,
-        "severity": effect.severity,
+        "severity": effect.value,
         "message": effect.message,
     }
 

@@ -22,7 +22,8 @@ from sqlalchemy import insert, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
-from aemos_rules.effects import Pending, RunIds
+from aemos_rules.domain import RunIds
+from aemos_rules.effects import Pending
 from aemos_rules.run import Cell, Remembered
 
 MOST_BYTES = 96_000_000
@@ -45,8 +46,6 @@ class Fenced(AemosError):
 
 class Memory:
     """The cells of the partitions that this worker owns; also the applier of what runs remember."""
-
-    effect = Remembered
 
     def __init__(self, database: Database, most_bytes: int = MOST_BYTES) -> None:
         self._database = database

@@ -18,8 +18,7 @@ from aemos_rules.activity import Activities
 from aemos_rules.alarms import AlarmAssertion
 from aemos_rules.announcements import chain_looped, chain_suspended
 from aemos_rules.chain_index import chains_changed
-from aemos_rules.domain import StateAssertion
-from aemos_rules.effects import Cause, RunIds
+from aemos_rules.domain import Cause, RunIds, StateAssertion
 from aemos_rules.engine import CompiledChain, RunResult
 from aemos_rules.explain import Start, described, explained
 from aemos_rules.run import Deadline, Remembered, World
@@ -55,14 +54,8 @@ class Ran(NamedTuple):
 class Recorder:
     """Chooses and writes runs; above 50 a second of one chain they are only counted."""
 
-    effect = Ran
-
     def __init__(self, activities: Activities) -> None:
         self._activities = activities
-
-    def wants(self, ran: Sequence[Ran]) -> bool:
-        """Whether there is something to write though no effect changes anything."""
-        return any(run.is_sure for run in ran)
 
     async def record(
         self, connection: AsyncConnection, ran: Sequence[Ran], causes: Collection[Cause]

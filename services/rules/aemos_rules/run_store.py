@@ -15,7 +15,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
-from aemos_rules.effects import RunIds
+from aemos_rules.domain import RunIds
 
 log = logging.getLogger("aemos.rules")
 

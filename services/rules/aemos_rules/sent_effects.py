@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
+from uuid import NAMESPACE_OID, uuid5
 
-from aemos.v1 import job_pb2
+from aemos.v1 import data_stream_pb2, job_pb2, schedule_pb2
+from aemos_core.announcements import outbox_row
 from aemos_core.jobs import GENERATE_REPORT
 from aemos_core.outbox import Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aemos_rules.domain import ReportWanted
-from aemos_rules.effects import Pending, RunIds
+from aemos_rules.announcements import message_of
+from aemos_rules.domain import DerivedReading, Notice, ReportWanted, RunIds
+from aemos_rules.effects import Pending, Prepare
+from aemos_rules.service_senders import DERIVED_READINGS, FIRINGS_FINISHED
 
 RowsOf: TypeAlias = Callable[[Sequence[Any], RunIds], list[Row]]
 
 
-class SentApplier:
-    """Sends effects of one type as the rows that they become."""
+def sent(rows_of: RowsOf) -> Prepare:
+    """Effects of one type are the rows that they become: nothing is looked at, and nothing stored besides."""
 
-    def __init__(self, effect: type[Any], rows_of: RowsOf) -> None:
-        self.effect = effect
-        self._rows_of = rows_of
+    async def prepare(effects: Sequence[Any]) -> Pending:
+        return _Sent(rows_of, effects)
 
-    async def prepare(self, effects: Sequence[Any]) -> Pending:
-        """Nothing is looked at, and nothing stored besides."""
-        return _Sent(self._rows_of, effects)
+    return prepare
 
 
 class _Sent(Pending):
@@ -37,14 +38,47 @@ class _Sent(Pending):
         return self._rows_of(self._effects, runs)
 
 
-def report_rows(wanted: Sequence[ReportWanted], _: RunIds) -> list[Row]:
+def notices(told: Sequence[Notice], _: RunIds) -> list[Row]:
+    """Each is told, and told once by its key."""
+    return [outbox_row(map(message_of, told))]
+
+
+def derived_readings(derived: Sequence[DerivedReading], _: RunIds) -> list[Row]:
+    """Each is stored once by its key, for ingest knows it for a day."""
+    request = data_stream_pb2.WriteReadingsRequest(readings=map(_new_reading, derived))
+    return [Row(DERIVED_READINGS, 0, request.SerializeToString(), len(derived))]
+
+
+def _new_reading(derived: DerivedReading) -> data_stream_pb2.NewReading:
+    return data_stream_pb2.NewReading(
+        organization_id=derived.organization_id,
+        sensor_uuid=derived.sensor_uuid,
+        variable_name=derived.variable_name,
+        value=derived.value.encode(),
+        received_at_ms=derived.at_ms,
+        trace_context=derived.reading.trace_context if derived.reading else b"",
+        message_id=uuid5(NAMESPACE_OID, derived.key).hex,
+        depth=derived.depth,
+    )
+
+
+def reports(wanted: Sequence[ReportWanted], _: RunIds) -> list[Row]:
     """Each is made by a job of its own: the report's key makes two of them one."""
-    return [_job(each) for each in wanted]
+    return [_report_job(each) for each in wanted]
 
 
-def _job(wanted: ReportWanted) -> Row:
+def _report_job(wanted: ReportWanted) -> Row:
     fields = {**wanted._asdict(), **wanted.about._asdict()}
     del fields["about"]
     job = job_pb2.GenerateReport(**fields)
     # A lane has a report or two under way: one must not hold up all.
     return Row(GENERATE_REPORT.name, wanted.rule_chain_id % 4, job.SerializeToString(), MOST_IN_BATCH)
+
+
+def firing_ends(ends: Sequence[schedule_pb2.FiringEnd], runs: RunIds) -> list[Row]:
+    """All are told, with the ids of the runs; the scheduler counts the first of each run."""
+    for end in ends:
+        run_id = runs.get((end.rule_chain_id, 0, end.planned_at_ms))
+        end.run_id = str(run_id) if run_id else ""
+    finished = schedule_pb2.FinishFiringsRequest(ends=ends)
+    return [Row(FIRINGS_FINISHED, 0, finished.SerializeToString(), len(ends))]

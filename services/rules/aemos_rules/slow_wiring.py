@@ -15,15 +15,9 @@ from aemos_core.process import Component
 from aemos_core.redis_link import RedisClient, Subscriber
 from aemos_core.worker import JobWorker, actor_on_loop, is_outage
 
-from aemos_rules.activity import Activities
-from aemos_rules.appliers import every_applier
-from aemos_rules.chain_index import ChainIndex
-from aemos_rules.deadlines import Deadlines
-from aemos_rules.effects import Effects
-from aemos_rules.memory import Memory
+from aemos_rules.appliers import Parts
 from aemos_rules.report_job import ReportJob
 from aemos_rules.report_service import Reports
-from aemos_rules.run_records import Recorder
 from aemos_rules.scheduled_runs import ScheduledRuns
 from aemos_rules.sensor_source import SensorSource
 from aemos_rules.settings import RulesSettings
@@ -43,13 +37,11 @@ def slow_jobs(
 ) -> Sequence[Component]:
     """The components of the queue of slow jobs."""
     source = SensorSource(history_pb2_grpc.HistoryServiceStub(ingest))
-    activities = Activities(redis)
-    index = ChainIndex(database, redis, activities)
-    appliers = every_applier(database, redis, Memory(database), Deadlines(database, outbox))
-    effects = Effects(database, outbox, appliers, Recorder(activities))
-    runs = ScheduledRuns(index, effects, jobs_redis, source)
+    parts = Parts(database, redis, outbox)
+    index = parts.index
+    runs = ScheduledRuns(index, parts.effects, jobs_redis, source)
     report_job = ReportJob(reports, source.series, database, jobs_redis, settings.report_days)
     actor_on_loop(broker, GENERATE_REPORT, report_job.generate_report)
     actor_on_loop(broker, RUN_READING_CHAINS, runs.run_chains, outlasts=is_outage)
     subscriber = Subscriber(redis, {RULE_CHAINS_CHANGED: index.forget}, index.forget)
-    return [JobWorker(broker, [GENERATE_REPORT.queue_name()], threads=_AT_ONCE), index, activities, subscriber]
+    return [JobWorker(broker, [GENERATE_REPORT.queue_name()], threads=_AT_ONCE), index, parts.activities, subscriber]

@@ -18,12 +18,10 @@ from aemos_core.redis_link import RedisClient, open_redis
 from aemos_core.rpc import grpc_server, open_channel, remote_verifier
 
 import aemos_rules
-from aemos_rules import tables
+from aemos_rules import service_senders, tables
 from aemos_rules.alarm_service import Alarms
 from aemos_rules.chain_index import CHAINS_CHANGED, ChainsChangedSender
 from aemos_rules.chain_service import RuleChains
-from aemos_rules.derived_readings import DERIVED_READINGS, DerivedReadingSender
-from aemos_rules.firings import FIRINGS_FINISHED, FinishSender
 from aemos_rules.grpc_api import AlarmServicer, DeviceStateServicer, ReportServicer, RuleChainServicer
 from aemos_rules.report_service import Reports
 from aemos_rules.run_api import ChainRunServicer
@@ -54,11 +52,14 @@ async def open_outbox(
     for spec in (GENERATE_REPORT, RUN_READING_CHAINS, SEND_EMAIL, RESUME_RUNS):
         outbox.add_sender(spec.name, JobSender(queue, spec, jobs, receipts))
     ingest = await stack.enter_async_context(open_channel(settings.ingest_target, settings.service_secret))
-    readings = data_stream_pb2_grpc.DataStreamServiceStub(ingest)
-    outbox.add_sender(DERIVED_READINGS, DerivedReadingSender(readings))
+    calls = {
+        service_senders.DERIVED_READINGS: service_senders.writing(data_stream_pb2_grpc.DataStreamServiceStub(ingest)),
+        service_senders.FIRINGS_FINISHED: service_senders.finishing(schedule_pb2_grpc.SchedulerServiceStub(scheduler)),
+    }
+    for kind, call in calls.items():
+        outbox.add_sender(kind, service_senders.ServiceSender(call))
     outbox.add_sender(ANNOUNCE, AnnounceSender(Announcer(redis), redis))
     outbox.add_sender(CHAINS_CHANGED, ChainsChangedSender(redis))
-    outbox.add_sender(FIRINGS_FINISHED, FinishSender(schedule_pb2_grpc.SchedulerServiceStub(scheduler)))
     return outbox, receipts, broker
 
 

@@ -15,15 +15,9 @@ from aemos_core.redis_link import Subscriber, open_redis
 from aemos_core.rpc import open_channel
 from aemos_core.worker import JobWorker, actor_on_loop, is_outage
 
-from aemos_rules.activity import Activities
-from aemos_rules.appliers import every_applier
-from aemos_rules.chain_index import ChainIndex
+from aemos_rules.appliers import Parts
 from aemos_rules.contexts import Contexts
-from aemos_rules.deadlines import Deadlines
-from aemos_rules.effects import Effects
 from aemos_rules.jobs import Judge
-from aemos_rules.memory import Memory
-from aemos_rules.run_records import Recorder
 from aemos_rules.run_store import RunSweep
 from aemos_rules.scheduled_runs import ScheduledRuns
 from aemos_rules.settings import RulesSettings
@@ -40,16 +34,11 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
         jobs_redis = await enter(open_redis(settings.jobs_url))
         outbox, receipts, broker = await open_outbox(stack, settings, database, redis, jobs_redis)
         ingest = await enter(open_channel(settings.ingest_target, settings.service_secret))
-        activities = Activities(redis)
-        index, memory, deadlines = (
-            ChainIndex(database, redis, activities),
-            Memory(database),
-            Deadlines(database, outbox),
-        )
+        parts = Parts(database, redis, outbox)
+        index = parts.index
         contexts = Contexts(database, history_pb2_grpc.HistoryServiceStub(ingest))
-        effects = Effects(database, outbox, every_applier(database, redis, memory, deadlines), Recorder(activities))
-        judge = Judge(index, effects, memory, contexts, jobs_redis, settings.rules_partitions)
-        scheduled = ScheduledRuns(index, effects, jobs_redis)
+        judge = Judge(index, parts.effects, parts.memory, contexts, jobs_redis, settings.rules_partitions)
+        scheduled = ScheduledRuns(index, parts.effects, jobs_redis)
 
         partitions = {EVALUATE_READINGS.queue_name(p): p for p in range(settings.rules_partitions)}
         leases = PartitionLeases(jobs_redis, settings.rules_partitions, on_gain=broker.permissions_changed)
@@ -71,7 +60,7 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
             outbox,
             receipts,
             subscriber,
-            deadlines,
-            activities,
+            parts.deadlines,
+            parts.activities,
             RunSweep(database),
         ]

@@ -13,14 +13,11 @@ from aemos_core.outbox import Outbox, Row
 from aemos_core.paging import Page
 from aemos_core.redis_link import RedisClient
 from aemos_rules import tables
-from aemos_rules.activity import Activities
-from aemos_rules.alarm_effects import AlarmApplier
 from aemos_rules.alarm_service import Alarms
 from aemos_rules.alarm_store import AlarmQuery
 from aemos_rules.alarms import CLEARED, AlarmAssertion
+from aemos_rules.appliers import Parts
 from aemos_rules.domain import Reading
-from aemos_rules.effects import Effects
-from aemos_rules.run_records import Recorder
 
 PAGE = Page(100, 0)
 
@@ -49,7 +46,7 @@ class World:
     def __init__(self, database: Database, redis: RedisClient) -> None:
         set_caller(Caller(1, 7, "operator", "token"))
         self.outbox = KeptOutbox(database)
-        self._effects = Effects(database, self.outbox, [AlarmApplier(database, redis)], Recorder(Activities(redis)))
+        self._effects = Parts(database, redis, self.outbox).effects
         self.alarms = Alarms(database, self.outbox)
 
     async def asserts(self, *steps: tuple[str, int], kind: str = "too-warm") -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from aemos_rules.alarms import CLEARED, AlarmAssertion, AlarmRow, What, fold
-from aemos_rules.domain import Reading
+from aemos_rules.alarms import CLEARED, AlarmAssertion, What, happened
+from aemos_rules.domain import NEVER, Reading, Watermark, fold
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,11 +15,18 @@ def asserted(severity: str, at: int, reading_id: int = 1) -> AlarmAssertion:
     return AlarmAssertion("too-warm", severity, "too warm", 11, reading)
 
 
+def folded(
+    severity: str, mark: Watermark, assertions: list[AlarmAssertion]
+) -> tuple[str, Watermark, list[tuple[What, str]]]:
+    """The severity, how far it was asserted, and what happened; of a cleared alarm with what it was."""
+    severity, mark, changes = fold(severity, mark, assertions)
+    return severity, mark, [(happened(old, one.value), one.value or old) for old, one in changes]
+
+
 def test_it_is_raised_gets_worse_and_is_cleared() -> None:
     """Each step is one change; saying the same again is none."""
     steps = [asserted(s, at) for at, s in enumerate(["minor", "minor", "critical", CLEARED, CLEARED], start=1)]
-    _, changes = fold(AlarmRow(), steps)
-    assert [(c.what, c.severity) for c in changes] == [
+    assert folded(CLEARED, NEVER, steps)[2] == [
         (What.RAISED, "minor"),
         (What.SEVERITY, "critical"),
         (What.CLEARED, "critical"),
@@ -28,16 +35,15 @@ def test_it_is_raised_gets_worse_and_is_cleared() -> None:
 
 def test_a_late_reading_neither_raises_nor_clears() -> None:
     """What was measured before the last assertion counts for nothing."""
-    mark, changes = fold(AlarmRow(4, "minor", (100, 9, 11)), [asserted(CLEARED, 99), asserted("critical", 50)])
-    assert (mark, changes) == ((100, 9, 11), [])
+    known = ("minor", (100, 9, 11))
+    assert folded(*known, [asserted(CLEARED, 99), asserted("critical", 50)]) == (*known, [])
 
 
 @given(st.lists(st.tuples(severities, st.integers(1, 20), st.integers(1, 50)), max_size=30))
 def test_a_repeated_job_changes_nothing(steps: list[tuple[str, int, int]]) -> None:
     """Whatever was folded once is ignored the second time, and raises and clears alternate."""
     assertions = [asserted(*step) for step in steps]
-    mark, changes = fold(AlarmRow(), assertions)
-    severity = next((c.severity if c.what is not What.CLEARED else CLEARED for c in reversed(changes)), CLEARED)
-    assert fold(AlarmRow(1, severity, mark), assertions) == (mark, [])
-    ends = [c.what for c in changes if c.what is not What.SEVERITY]
+    severity, mark, changes = folded(CLEARED, NEVER, assertions)
+    assert folded(severity, mark, assertions) == (severity, mark, [])
+    ends = [what for what, _ in changes if what is not What.SEVERITY]
     assert all(what is (What.RAISED, What.CLEARED)[index % 2] for index, what in enumerate(ends))

@@ -71,7 +71,7 @@ def test_a_dry_run_lets_deadlines_come() -> None:
     )
     readings = [reading(-10.0, n * 4 * MINUTE + 1, n + 1) for n in range(5)]
     alarms = [
-        (tried.start.trigger, effect.severity)
+        (tried.start.trigger, effect.value)
         for tried in dry_run(freezer, readings, 0)
         for effect in tried.result.effects
         if isinstance(effect, AlarmAssertion)

@@ -34,7 +34,7 @@ def test_the_table_of_the_page() -> None:
         play.pass_time(60.0 * int(minute))
         if value[0] != "(":
             play.send(reading(float(value), 60.0 * int(minute)))
-    said = [(each.severity, (each.watermark[0] - T0) / 60_000) for each in play.asserted]
+    said = [(each.value, (each.watermark[0] - T0) / 60_000) for each in play.asserted]
     assert said == [("critical", 15.0), (CLEARED, 25.0)]
     assert [what for _, _, what in rows if "alarm" in what] == [rows[4][2], rows[6][2]]
     raised = play.asserted[0]

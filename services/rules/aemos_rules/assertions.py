@@ -1,0 +1,195 @@
+"""Assertions of device states and alarms, carried out: compared and set in event time, each change announced.
+
+The database has the watermark of the last change. Equal values, which are nearly all, advance only one in Redis, so
+they cost no write to the database; when Redis loses it, a late reading may count until the next one comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from aemos.v1 import job_pb2
+from aemos_core import telemetry
+from aemos_core.announcements import outbox_row
+from aemos_core.database import Database
+from aemos_core.outbox import Row
+from aemos_core.redis_link import RedisClient
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aemos_rules import alarm_store, state_store
+from aemos_rules.alarms import CLEARED, AlarmKey
+from aemos_rules.announcements import alarm_changed, state_change
+from aemos_rules.domain import NEVER, Cause, RunIds, StateAssertion, StateRow, Watermark, fold
+from aemos_rules.effects import Pending
+from aemos_rules.state_store import Instance
+
+Key: TypeAlias = Any
+"""Of what is asserted: a state's id, or an AlarmKey."""
+
+
+class Known(NamedTuple):
+    """What assertions find; its row only when it is locked, and when there is one."""
+
+    value: str
+    watermark: Watermark
+    row: Any = None
+
+
+class Folded(NamedTuple):
+    """What assertions make of it: `changes` are (old value, assertion), in order."""
+
+    key: Key
+    row: Any
+    value: str
+    watermark: Watermark
+    changes: list[tuple[str, Any]]
+
+
+class Asserted(Protocol):
+    """A kind of what is asserted."""
+
+    marks: str
+    """Redis hash (rules): by key the greatest watermark that an equal value left, "ms:reading:chain"."""
+
+    async def known(self, connection: AsyncConnection, keys: Iterable[Key], lock: bool) -> Mapping[Key, Known]:
+        """What there is, or begins with the first assertion. Locked until the transaction ends when asked."""
+
+    async def change(
+        self, connection: AsyncConnection, found: Sequence[Folded], runs: RunIds
+    ) -> list[job_pb2.Announcement]:
+        """Stores what changes; returns what is to be told of it."""
+
+
+class Assertions:
+    """Applies assertions of a kind: one query, and a transaction only when a value changes."""
+
+    def __init__(self, database: Database, redis: RedisClient, of: Asserted) -> None:
+        self._database = database
+        self._redis = redis
+        self._of = of
+
+    async def prepare(self, effects: Sequence[Any]) -> Pending:
+        """Reads what there is, and how far it was asserted."""
+        by_key: dict[Key, list[Any]] = {}
+        for assertion in effects:
+            by_key.setdefault(assertion.key, []).append(assertion)
+        async with self._database.read() as connection:
+            known = await self._of.known(connection, by_key, lock=False)
+        marks = await self._redis.hmget(self._of.marks, list(map(_field, known))) if known else []
+        reached = {key: _watermark(mark) for key, mark in zip(known, marks, strict=True) if mark is not None}
+        return _Changes(self._redis, self._of, by_key, known, reached)
+
+
+class _Changes(Pending):
+    """What one job's assertions come to."""
+
+    def __init__(
+        self,
+        redis: RedisClient,
+        of: Asserted,
+        by_key: Mapping[Key, Sequence[Any]],
+        known: Mapping[Key, Known],
+        reached: Mapping[Key, Watermark],
+    ) -> None:
+        self._redis, self._of, self._by_key, self._reached = redis, of, by_key, reached
+        folded = self._fold(known)
+        self._moved = {each.key: each.watermark for each in folded if each.watermark != reached.get(each.key)}
+        self._changing = [each.key for each in folded if each.changes]
+        self.writes = bool(self._changing)
+
+    def _fold(self, known: Mapping[Key, Known]) -> list[Folded]:
+        return [
+            Folded(key, row, *fold(value, max(mark, self._reached.get(key, mark)), self._by_key[key]))
+            for key, (value, mark, row) in known.items()
+        ]
+
+    async def look(self, connection: AsyncConnection) -> None:
+        """Locks what seems to change."""
+        known = await self._of.known(connection, self._changing, lock=True)
+        self._found = [each for each in self._fold(known) if each.changes]
+        self.causes = {_cause(assertion) for each in self._found for _, assertion in each.changes}
+
+    async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
+        """Stores and announces each change."""
+        told = await self._of.change(connection, self._found, runs) if self._found else []
+        return [outbox_row(told)] if told else []
+
+    async def settle(self) -> None:
+        """Notes how far each was asserted, whether it changed or not."""
+        if self._moved:
+            moved = self._moved.items()
+            await self._redis.hset(self._of.marks, mapping={_field(key): b"%d:%d:%d" % mark for key, mark in moved})
+
+
+class States:
+    """Device states; those that are gone are left alone."""
+
+    marks = "device-state:asserted"
+
+    async def known(self, connection: AsyncConnection, keys: Iterable[int], lock: bool) -> Mapping[int, Known]:
+        if not lock:
+            return {key: Known(value, mark) for key, value, mark in await state_store.current(connection, keys)}
+        rows = await state_store.load(connection, keys, lock=True)
+        return {row.id: Known(row.value, state_store.state_row(row).watermark, row) for row in rows}
+
+    async def change(
+        self, connection: AsyncConnection, found: Sequence[Folded], runs: RunIds
+    ) -> list[job_pb2.Announcement]:
+        changes = [(each.row, old, assertion) for each in found for old, assertion in each.changes]
+        rows = [StateRow(each.key, each.value, each.watermark) for each in found]
+        await state_store.change(connection, rows, [_instance(old, one, runs) for _, old, one in changes])
+        return [state_change(row, old, one.value, _trace_of(one)) for row, old, one in changes]
+
+
+class Alarms:
+    """Alarms; the first assertion of one makes it."""
+
+    marks = "alarm:asserted"
+
+    async def known(
+        self, connection: AsyncConnection, keys: Iterable[AlarmKey], lock: bool
+    ) -> Mapping[AlarmKey, Known]:
+        rows = await alarm_store.latest(connection, keys, lock)
+        return {key: _known_alarm(rows.get(key)) for key in keys}
+
+    async def change(
+        self, connection: AsyncConnection, found: Sequence[Folded], runs: RunIds
+    ) -> list[job_pb2.Announcement]:
+        told = []
+        for each in found:
+            after = await alarm_store.change(connection, each.row.id if each.row else 0, each.changes)
+            for (what, row), (_, assertion) in zip(after, each.changes, strict=True):
+                told.append(alarm_changed(row, what, assertion.reading.trace_context))
+        return told
+
+
+def _known_alarm(row: Any) -> Known:
+    if row is None:
+        return Known(CLEARED, NEVER)
+    mark = (row.asserted_at_ms, row.asserted_reading_id, row.asserted_chain_id)
+    return Known(row.severity if row.active else CLEARED, mark, row)
+
+
+def _instance(old_value: str, assertion: StateAssertion, runs: RunIds) -> Instance:
+    chain_id, reading_id, at = cause = _cause(assertion)
+    state_id, run_id = assertion.device_state_id, runs.get(cause, 0)
+    return Instance(state_id, old_value, assertion.value, at, chain_id, reading_id, run_id)
+
+
+def _cause(assertion: Any) -> Cause:
+    at, reading_id, chain_id = assertion.watermark
+    return chain_id, reading_id, at
+
+
+def _trace_of(assertion: StateAssertion) -> bytes:
+    return assertion.reading.trace_context if assertion.reading is not None else telemetry.current()
+
+
+def _field(key: Key) -> str:
+    return str(key) if isinstance(key, int) else f"{key[0]}:{key[1]}"
+
+
+def _watermark(text: bytes | str) -> Watermark:
+    at, reading, chain = (text.decode() if isinstance(text, bytes) else text).split(":")
+    return int(at), int(reading), int(chain)
