@@ -6,6 +6,8 @@ PARTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
 READY := .venv/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUNBUFFERED = 1
+PIN := uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+  $(foreach name,proto core client ingest rules scheduler notify gateway,--no-emit-package aemos-$(name))
 
 .PHONY: help up demo test check proto lock bench bench-large test-faults format infra
 
@@ -57,6 +59,5 @@ proto: $(READY) ## generate the contract's code
 
 lock: $(READY) ## pin what the pyprojects ask for
 	$(PYTHON) -m pip install --quiet uv
-	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 $(PARTS) \
-	  --group pyproject.toml:dev $(foreach name,proto core client ingest rules scheduler notify gateway,--no-emit-package aemos-$(name)) \
-	  -o requirements.lock
+	$(PIN) $(PARTS) --group pyproject.toml:dev -o requirements.lock
+	$(PIN) $(filter-out libs/aemos_client/%,$(PARTS)) --constraint requirements.lock -o deploy/requirements.lock
