@@ -8,7 +8,9 @@ from aemos_core.errors import AemosError, Kind, unavailable
 from aemos_core.process import PortInUse
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.mqtt_connection import Hold
-from aemos_gateway.mqtt_edge import Limits, mqtt_edge
+from aemos_gateway.mqtt_device import Limits, Ports
+from aemos_gateway.mqtt_edge import mqtt_edge
+from aemos_gateway.mqtt_hearing import Backlog
 
 from tests.support.fake_mqtt_ports import (
     ACCEPTED,
@@ -304,8 +306,8 @@ async def test_a_taken_port_names_its_variable() -> None:
     """Somebody else listens there."""
     async with world() as it:
         log = FakeLog(Downlink())
-        sessions = FakeSessions(log)
-        edge = mqtt_edge("127.0.0.1", it.edge.port, FakeAuth(), FakeUplink(), Downlink(), log, sessions, log.read)
+        ports = Ports(FakeUplink(), Downlink(), FakeSessions(log), Backlog(log, log.read))
+        edge = mqtt_edge("127.0.0.1", it.edge.port, FakeAuth(), ports)
         with pytest.raises(PortInUse, match="AEMOS_MQTT_PORT"):
             async with edge:
                 pass

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import paho.mqtt.client as paho
 import pytest
 from aemos_core.errors import unavailable
-from aemos_gateway.mqtt_edge import Limits
+from aemos_gateway.mqtt_device import Limits
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.support.fake_mqtt_ports import (

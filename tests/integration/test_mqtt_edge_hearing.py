@@ -2,7 +2,6 @@
 
 import asyncio
 
-from aemos_core.notification_log import LogId
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.mqtt_connection import Hold
 from aemos_gateway.mqtt_hearing import MOST_UNACKNOWLEDGED
@@ -129,7 +128,7 @@ async def test_who_acknowledges_slowly_loses_nothing() -> None:
         assert await hears.receive() == heard(count + 1, count + 1)
         assert await hears.alive()
         (kept,) = it.log.sessions.values()
-        assert (kept.place, kept.number) == (LogId(1, count), count + 1)
+        assert (kept.place, kept.number) == (f"1-{count}", count + 1)
         assert it.log.saves < count
 
 
@@ -145,7 +144,7 @@ async def test_a_subscription_is_acknowledged_when_it_is_kept() -> None:
         it.log.away = False
         assert await device.receive() == suback(1)
         (kept,) = it.log.sessions.values()
-        assert kept.granted == {own("notifications"): 1}
+        assert kept.topics == {own("notifications"): 1}
 
 
 async def test_a_session_that_cannot_be_read_is_not_lost() -> None:

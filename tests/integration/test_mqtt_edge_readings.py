@@ -5,7 +5,7 @@ import json
 import pytest
 from aemos_core.errors import AemosError, Kind, internal, unavailable
 from aemos_gateway.mqtt_connection import Hold
-from aemos_gateway.mqtt_edge import Limits
+from aemos_gateway.mqtt_device import Limits
 from aemos_gateway.mqtt_telemetry import MOST_IN_FLIGHT
 
 from tests.support.fake_mqtt_ports import (

@@ -13,7 +13,9 @@ from aemos_core.notification_log import Logged, LogId, NotificationFeed, Publish
 from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.mqtt_connection import Hold
-from aemos_gateway.mqtt_edge import Limits, MqttEdge, mqtt_edge
+from aemos_gateway.mqtt_device import Limits, Ports
+from aemos_gateway.mqtt_edge import MqttEdge, mqtt_edge
+from aemos_gateway.mqtt_hearing import Backlog
 from aemos_gateway.mqtt_sessions import Kept, Sessions
 from aemos_gateway.presence import Presence
 from aemos_gateway.readings import Reading, decode
@@ -206,8 +208,8 @@ async def world(
     auth, uplink, downlink = FakeAuth(), FakeUplink(), Downlink()
     log = log or FakeLog(downlink)
     log.downlink = downlink
-    ports = downlink, log, FakeSessions(log), log.read
-    async with mqtt_edge("127.0.0.1", 0, real_auth or auth, uplink, *ports, limits) as edge:
+    ports = Ports(uplink, downlink, FakeSessions(log), Backlog(log, log.read), limits or Limits())
+    async with mqtt_edge("127.0.0.1", 0, real_auth or auth, ports) as edge:
         it = World(edge, auth, uplink, downlink, log)
         running = asyncio.create_task(edge.run(it.stop))
         try:

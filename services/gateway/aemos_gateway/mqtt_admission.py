@@ -16,7 +16,6 @@ from amqtt.mqtt.connect import ConnectPacket
 
 from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.mqtt_frames import CONNECT, ProtocolError, understood, written
-from aemos_gateway.mqtt_topics import Topics, Will
 
 _NAMES = (b"\x00\x04MQTT", b"\x00\x06MQIsdp")
 _LEVEL_3_1_1 = 4
@@ -32,11 +31,38 @@ class Refusal(Exception):
         self.code = code
 
 
+class Topics:
+    """`aemos/devices/{deviceUuid}/...`: all that a device can name."""
+
+    def __init__(self, device_uuid: str) -> None:
+        self._own = f"aemos/devices/{device_uuid}/"
+        self.telemetry = self._own + "telemetry"
+        self.notifications = self._own + "notifications"
+        self.errors = self._own + "errors"
+
+    def may_will(self, topic: str) -> bool:
+        """Whether a will may name it: own, no wildcard, and not telemetry, since nobody acknowledges a will."""
+        named = topic.removeprefix(self._own)
+        return named not in ("", topic) and topic != self.telemetry and not any(c in topic for c in "+#\0")
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the device's other connections hear when this one ends without DISCONNECT (MQTT 3.1.1, 3.1.2.5).
+
+    They hear it as they hear the topic: a will's own QoS and retain flag count for nothing.
+    """
+
+    topic: str
+    payload: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Proven:
     """What a CONNECT asked for, by a device that proved to be one."""
 
     device: Device
+    topics: Topics
     token: bytes
     session_key: str
     """Device uuid and client id: no device can name another one's session."""
@@ -52,13 +78,15 @@ async def prove(body: bytes, auth: DeviceAuth) -> Proven:
     device = await _resolve(auth, token)
     if packet.username != device.device_uuid:
         raise Refusal(NOT_AUTHORIZED, "the token is another device's")
+    topics = Topics(device.device_uuid)
     return Proven(
         device=device,
+        topics=topics,
         token=token,
         session_key=f"{device.device_uuid}/{packet.client_id}",
         clean=packet.clean_session_flag,
         keep_alive_s=packet.keep_alive,
-        will=_will(packet, device),
+        will=_will(packet, topics),
     )
 
 
@@ -103,9 +131,9 @@ async def _resolve(auth: DeviceAuth, token: bytes) -> Device:
         raise Refusal(code, error.detail) from None
 
 
-def _will(packet: Any, device: Device) -> Will | None:
+def _will(packet: Any, topics: Topics) -> Will | None:
     if not packet.will_flag:
         return None
-    if not Topics.of(device.device_uuid).may_will(packet.will_topic):
+    if not topics.may_will(packet.will_topic):
         raise Refusal(NOT_AUTHORIZED, "a will on a topic that is not the device's")
     return Will(packet.will_topic, bytes(packet.will_message))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from aemos_core.notification_log import NotificationFeed
 from amqtt.codecs_amqtt import encode_string
 from amqtt.mqtt.suback import SubackPacket
 from amqtt.mqtt.subscribe import SubscribePacket
@@ -17,15 +16,28 @@ from amqtt.mqtt.unsubscribe import UnsubscribePacket
 from aemos_gateway import mqtt_frames as frames
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.mqtt_admission import Proven
-from aemos_gateway.mqtt_backlog import Backlog
 from aemos_gateway.mqtt_connection import Connection, Hold
 from aemos_gateway.mqtt_frames import ProtocolError, packet_id, parse
-from aemos_gateway.mqtt_hearing import Hearing
+from aemos_gateway.mqtt_hearing import Backlog, Hearing
 from aemos_gateway.mqtt_received import Received
 from aemos_gateway.mqtt_sessions import Kept, Sessions
-from aemos_gateway.mqtt_telemetry import PROTOCOL, Telemetry
-from aemos_gateway.mqtt_topics import Topics
+from aemos_gateway.mqtt_telemetry import Telemetry
 from aemos_gateway.service import Uplink
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one process bears with."""
+
+    connections: int = 10_000
+    """Beyond them a new one is closed at once."""
+    connect_s: float = 10.0
+    """From the first byte of TCP to the CONNACK."""
+    resend_s: float = 30.0
+    """A connection that is owed an acknowledgement which will not come is closed after this time, or up to half of it
+    sooner, for only then a device sends again."""
+    drain_s: float = 15.0
+    """At the end, how long acknowledgements are waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,61 +46,55 @@ class Ports:
 
     uplink: Uplink
     downlink: Downlink
-    errors: Downlink
-    """Who hears explanations: the listeners of the errors topics."""
-    feed: NotificationFeed
     sessions: Sessions
     backlog: Backlog
-    resend_s: float
-    """A connection that is owed an acknowledgement which will not come is closed after this time, or up to half of it
-    sooner, for only then a device sends again."""
+    limits: Limits = Limits()
 
 
 class DeviceLink:
-    """Takes the packets of one connection of one device. While `keeping`, its session outlives it."""
+    """Takes the packets of one connection of one device. While `keeping`, its session outlives it.
+
+    `tell` sends a payload to whichever of the device's connections hear the topic.
+    """
 
     def __init__(
-        self, connection: Connection, proven: Proven, received: Received, ports: Ports, *, keeping: bool
+        self,
+        connection: Connection,
+        proven: Proven,
+        received: Received,
+        ports: Ports,
+        tell: Callable[[str, bytes], None],
     ) -> None:
-        uuid = proven.device.device_uuid
-        topics = Topics.of(uuid)
-        self.keeping = keeping
-        self._ports = ports
-        self._connection = connection
-        self._proven = proven
+        self.connection = connection
+        self.proven = proven
+        self.keeping = False
+        self._sessions = ports.sessions
+        self._tell = tell
         self._will = proven.will
-        self._telemetry_topic = encode_string(topics.telemetry)
-        self._hubs = {topics.notifications: ports.downlink, topics.errors: ports.errors}
-        organization_id = proven.device.organization_id
-        reached = partial(ports.feed.reached, organization_id)
-        self._hearing = Hearing(connection, proven.device, self._hubs, reached, ports.backlog.put)
-        self._telemetry = Telemetry(
-            connection,
-            proven.device,
-            ports.uplink,
-            received,
-            lambda e: _tell(ports.errors, uuid, e),
-            proven.session_key,
-            ports.resend_s,
-        )
+        self._telemetry_topic = encode_string(proven.topics.telemetry)
+        self.hearing = Hearing(connection, proven, ports.downlink, ports.backlog)
+        explain = partial(tell, proven.topics.errors)
+        self._telemetry = Telemetry(connection, proven, ports.uplink, received, explain, ports.limits.resend_s)
 
-    def start(self, kept: Kept | None) -> None:
+    def start(self, kept: Kept | None, *, keeping: bool) -> None:
         """Goes on with a session that was kept, then takes packets."""
+        self.keeping = keeping
         if kept is not None:
-            self._hearing.resume(kept)
+            self.hearing.resume(kept)
         self.save()
-        self._connection.open(self._receive, self._lost, self._proven.keep_alive_s)
+        self.connection.open(self._receive, self._lost, self.proven.keep_alive_s)
 
-    def save(self, then: Callable[[], None] | None = None) -> None:
+    def save(self, *then: Callable[[], None]) -> None:
         """Calls `then` when the session, if it is to be kept, is stored as it is now."""
         if self.keeping:
-            self._ports.sessions.save(self._proven.session_key, self._hearing.kept(), then)
-        elif then is not None:
-            then()
+            self._sessions.save(self.proven.session_key, self.hearing.kept(), *then)
+        else:
+            for call in then:
+                call()
 
     def leave(self) -> None:
         """Reads nothing more, and ends the connection, without its will, when what it took is answered."""
-        self._connection.hold(Hold.LEAVING)
+        self.connection.hold(Hold.LEAVING)
         self._telemetry.when_idle(self._end_cleanly)
 
     def _receive(self, header: int, body: bytes) -> None:
@@ -101,14 +107,14 @@ class DeviceLink:
 
     def _lost(self) -> None:
         self._telemetry.lost()
-        self._hearing.lost()
+        self.hearing.lost()
         self.save()
-        if self._will is not None and (hub := self._hubs.get(self._will.topic)) is not None:
-            _tell(hub, self._proven.device.device_uuid, self._will.payload)
+        if self._will is not None:
+            self._tell(self._will.topic, self._will.payload)
 
     def _end_cleanly(self) -> None:
         self._will = None
-        self._connection.end("")
+        self.connection.end("")
 
     def _publish(self, header: int, body: bytes) -> None:
         qos = header >> 1 & 3
@@ -124,13 +130,13 @@ class DeviceLink:
             self._telemetry.take(qos, packet_id(body[at : at + 2]), body[at + 2 :], dup=dup)
 
     def _puback(self, body: bytes) -> None:
-        if self._hearing.acknowledged(int.from_bytes(packet_id(body))):
+        if self.hearing.acknowledged(int.from_bytes(packet_id(body))):
             self.save()
 
     def _pubrel(self, body: bytes) -> None:
         number = packet_id(body)
         self._telemetry.released(number)
-        self._connection.write(frames.PUBCOMP_HEADER + number)
+        self.connection.write(frames.PUBCOMP_HEADER + number)
 
     def _subscribe(self, body: bytes) -> None:
         packet = parse(SubscribePacket, frames.SUBSCRIBE, body)
@@ -138,8 +144,8 @@ class DeviceLink:
         if not wanted or any(qos > 2 for _, qos in wanted):
             raise ProtocolError("a SUBSCRIBE without a filter or with a QoS over 2")
         number = int.from_bytes(packet_id(body))
-        codes = [self._hearing.grant(frames.topic(name), qos) for name, qos in wanted]
-        self.save(partial(self._connection.write, SubackPacket.build(number, codes).to_bytes()))
+        codes = [self.hearing.grant(frames.topic(name), qos) for name, qos in wanted]
+        self.save(partial(self.connection.write, SubackPacket.build(number, codes).to_bytes()))
 
     def _unsubscribe(self, body: bytes) -> None:
         packet = parse(UnsubscribePacket, frames.UNSUBSCRIBE, body)
@@ -147,11 +153,11 @@ class DeviceLink:
             raise ProtocolError("an UNSUBSCRIBE without a filter")
         number = int.from_bytes(packet_id(body))
         for name in packet.payload.topics:
-            self._hearing.revoke(frames.topic(name))
-        self.save(partial(self._connection.write, UnsubackPacket.build(number).to_bytes()))
+            self.hearing.revoke(frames.topic(name))
+        self.save(partial(self.connection.write, UnsubackPacket.build(number).to_bytes()))
 
     def _pingreq(self, _: bytes) -> None:
-        self._connection.write(frames.PINGRESP)
+        self.connection.write(frames.PINGRESP)
 
     def _disconnect(self, _: bytes) -> None:
         self._end_cleanly()
@@ -164,10 +170,3 @@ class DeviceLink:
         frames.PINGREQ: _pingreq,
         frames.DISCONNECT: _disconnect,
     }
-
-
-def _tell(hub: Downlink, device_uuid: str, payload: bytes) -> None:
-    """To the device's MQTT sessions only: a will or an explanation says nothing to a CoAP observer."""
-    for listener in hub.of(device_uuid):
-        if listener.protocol == PROTOCOL:
-            listener.send(payload, None)

@@ -1,20 +1,22 @@
-"""What one MQTT session hears: its granted topics, and at most a window of messages it has not acknowledged."""
+"""What MQTT sessions hear: straight from the feed; what they missed or were too slow for, from the notification log."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from aemos_core.names import device_room
-from aemos_core.notification_log import Logged, LogId
+from aemos_core.notification_log import Logged, LogId, NotificationFeed, parse_log_id
+from aemos_core.times import now_ms
 
 from aemos_gateway import mqtt_frames as frames
-from aemos_gateway.device_auth import Device
-from aemos_gateway.downlink import Downlink, Listener
+from aemos_gateway.downlink import Downlink, Listener, is_for_devices
+from aemos_gateway.mqtt_admission import Proven
 from aemos_gateway.mqtt_connection import Connection
-from aemos_gateway.mqtt_sessions import Kept
-from aemos_gateway.mqtt_topics import Topics
+from aemos_gateway.mqtt_sessions import Kept, RedisWork
+from aemos_gateway.service import MQTT
 
 log = logging.getLogger("aemos.gateway.mqtt")
 
@@ -26,171 +28,207 @@ REFUSED = 0x80
 _LOGGED, _UNLOGGED = 1, 0x8000
 """First packet ids of notifications, and of what is in no log: the former follow from the place in the log, so what is
 sent again has the packet id it had (MQTT 3.1.1, 4.4)."""
+_ENTRIES_AT_ONCE = 500
 
-
-class Numbers:
-    """Packet ids from `first` on, half of them all, in a circle."""
-
-    def __init__(self, first: int, following: int = 0) -> None:
-        self._first = first
-        self.following = following or first
-
-    def next(self) -> int:
-        """The next one."""
-        number, self.following = self.following, self.following + 1
-        if self.following == self._first + _UNLOGGED - 1:
-            self.following = self._first
-        return number
+ReadLog = Callable[[int, LogId, LogId, int], Awaitable[Sequence[Logged]]]
+"""Entries of an organization behind a place, up to another one, so many at the most."""
 
 
 class Hearing:
-    """Puts a session's connection among the listeners of the topics it is granted; `hubs` are those that exist.
+    """What one session hears on one connection: the topics it is granted, a window of what it has not acknowledged,
+    and its place in the notification log.
 
-    While it is level with the notification log, notifications go straight to the connection; when its window is full it
-    falls behind, and `behind` is called once it has room again.
+    While it is level with the log, notifications go straight to the connection; when its window is full it falls
+    behind, and goes on from the log once it has room again.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        device: Device,
-        hubs: dict[str, Downlink],
-        reached: Callable[[], LogId],
-        behind: Callable[[Hearing], None],
-    ) -> None:
+    def __init__(self, connection: Connection, proven: Proven, downlink: Downlink, backlog: Backlog) -> None:
         self._connection = connection
-        self._device_uuid = device.device_uuid
-        self.organization_id = device.organization_id
-        self.room = device_room(device.device_uuid)
-        self._hubs = hubs
-        self._reached = reached
-        self._behind = behind
+        self._downlink = downlink
+        self._backlog = backlog
+        self.organization_id = proven.device.organization_id
+        self.room = device_room(proven.device.device_uuid)
+        self._notifications = proven.topics.notifications
+        self._hearable = {proven.topics.notifications, proven.topics.errors}
+        close = partial(connection.end, "an operator asked for it")
+        self._listener = Listener(proven.device.device_uuid, MQTT, connection.peer, self._notified, close)
         self._granted: dict[str, int] = {}
-        self._listeners: dict[str, Listener] = {}
-        self._notifications = Topics.of(device.device_uuid).notifications
-        self._unacknowledged: dict[int, LogId] = {}
-        """Packet id to the place before the notification; in their order."""
-        self._unlogged: set[int] = set()
-        self._logged_numbers, self._unlogged_numbers = Numbers(_LOGGED), Numbers(_UNLOGGED)
+        self._unacknowledged: dict[int, LogId | None] = {}
+        """Packet id to the place before the notification, None for what is in no log; in the order sent."""
+        self._number, self._unlogged_number = _LOGGED, _UNLOGGED
         self._maybe_repeated = 0
         self._level = True
+        self._overtaken = False
+        """Something was published for it that is to be read from the log."""
         self._dropped = 0
-        self.place = reached()
-        self.overtaken = False
+        self.place = self._reached()
+        """Everything up to here was sent to it, or is not for it."""
 
     def resume(self, kept: Kept) -> None:
         """Goes on where the session's last connection ended."""
-        self.place = kept.place
-        self._logged_numbers = Numbers(_LOGGED, kept.number)
+        self.place, self._number = parse_log_id(kept.place, "place"), kept.number
         self._maybe_repeated = MOST_UNACKNOWLEDGED
         self._level = False
-        for topic, qos in kept.granted.items():
-            self._listen(topic, qos)
-        self._behind(self)
+        for topic, qos in kept.topics.items():
+            self._grant(topic, qos)
+        self._backlog.put(self)
 
     def kept(self) -> Kept:
         """What the session's next connection is to go on with."""
-        if self._unacknowledged:
-            number, place = next(iter(self._unacknowledged.items()))
-        else:
-            number, place = self._logged_numbers.following, self._reached() if self._level else self.place
-        return Kept(dict(self._granted), place, number)
+        place, number = self._reached() if self._level else self.place, self._number
+        for sent, before in self._unacknowledged.items():
+            if before is not None:
+                place, number = before, sent
+                break
+        return Kept(dict(self._granted), str(place), number, now_ms())
 
     def grant(self, topic: str, qos: int) -> int:
         """The return code of a SUBACK: the QoS granted, or 0x80 for what is not this device's to hear."""
-        if topic not in self._hubs:
+        if topic not in self._hearable:
             return REFUSED
-        qos = min(qos, MOST_QOS)
         if topic == self._notifications and not self._granted.get(topic):
-            self.is_level(self._reached())
-        self._deafen(topic)
-        self._listen(topic, qos)
-        return qos
+            self.place, self._level = self._reached(), True
+        return self._grant(topic, min(qos, MOST_QOS))
 
     def revoke(self, topic: str) -> None:
         """Hears the topic no more; what was not granted cannot be revoked, which is no error."""
         self._granted.pop(topic, None)
-        self._deafen(topic)
+        if topic == self._notifications:
+            self._downlink.remove(self._listener)
 
     def acknowledged(self, number: int) -> bool:
         """A PUBACK: whether it was waited for, and is of a notification."""
         is_logged = self._unacknowledged.pop(number, None) is not None
-        self._unlogged.discard(number)
-        if not self._level and self._waiting <= MOST_UNACKNOWLEDGED // 2:
-            self._behind(self)
+        if not self._level and len(self._unacknowledged) <= MOST_UNACKNOWLEDGED // 2:
+            self._backlog.put(self)
         return is_logged
+
+    def say(self, topic: str, payload: bytes) -> None:
+        """Sends what is in no log, if the topic is heard; drops it when the device does not keep up."""
+        qos = self._granted.get(topic)
+        if qos is None or self._connection.ending:
+            return
+        if self._connection.congested or (qos and self._is_full):
+            self._drop()
+            return
+        number = self._unlogged_number if qos else 0
+        if qos:
+            self._unlogged_number = _following(number, _UNLOGGED)
+            self._unacknowledged[number] = None
+        self._connection.write(frames.publish(topic, payload, number))
 
     def lost(self) -> None:
         """The connection is gone."""
-        for topic in list(self._listeners):
-            self._deafen(topic)
+        self._downlink.remove(self._listener)
         if self._dropped:
             log.warning("mqtt %s: %d messages to the device were dropped", self._connection.peer, self._dropped)
 
-    @property
-    def _waiting(self) -> int:
-        return len(self._unacknowledged) + len(self._unlogged)
-
-    # Behind of mqtt_backlog.
+    # What the backlog calls.
 
     @property
     def takes_more(self) -> bool:
-        """It is behind, and has room for another message."""
-        return (
-            bool(self._granted.get(self._notifications) and self._listeners)
-            and not self._level
-            and self._waiting < MOST_UNACKNOWLEDGED
-        )
+        """It is there, behind the log, and has room for another message."""
+        is_heard = self._granted.get(self._notifications) and not self._connection.ending
+        return bool(is_heard) and not self._level and not self._is_full
+
+    def page_begins(self) -> None:
+        """The log is about to be read up to what was published until now."""
+        self._overtaken = False
 
     def missed(self, entry: Logged) -> None:
-        """The next of the log."""
-        self._send_logged(entry.notification.encode(), entry.id)
+        """The next entry of its room, unless it had it already."""
+        if self.takes_more and entry.id > self.place:
+            self._send_logged(entry.notification.encode(), entry.id)
 
-    def is_level(self, place: LogId) -> None:
-        """Nothing is missed any more."""
-        self._level, self._maybe_repeated = True, 0
-        self.place = place
+    def page_ends(self, place: LogId, *, is_last: bool) -> None:
+        """It missed nothing else up to `place`; `is_last`: what is behind that was published since the page began."""
+        if self.takes_more:  # otherwise the page went on without it
+            self.place = max(self.place, place)
+            if is_last and not self._overtaken:
+                self._level, self._maybe_repeated = True, 0
 
-    # What the hubs call.
+    # Sending.
 
-    def _listen(self, topic: str, qos: int) -> None:
-        self._granted[topic] = qos
-        send, close = partial(self._send, topic, qos), partial(self._connection.end, "an operator asked for it")
-        listener = Listener(self._device_uuid, "mqtt", self._connection.peer, send, close)
-        self._listeners[topic] = listener
-        self._hubs[topic].add(listener)
-
-    def _deafen(self, topic: str) -> None:
-        listener = self._listeners.pop(topic, None)
-        if listener is not None:
-            self._hubs[topic].remove(listener)
-
-    def _send(self, topic: str, qos: int, payload: bytes, place: LogId | None) -> None:
-        if qos and place is not None:
-            self._send_live(payload, place)
-        elif self._connection.congested or (qos and self._waiting >= MOST_UNACKNOWLEDGED):
-            self._drop()
-        else:
-            number = self._unlogged_numbers.next() if qos else 0
-            if qos:
-                self._unlogged.add(number)
-            self._connection.write(frames.publish(topic, payload, number))
-
-    def _send_live(self, payload: bytes, place: LogId) -> None:
-        if self._level and self._waiting < MOST_UNACKNOWLEDGED:
+    def _notified(self, payload: bytes, place: LogId | None) -> None:
+        if place is None or not self._granted[self._notifications]:
+            self.say(self._notifications, payload)
+        elif self._level and not self._is_full:
             self._send_logged(payload, place)
         else:
-            self.overtaken = True
+            self._overtaken = True
             if self._level:
                 self._level, self.place = False, place.before()
 
     def _send_logged(self, payload: bytes, place: LogId) -> None:
-        number = self._logged_numbers.next()
+        number, self._number = self._number, _following(self._number, _LOGGED)
         self._unacknowledged[number], self.place = place.before(), place
         self._connection.write(frames.publish(self._notifications, payload, number, dup=self._maybe_repeated > 0))
         self._maybe_repeated -= self._maybe_repeated > 0
+
+    def _grant(self, topic: str, qos: int) -> int:
+        if topic == self._notifications and topic not in self._granted:
+            self._downlink.add(self._listener)
+        self._granted[topic] = qos
+        return qos
+
+    def _reached(self) -> LogId:
+        return self._backlog.feed.reached(self.organization_id)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._unacknowledged) >= MOST_UNACKNOWLEDGED
 
     def _drop(self) -> None:
         if not self._dropped:
             log.warning("mqtt %s: messages to the device are dropped, it does not keep up", self._connection.peer)
         self._dropped += 1
+
+
+def _following(number: int, first: int) -> int:
+    """The next packet id: from `first` on, half of them all, in a circle."""
+    return first + (number - first + 1) % (_UNLOGGED - 1)
+
+
+class Backlog(RedisWork):
+    """Brings sessions level with their organization's log: those that are behind at the time read it together."""
+
+    def __init__(self, feed: NotificationFeed, read: ReadLog) -> None:
+        super().__init__()
+        self.feed = feed
+        self._read = read
+        self._behind: defaultdict[int, set[Hearing]] = defaultdict(set)
+
+    def put(self, hearing: Hearing) -> None:
+        """Sees to it that it gets what it lacks, as far as it takes it."""
+        self._behind[hearing.organization_id].add(hearing)
+        self._start()
+
+    async def _step(self) -> bool:
+        """One page of one organization, which then waits for its next turn."""
+        if not self._behind:
+            return False
+        organization_id = next(iter(self._behind))
+        behind = [hearing for hearing in self._behind.pop(organization_id) if hearing.takes_more]
+        try:
+            if behind:
+                await self._page(organization_id, behind)
+        finally:
+            if left := [hearing for hearing in behind if hearing.takes_more]:
+                self._behind[organization_id].update(left)
+        return True
+
+    async def _page(self, organization_id: int, behind: Sequence[Hearing]) -> None:
+        reached = await self.feed.position(organization_id)
+        by_room: defaultdict[str, list[Hearing]] = defaultdict(list)
+        for hearing in behind:
+            hearing.page_begins()
+            by_room[hearing.room].append(hearing)
+        after = min(hearing.place for hearing in behind)
+        page = await self._read(organization_id, after, reached, _ENTRIES_AT_ONCE)
+        for entry in page:
+            for room in entry.rooms if is_for_devices(entry.event) else ():
+                for hearing in by_room.get(room, ()):
+                    hearing.missed(entry)
+        is_last = len(page) < _ENTRIES_AT_ONCE
+        for hearing in behind:
+            hearing.page_ends(reached if is_last else page[-1].id, is_last=is_last)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from aemos_core.notification_log import LogId, parse_log_id
+from aemos_core.errors import AemosError
 from aemos_core.redis_link import RedisClient
 from aemos_core.settings import process_name
 from aemos_core.times import now_ms
@@ -32,38 +32,66 @@ _AGAIN_SECONDS = 1.0
 _LOAD_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class RedisWork(ABC):
+    """A task that lives while there is work with Redis, and tries again every second while Redis is away."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    async def _step(self) -> bool:
+        """Does some of it; False when there was none. What it raises leaves the work to be done."""
+
+    def _start(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        more = True
+        while more:
+            try:
+                more = await self._step()
+            except (RedisError, OSError, AemosError) as error:
+                log.warning("mqtt sessions wait for Redis: %s", type(error).__name__)
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def drain(self, seconds: float) -> None:
+        """Waits until all is done, so long at the most."""
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=seconds)
+
+    async def close(self) -> None:
+        """Gives up what is not done."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+
+class Kept(msgspec.Struct, frozen=True):
     """What outlives a connection."""
 
-    granted: Mapping[str, int]
-    """Topic to QoS."""
-    place: LogId
-    """Notifications up to here are acknowledged, or not for the session."""
+    topics: dict[str, int]
+    """Those it is granted, each with its QoS."""
+    place: str
+    """Notifications up to here in the log are acknowledged, or not for the session."""
     number: int
     """Packet id of the one after them."""
-
-
-class _Stored(msgspec.Struct):
-    topics: dict[str, int]
-    place: str
-    number: int
     at: int
-    """Its last sign of life, ms."""
+    """The last sign of life, ms since 1970 UTC."""
 
 
-_decode = msgspec.json.Decoder(_Stored).decode
+_decode = msgspec.json.Decoder(Kept).decode
 
 
-class Sessions:
+class Sessions(RedisWork):
     """Reads and writes them. What changes while a write is under way forms the next one, each session once."""
 
     def __init__(self, redis: RedisClient) -> None:
+        super().__init__()
         self._redis = redis
         self._name = process_name()
-        self._unsaved: dict[str, tuple[Kept | None, list[Callable[[], None]]]] = {}
+        self._unsaved: dict[str, tuple[Kept | None, tuple[Callable[[], None], ...]]] = {}
         self._taken: list[str] = []
-        self._saving: asyncio.Task[None] | None = None
 
     async def load(self, key: str) -> Kept | None:
         """The session; None when there is none. Raises redis.RedisError, OSError or TimeoutError."""
@@ -72,10 +100,10 @@ class Sessions:
         async with asyncio.timeout(_LOAD_SECONDS):
             return await self._read(key)
 
-    def save(self, key: str, kept: Kept | None, saved: Callable[[], None] | None = None) -> None:
+    def save(self, key: str, kept: Kept | None, *saved: Callable[[], None]) -> None:
         """Remembers it; `saved` is called when that is durable, however long Redis is away."""
-        waiting = self._unsaved[key][1] if key in self._unsaved else []
-        self._unsaved[key] = kept, waiting if saved is None else [*waiting, saved]
+        _, waiting = self._unsaved.get(key, (None, ()))
+        self._unsaved[key] = kept, (*waiting, *saved)
         self._start()
 
     def drop(self, key: str) -> None:
@@ -97,54 +125,30 @@ class Sessions:
         self._unsaved.pop(key, None)
         return key
 
-    async def drain(self, seconds: float) -> None:
-        """Waits until all is saved, so long at the most."""
-        if self._saving is not None:
-            await asyncio.wait([self._saving], timeout=seconds)
-
-    async def close(self) -> None:
-        """Gives up what is not saved."""
-        if self._saving is not None:
-            self._saving.cancel()
-            await asyncio.wait([self._saving])
-
-    def _start(self) -> None:
-        if self._saving is None or self._saving.done():
-            self._saving = asyncio.get_running_loop().create_task(self._save_all())
-
-    async def _save_all(self) -> None:
-        while self._unsaved or self._taken:
-            batch = {key: self._unsaved[key] for key in list(self._unsaved)[:_AT_ONCE]}
-            try:
-                taken, self._taken = self._taken, []
-                await self._write({key: kept for key, (kept, _) in batch.items()}, taken)
-            except (RedisError, OSError) as error:
-                log.warning("mqtt sessions wait to be saved: %s", type(error).__name__)
-                await asyncio.sleep(_AGAIN_SECONDS)
-                continue
-            for key, (kept, waiting) in batch.items():
-                newest = self._unsaved.get(key)
-                if newest is not None and newest[0] is kept:
-                    del self._unsaved[key]
-                elif newest is not None:
-                    self._unsaved[key] = newest[0], newest[1][len(waiting) :]
-                for saved in waiting:
-                    saved()
+    async def _step(self) -> bool:
+        if not self._unsaved and not self._taken:
+            return False
+        batch = {key: self._unsaved[key] for key in list(self._unsaved)[:_AT_ONCE]}
+        taken, self._taken = self._taken, []
+        await self._write({key: kept for key, (kept, _) in batch.items()}, taken)
+        for key, (kept, waiting) in batch.items():
+            newest, others = self._unsaved.pop(key, (kept, ()))
+            if newest is not kept:
+                self._unsaved[key] = newest, others[len(waiting) :]
+            for saved in waiting:
+                saved()
+        return True
 
     async def _read(self, key: str) -> Kept | None:
         device, _, client = key.partition("/")
         found: Any = await self._redis.hgetall(_redis_key(device))
         sessions = {name.decode(): _decode(value) for name, value in found.items()}
         long_ago = now_ms() - KEPT_SECONDS * 1000
-        newest = sorted(sessions, key=lambda name: (name == client, sessions[name].at), reverse=True)
-        most = MOST_OF_DEVICE - (client not in sessions)
-        gone = [name for i, name in enumerate(newest) if i >= most or sessions[name].at < long_ago]
-        if gone:
+        alive = {name for name, kept in sessions.items() if kept.at >= long_ago}
+        others = sorted(alive - {client}, key=lambda name: sessions[name].at)[1 - MOST_OF_DEVICE :]
+        if gone := sessions.keys() - {client, *others}:
             await self._redis.hdel(_redis_key(device), *gone)
-        mine = sessions.get(client)
-        if mine is None or client in gone:
-            return None
-        return Kept(mine.topics, parse_log_id(mine.place, "place"), mine.number)
+        return sessions[client] if client in alive else None
 
     async def _write(self, batch: Mapping[str, Kept | None], taken: list[str]) -> None:
         async with self._redis.pipeline(transaction=False) as pipe:
@@ -155,8 +159,7 @@ class Sessions:
                 if kept is None:
                     pipe.hdel(_redis_key(device), client)
                 else:
-                    stored = _Stored(dict(kept.granted), str(kept.place), kept.number, now_ms())
-                    pipe.hset(_redis_key(device), client, msgspec.json.encode(stored))
+                    pipe.hset(_redis_key(device), client, msgspec.json.encode(kept))
                     pipe.expire(_redis_key(device), KEPT_SECONDS)
             await pipe.execute()
 

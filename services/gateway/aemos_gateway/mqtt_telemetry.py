@@ -12,17 +12,16 @@ from zlib import crc32
 import msgspec
 from aemos_core.errors import AemosError, MqttAnswer, internal
 
-from aemos_gateway.device_auth import Device
+from aemos_gateway.mqtt_admission import Proven
 from aemos_gateway.mqtt_connection import Connection, Hold
 from aemos_gateway.mqtt_frames import PUBACK_HEADER, PUBREC_HEADER
 from aemos_gateway.mqtt_received import Received
 from aemos_gateway.readings import Receipt
+from aemos_gateway.rejections import beginning
 from aemos_gateway.service import MQTT, ONCE, Origin, Uplink
 
-PROTOCOL = MQTT
 MOST_IN_FLIGHT = 64
 """Readings of one connection that wait for their commit; above it nothing is read until half of them are answered."""
-_SHOWN = 200
 
 
 class Telemetry:
@@ -31,16 +30,15 @@ class Telemetry:
     def __init__(
         self,
         connection: Connection,
-        device: Device,
+        proven: Proven,
         uplink: Uplink,
         received: Received,
         explain: Callable[[bytes], None],
-        session_key: str,
         resend_s: float,
     ) -> None:
         self._connection = connection
-        self._session = crc32(session_key.encode())
-        self._device = device
+        self._session = crc32(proven.session_key.encode())
+        self._device = proven.device
         self._uplink = uplink
         self._received = received
         self._explain = explain
@@ -78,7 +76,7 @@ class Telemetry:
     def _put(self, receipt: bytes, payload: bytes, origin: Origin) -> None:
         try:
             answered = partial(self._answered, receipt, payload, origin)
-            self._uplink.put(self._device, payload, PROTOCOL, answered, origin)
+            self._uplink.put(self._device, payload, MQTT, answered, origin)
         except AemosError as error:
             # What put itself refuses for now was certainly not written, so it is ours to try again.
             answer = error.kind.answers.mqtt if error.retry_after is None else MqttAnswer.SLOW
@@ -96,10 +94,10 @@ class Telemetry:
             self._try_later(receipt, payload, origin, error.retry_after or 1)
         elif answer is MqttAnswer.EXPLAIN:
             recorded = partial(self._recorded, receipt, payload, error)
-            self._uplink.rejections.record(self._device, PROTOCOL, payload, error, recorded)
+            self._uplink.rejections.record(self._device, MQTT, payload, error, recorded)
         else:
             if answer is MqttAnswer.CLOSE:
-                self._uplink.rejections.record(self._device, PROTOCOL, payload, error)
+                self._uplink.rejections.record(self._device, MQTT, payload, error)
                 self._connection.end(f"a reading was refused: {error.reason}")
             self._leave_unanswered(receipt)
 
@@ -156,6 +154,6 @@ def explanation(error: AemosError, payload: bytes) -> bytes:
         "reason": error.reason,
         "detail": error.detail,
         "errors": error.errors,
-        "payload": payload[: 4 * _SHOWN].decode(errors="replace")[:_SHOWN],
+        "payload": beginning(payload),
     }
     return msgspec.json.encode(content)

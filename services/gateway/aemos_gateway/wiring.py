@@ -20,7 +20,9 @@ from aemos_gateway.device_auth import DeviceAuth
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.grpc_api import GatewayServicer
 from aemos_gateway.http_edge import IngestRoute, http_edge, make_app
+from aemos_gateway.mqtt_device import Ports
 from aemos_gateway.mqtt_edge import mqtt_edge
+from aemos_gateway.mqtt_hearing import Backlog
 from aemos_gateway.mqtt_sessions import TAKEN, Sessions
 from aemos_gateway.presence import Presence
 from aemos_gateway.quota import Quota
@@ -65,10 +67,8 @@ async def wire(settings: GatewaySettings) -> AsyncIterator[Sequence[Component]]:
 
         app = IngestRoute(auth, uplink, make_app(_channels(services), verifier, ingest, redis))
         http = await enter(http_edge(settings.bind, settings.http_port, app, settings.drain_seconds))
-        log = partial(entries, redis)
-        mqtt = await enter(
-            mqtt_edge(settings.bind, settings.mqtt_port, auth, uplink, downlink, feed, Sessions(redis), log)
-        )
+        ports = Ports(uplink, downlink, Sessions(redis), Backlog(feed, partial(entries, redis)))
+        mqtt = await enter(mqtt_edge(settings.bind, settings.mqtt_port, auth, ports))
         coap = await enter(coap_edge(settings.bind, settings.coap_port, auth, uplink, downlink))
         address = f"{settings.bind}:{settings.gateway_grpc_port}"
         servicers = [GatewayServicer(downlink, mqtt.disconnect)]

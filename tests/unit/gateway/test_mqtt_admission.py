@@ -2,9 +2,8 @@
 
 import pytest
 from aemos_core.errors import unavailable
-from aemos_gateway.mqtt_admission import Refusal, prove
+from aemos_gateway.mqtt_admission import Refusal, Topics, Will, prove
 from aemos_gateway.mqtt_frames import Frames, ProtocolError
-from aemos_gateway.mqtt_topics import Will
 
 from tests.support.fake_mqtt_ports import OTHER_TOKEN, UUID, FakeAuth, connect, own, packet, string
 
@@ -85,3 +84,23 @@ async def test_ingest_unavailable_is_told_as_such() -> None:
     with pytest.raises(Refusal) as refused:
         await prove(body_of(connect()), auth)
     assert refused.value.code == 3
+
+
+@pytest.mark.parametrize(
+    ("topic", "allowed"),
+    [
+        ("aemos/devices/abc-123/notifications", True),
+        ("aemos/devices/abc-123/status", True),
+        ("aemos/devices/abc-123/telemetry", False),
+        ("aemos/devices/abc-123/", False),
+        ("aemos/devices/abc-123/#", False),
+        ("aemos/devices/abc-123/a+b", False),
+        ("aemos/devices/abc-1234/notifications", False),
+        ("aemos/devices/def-456/notifications", False),
+        ("$SYS/broker", False),
+        ("", False),
+    ],
+)
+def test_a_will_names_the_devices_own_topics(topic: str, allowed: bool) -> None:
+    """Never telemetry, never a wildcard, never another device."""
+    assert Topics("abc-123").may_will(topic) is allowed
