@@ -12,17 +12,16 @@ from aemos.v1 import notification_pb2, notification_pb2_grpc
 from aemos.v1.job_pb2 import Announcement
 from aemos_core import rpc
 from aemos_core.announce import Announcer
-from aemos_core.database import migrate, open_database
+from aemos_core.database import Database, migrate, open_database
 from aemos_core.errors import AemosError
 from aemos_core.identity import Caller, set_caller
 from aemos_core.names import DEVICE_STATE_CHANGE, NOTIFICATION_LOGS, notification_log, notification_seen
-from aemos_core.notification_log import LogId, NotificationFeed, Published
-from aemos_core.paging import Page
+from aemos_core.notification_log import BEGINNING, Logged, LogId, NotificationFeed, Published
 from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
-from aemos_notify import service, store, wiring
-from aemos_notify.domain import Entry, Query
-from aemos_notify.service import Ledger, LedgerSweep, LogCopier
+from aemos_notify import jobs, service, store, wiring
+from aemos_notify.jobs import RecordJob
+from aemos_notify.service import LedgerSweep
 
 from tests.support.fake_registry import SECRET
 from tests.support.notify import WITHIN_S, Notify, running, running_notify
@@ -33,11 +32,11 @@ pytestmark = pytest.mark.asyncio
 
 
 @asynccontextmanager
-async def open_ledger(directory: Path) -> AsyncIterator[Ledger]:
+async def open_ledger(directory: Path) -> AsyncIterator[Database]:
     url = f"sqlite+aiosqlite:///{directory}/notify.db"
     await migrate(url, wiring.MIGRATIONS)
     async with open_database(url) as database:
-        yield Ledger(database)
+        yield database
 
 
 def announcement(number: int, organization_id: int = 1, **changes: Any) -> Announcement:
@@ -158,14 +157,14 @@ async def test_what_redis_lost_comes_back_as_it_was(redis: RedisClient, again: l
 
 async def test_copying_twice_stores_once(redis: RedisClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies one after another and at the same time leave each entry once, in the log's order, over several pages."""
-    monkeypatch.setattr(service, "_ENTRIES_AT_ONCE", 7)
+    monkeypatch.setattr(jobs, "_ENTRIES_AT_ONCE", 7)
     async with open_ledger(tmp_path) as ledger:
-        copier = LogCopier(ledger, redis, dispatcher(ledger._database))
+        copier = RecordJob(ledger, redis, dispatcher(ledger))
         for start in (0, 20, 21):
             await Announcer(redis).announce([announcement(n) for n in range(start, 40)])
             await asyncio.gather(*(copier.copy([1, 2]) for _ in range(3)))
         found = await entries(ledger)
-        assert [entry.id for entry in found] == [log_id for log_id, _ in await logged(redis)]
+        assert [str(entry.id) for entry in found] == [log_id for log_id, _ in await logged(redis)]
         assert len(found) == 40
 
 
@@ -173,12 +172,13 @@ async def test_old_entries_are_not_stored_again(tmp_path: Path) -> None:
     """What lies at or before the cursor is left out, whatever a copier brings."""
     async with open_ledger(tmp_path) as ledger:
         now = now_ms()
-        one, two, three = (Entry(LogId(now, seq), "t", "d", "{}") for seq in (1, 2, 3))
+        one, two, three = (Logged(LogId(now, seq), "t", ("r",), "{}") for seq in (1, 2, 3))
         for batch in ([one, two], [one], [one, two, three], []):
-            await ledger.append(1, batch, dispatcher(ledger._database))
+            await dispatcher(ledger).record(1, batch)
         assert await entries(ledger) == [one, two, three]
-        assert await ledger.reached(1) == LogId(now, 3)
-        assert await ledger.reached(2) == LogId()
+        async with ledger.read() as connection:
+            assert await store.reached(connection, 1) == LogId(now, 3)
+            assert await store.reached(connection, 2) == BEGINNING
 
 
 async def test_ledger_keeps_a_month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,14 +188,14 @@ async def test_ledger_keeps_a_month(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         month = service.KEPT_MS
         now = now_ms()
         new, old = (
-            Entry(LogId(now - month + 60_000), "t", "d", "{}"),
+            Logged(LogId(now - month + 60_000), "t", (), "{}"),
             [LogId(now - month - n) for n in range(10, 0, -1)],
         )
-        for organization, some in ((1, [new]), (2, [Entry(place, "t", "d", "{}") for place in old])):
-            await ledger.append(organization, some, dispatcher(ledger._database))
+        for organization, some in ((1, [new]), (2, [Logged(place, "t", (), "{}") for place in old])):
+            await dispatcher(ledger).record(organization, some)
         await LedgerSweep(ledger).sweep(now - month, asyncio.Event())
         assert await entries(ledger) == [new]
-        assert (await ledger.list(2, Query(LogId(), ""), Page(1000, 0)))[0] == []
+        assert await entries(ledger, 2) == []
 
 
 async def test_strange_entries_do_not_stop_the_copy(redis: RedisClient, tmp_path: Path) -> None:
@@ -204,15 +204,15 @@ async def test_strange_entries_do_not_stop_the_copy(redis: RedisClient, tmp_path
     for fields in (*strange, {"n": '{"type": "t", "deviceUuid": "d"}'}):
         await redis.xadd(notification_log(1), fields)
     async with open_ledger(tmp_path) as ledger:
-        await LogCopier(ledger, redis, dispatcher(ledger._database)).copy([1])
-        assert [(e.type, e.device_uuid, e.body) for e in await entries(ledger)] == [
-            *[("", "", "{}")] * 3,
-            ("t", "d", '{"type": "t", "deviceUuid": "d"}'),
-        ]
+        await RecordJob(ledger, redis, dispatcher(ledger)).copy([1])
+        body = '{"type": "t", "deviceUuid": "d"}'
+        assert [(e.event, e.body) for e in await entries(ledger)] == [*[("", "{}")] * 3, ("t", body)]
+        assert [e.body for e in await entries(ledger, device_uuid="d")] == [body]
 
 
-async def entries(ledger: Ledger) -> Sequence[Entry]:
-    return (await ledger.list(1, Query(LogId(), ""), Page(1000, 0)))[0]
+async def entries(ledger: Database, organization_id: int = 1, device_uuid: str = "") -> Sequence[Logged]:
+    async with ledger.read() as connection:
+        return await store.entries(connection, organization_id, BEGINNING, 1_000, device_uuid)
 
 
 async def listed(

@@ -59,4 +59,4 @@ async def labels(organization_id: int, uuids: Sequence[str]) -> Mapping[str, Map
 
 def dispatcher(database: Database) -> Dispatcher:
     """One that adds deliveries and sends nothing."""
-    return Dispatcher(KeptOutbox(database), labels)
+    return Dispatcher(database, KeptOutbox(database), labels)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from redis.exceptions import RedisError
 
 from aemos_core.announce import BODY, EVENT, EVERYBODY, ROOMS
 from aemos_core.errors import invalid, unavailable
@@ -38,7 +39,7 @@ class LogId(NamedTuple):
         return LogId(self.ms, self.seq - 1) if self.seq else LogId(self.ms - 1, _LAST_SEQ)
 
 
-BEGINNING = LogId()
+BEGINNING, END = LogId(), LogId(2**53)
 
 
 def parse_log_id(text: str, loc: str) -> LogId:
@@ -212,7 +213,16 @@ class NotificationFeed:
             log.exception("notification %s was dropped", entry.id)
 
 
-async def entries(redis: RedisClient, organization_id: int, after: LogId, upto: LogId, count: int) -> list[Logged]:
-    """At most `count` entries behind `after`, up to `upto`, oldest first. Raises redis.RedisError."""
-    found: Any = await redis.xrange(notification_log(organization_id), min=f"({after}", max=str(upto), count=count)
+async def entries(
+    redis: RedisClient, organization_id: int, after: LogId, upto: LogId, count: int, *, newest_first: bool = False
+) -> list[Logged]:
+    """At most `count` entries behind `after`, up to `upto`. UNAVAILABLE when Redis does not answer."""
+    stream, low, high = notification_log(organization_id), f"({after}", str(upto)
+    try:
+        if newest_first:
+            found: Any = await redis.xrevrange(stream, high, low, count)
+        else:
+            found = await redis.xrange(stream, low, high, count)
+    except (RedisError, OSError) as error:
+        raise unavailable("the notification log did not answer") from error
     return [logged(*entry) for entry in found]

@@ -1,89 +1,80 @@
-"""Notifications in their forms: the channel's JSON, the log's entries, the contract's messages, Socket.IO's events."""
+"""Notifications in their forms: the log's entries, the ledger's rows, the contract's messages, Socket.IO's events."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from aemos.v1 import notification_pb2 as pb
 from aemos.v1.job_pb2 import CommittedReading
 from aemos_core import telemetry
-from aemos_core.notification_log import Logged, logged, parse_log_id
+from aemos_core.notification_log import Logged, LogId, parse_log_id
 from aemos_core.times import parse_rfc3339, rfc3339
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aemos_notify.domain import Entry, Query
-
 log = logging.getLogger("aemos.notify")
 
 _LONGEST_TYPE, _LONGEST_UUID = 100, 64
-
-
-class _Head(msgspec.Struct):
-    type: str = ""
-    deviceUuid: str = ""  # noqa: N815
-
-
-_head_decoder = msgspec.json.Decoder(_Head)
 _body_decoder = msgspec.json.Decoder(dict[str, Any])
 _encode = msgspec.json.Encoder().encode
 
 
-def entry_from_log(log_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
-    """An entry of a Redis stream. One that is no notification is kept as an empty object: it must not stop the rest."""
-    return entry_of(logged(log_id, fields))
-
-
-def entry_of(found: Logged) -> Entry:
-    """An entry as the ledger has it."""
+def notification_of(entry: Logged) -> dict[str, Any]:
+    """The notification as it was delivered. Of an entry that is none there is only `id`: it must not stop the rest."""
     try:
-        head = _head_decoder.decode(found.body)
+        body = _body_decoder.decode(entry.body)
     except msgspec.DecodeError:
-        log.warning("entry %s of a notification log is no notification", found.id)
-        return Entry(found.id, "", "", "{}")
-    event = found.event or head.type
-    return Entry(found.id, event[:_LONGEST_TYPE], head.deviceUuid[:_LONGEST_UUID], found.body, " ".join(found.rooms))
+        log.warning("entry %s of a notification log is no notification", entry.id)
+        body = {}
+    return {**body, "id": str(entry.id)}
 
 
-def query_from_pb(request: pb.ListNotificationsRequest) -> Query:
-    """What is asked for; a page's token is the id of the last one before it."""
-    after = (
-        parse_log_id(request.page_token, "pageToken") if request.page_token else parse_log_id(request.after, "after")
-    )
-    return Query(after, request.device_uuid)
+def entry_to_row(entry: Logged) -> dict[str, object]:
+    """An entry as the ledger has it: what is no notification is kept as an empty object."""
+    found = notification_of(entry)
+    return {
+        "ms": entry.id.ms,
+        "seq": entry.id.seq,
+        "type": _type(entry, found),
+        "device_uuid": _device_uuid(found),
+        "body": entry.body if len(found) > 1 else "{}",
+        "rooms": " ".join(entry.rooms),
+    }
 
 
-def page_to_pb(entries: Sequence[Entry], next_page_token: str) -> pb.ListNotificationsResponse:
-    """A page of the ledger."""
-    return pb.ListNotificationsResponse(
-        notifications=[entry_to_pb(entry) for entry in entries], next_page_token=next_page_token
-    )
+def after_from_pb(request: pb.ListNotificationsRequest) -> LogId:
+    """From where to list; a page's token is the id of the last one before it."""
+    if request.page_token:
+        return parse_log_id(request.page_token, "pageToken")
+    return parse_log_id(request.after, "after")
 
 
-def notification_of(entry: Entry) -> dict[str, Any]:
-    """The notification as it was delivered."""
-    return {**_body_decoder.decode(entry.body), "id": entry.id}
-
-
-def entry_to_pb(entry: Entry) -> pb.Notification:
+def entry_to_pb(entry: Logged) -> pb.Notification:
     """A notification."""
-    body = _body_decoder.decode(entry.body)
+    found = notification_of(entry)
     metadata = Struct()
-    if isinstance(body.get("metadata"), dict):
-        metadata.update(body["metadata"])
+    if isinstance(found.get("metadata"), dict):
+        metadata.update(found["metadata"])
     timestamp = Timestamp()
-    timestamp.FromMilliseconds(_moment(body.get("timestamp"), entry.log_id.ms))
+    timestamp.FromMilliseconds(_moment(found.get("timestamp"), entry.id.ms))
     return pb.Notification(
-        id=entry.id,
-        type=entry.type,
-        device_uuid=entry.device_uuid,
+        id=found["id"],
+        type=_type(entry, found),
+        device_uuid=_device_uuid(found),
         metadata=metadata,
         timestamp=timestamp,
-        trace_id=str(body.get("traceId", "")),
+        trace_id=str(found.get("traceId", "")),
     )
+
+
+def _type(entry: Logged, found: dict[str, Any]) -> str:
+    return (entry.event or str(found.get("type", "")))[:_LONGEST_TYPE]
+
+
+def _device_uuid(found: dict[str, Any]) -> str:
+    return str(found.get("deviceUuid", ""))[:_LONGEST_UUID]
 
 
 def _moment(value: object, otherwise: int) -> int:

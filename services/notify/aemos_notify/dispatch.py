@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from aemos.v1 import history_pb2, history_pb2_grpc
@@ -15,7 +13,7 @@ from aemos.v1.job_pb2 import SendDelivery
 from aemos_core.database import Database
 from aemos_core.errors import AemosError
 from aemos_core.jobs import SEND_DELIVERY, JobQueue
-from aemos_core.notification_log import LogId
+from aemos_core.notification_log import Logged, LogId
 from aemos_core.outbox import Outbox, OutboxRows, Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
 from aemos_core.outbox_senders import JobSender, Receipts, send_receipt
@@ -28,9 +26,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aemos_notify import codec, store
 from aemos_notify import subscription_store as subscriptions
 from aemos_notify.channels import JOBS, ChannelSender, Failed, Letter
-from aemos_notify.domain import Entry
-from aemos_notify.subscription_store import Lately, Wanted
-from aemos_notify.subscriptions import OPEN, Facts, Status, Subscription
+from aemos_notify.subscription_store import AnyRow, Lately, Wanted, secrets_of
+from aemos_notify.subscriptions import OPEN, Status
 
 log = logging.getLogger("aemos.notify")
 
@@ -77,68 +74,54 @@ def labels_from(history: history_pb2_grpc.HistoryServiceAsyncStub) -> Labels:
     return labels
 
 
-@dataclass(frozen=True, slots=True)
-class Audience:
-    """Subscriptions of an organization, and the labels of the devices that notifications are of."""
-
-    organization_id: int
-    wanted: Sequence[Wanted]
-    labels: Mapping[str, Mapping[str, str]]
-
-    def portions(self, entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-        """As many at a time as a transaction can take, should every subscription want every one."""
-        size = max(1, _MOST_MATCHES // max(1, len(self.wanted)))
-        return (entries[start : start + size] for start in range(0, len(entries), size))
-
-    def matches(self, entries: Sequence[Entry]) -> Iterator[tuple[Wanted, Entry]]:
-        """Who is to be told of what."""
-        for entry in entries if self.wanted else ():
-            facts, labels = Facts.of(_notification(entry)), self.labels.get(entry.device_uuid, {})
-            for subscription in self.wanted:
-                if subscription.filter.matches(facts, labels):
-                    yield subscription, entry
-
-
 class Dispatcher:
-    """Adds the deliveries of notifications in the transaction that records them."""
+    """Records notifications, and in the same transaction queues their deliveries."""
 
-    def __init__(self, outbox: OutboxRows, labels: Labels) -> None:
+    def __init__(self, database: Database, outbox: OutboxRows, labels: Labels) -> None:
+        self._database = database
         self._outbox = outbox
         self._labels = labels
 
-    async def audience(self, organization_id: int, wanted: Sequence[Wanted], entries: Sequence[Entry]) -> Audience:
-        """What these notifications need. UNAVAILABLE when a filter asks for labels and nobody knows them."""
-        devices = sorted({entry.device_uuid for entry in entries if entry.device_uuid})
-        if devices and any(subscription.filter.device_label for subscription in wanted):
-            return Audience(organization_id, wanted, await self._labels(organization_id, devices))
-        return Audience(organization_id, wanted, {})
+    async def record(self, organization_id: int, entries: Sequence[Logged]) -> None:
+        """Adds entries of the log, in its order, and their deliveries; twice is once. UNAVAILABLE when a filter asks
+        for labels and nobody knows them."""
+        async with self._database.read() as connection:
+            wanted = await subscriptions.enabled(connection, organization_id)
+        notifications = {entry.id: codec.notification_of(entry) for entry in entries if wanted}
+        labels = await self._labels_of(organization_id, wanted, notifications.values())
+        # As many at a time as a transaction can take, should every subscription want every one.
+        size = max(1, _MOST_MATCHES // max(1, len(wanted)))
+        for start in range(0, len(entries), size):
+            async with self._database.write() as connection:
+                new = await store.append(connection, organization_id, entries[start : start + size])
+                told = [
+                    (subscription, entry.id)
+                    for entry, found in ((entry, notifications[entry.id]) for entry in new if wanted)
+                    for subscription in wanted
+                    if subscription.filter.matches(found, labels.get(str(found.get("deviceUuid")), {}))
+                ]
+                rows = await self._queue(connection, organization_id, told) if told else []
+            self._outbox.committed(rows)
 
-    async def add(self, connection: AsyncConnection, audience: Audience, entries: Sequence[Entry]) -> list[Row]:
-        """Queues a delivery for each subscription that an entry matches; give the rows to `sent_off` afterwards."""
-        matches = list(audience.matches(entries))
-        if not matches:
-            return []
-        lately = await subscriptions.lately(connection, {subscription.id for subscription, _ in matches})
-        limited = _Limited(lately)
-        for match in matches:
+    async def _labels_of(
+        self, organization_id: int, wanted: Sequence[Wanted], notifications: Iterable[Mapping[str, Any]]
+    ) -> Mapping[str, Mapping[str, str]]:
+        devices = {str(found["deviceUuid"]) for found in notifications if found.get("deviceUuid")}
+        if devices and any(subscription.filter.device_label for subscription in wanted):
+            return await self._labels(organization_id, sorted(devices))
+        return {}
+
+    async def _queue(
+        self, connection: AsyncConnection, organization_id: int, told: Sequence[tuple[Wanted, LogId]]
+    ) -> list[Row]:
+        limited = _Limited(await subscriptions.lately(connection, {subscription.id for subscription, _ in told}))
+        for match in told:
             limited.take(*match)
         await subscriptions.suppress_more(connection, limited.more)
         if not limited.rows:
             return []
-        queued = await subscriptions.queue(connection, audience.organization_id, limited.rows)
+        queued = await subscriptions.queue(connection, organization_id, limited.rows)
         return await self._outbox.add(connection, [delivery_row(*row) for row in queued])
-
-    def sent_off(self, rows: Sequence[Row]) -> None:
-        """The transaction is durable."""
-        self._outbox.committed(rows)
-
-
-def _notification(entry: Entry) -> Mapping[str, Any]:
-    try:
-        found = json.loads(entry.body)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 class _Limited:
@@ -152,20 +135,19 @@ class _Limited:
         self._suppressed = {each: found.suppressed_id for each, found in lately.items() if found.suppressed_id}
         self._new: dict[int, dict[str, Any]] = {}
 
-    def take(self, subscription: Wanted, entry: Entry) -> None:
+    def take(self, subscription: Wanted, log_id: LogId) -> None:
         number = self._numbers[subscription.id] = self._numbers.get(subscription.id, 0) + 1
         if number <= subscription.hourly_limit:
-            self._add(subscription, entry, Status.QUEUED)
+            self._add(subscription, log_id, Status.QUEUED)
         elif delivery_id := self._suppressed.get(subscription.id):
             self.more[delivery_id] = self.more.get(delivery_id, 0) + 1
         elif (row := self._new.get(subscription.id)) is not None:
             row["repeats"] += 1
         else:
-            self._new[subscription.id] = self._add(subscription, entry, Status.SUPPRESSED)
+            self._new[subscription.id] = self._add(subscription, log_id, Status.SUPPRESSED)
 
-    def _add(self, subscription: Wanted, entry: Entry, status: Status) -> dict[str, Any]:
-        ms, seq = entry.log_id
-        row = {"subscription_id": subscription.id, "ms": ms, "seq": seq, "status": status, "repeats": 0}
+    def _add(self, subscription: Wanted, log_id: LogId, status: Status) -> dict[str, Any]:
+        row = {"subscription_id": subscription.id, **log_id._asdict(), "status": status, "repeats": 0}
         self.rows.append(row)
         return row
 
@@ -217,7 +199,7 @@ class DeliverJob:
         if not is_done:
             raise TryAgain
 
-    async def _deliver(self, row: subscriptions.AnyRow) -> bool:
+    async def _deliver(self, row: AnyRow) -> bool:
         """Whether that is the end of it."""
         async with self._database.read() as connection:
             subscription = await subscriptions.get(connection, row.organization_id, row.subscription_id)
@@ -229,17 +211,17 @@ class DeliverJob:
         except Failed as failed:
             return await self._failed(row, failed)
         repeat = now_ms() + subscription.repeat_minutes * 60_000 if subscription.repeat_minutes else None
-        await self._note(row, Status.SENT, answer, sent_at_ms=now_ms(), due_at_ms=repeat)
+        await self._note(row, **_attempt(row, Status.SENT, answer), sent_at_ms=now_ms(), due_at_ms=repeat)
         return True
 
-    async def _send(self, subscription: Subscription, entry: Entry, repeats: int) -> str:
+    async def _send(self, subscription: AnyRow, entry: Logged, repeats: int) -> str:
         channel = self._channels[subscription.channel]
         templates = subscription.subject_template, subscription.body_template
         # A repetition is a message of its own: receivers drop what comes with an id that they know.
         uid = f"msg_{subscription.id}_{entry.id}" + (f"_{repeats}" if repeats else "")
         try:
             message = channel.message(*templates, codec.notification_of(entry))
-            return await channel.send(Letter(uid, subscription.target, message, subscription.secrets(now_ms())))
+            return await channel.send(Letter(uid, subscription.target, message, secrets_of(subscription, now_ms())))
         except AemosError as error:
             raise Failed(error.detail, for_good=True) from error
         except Failed:
@@ -248,24 +230,23 @@ class DeliverJob:
             log.exception("delivery of %s failed", uid)
             raise Failed(type(error).__name__) from error
 
-    async def _failed(self, row: subscriptions.AnyRow, failed: Failed) -> bool:
-        if is_last := failed.for_good or row.attempts + 1 > SEND_DELIVERY.max_retries:
-            await self._note(row, Status.DEAD, str(failed), due_at_ms=None)
-        else:
-            await self._note(row, Status.FAILED, str(failed), due_at_ms=now_ms() + _LOST_MS)
+    async def _failed(self, row: AnyRow, failed: Failed) -> bool:
+        is_last = failed.for_good or row.attempts + 1 > SEND_DELIVERY.max_retries
+        status, due = (Status.DEAD, None) if is_last else (Status.FAILED, now_ms() + _LOST_MS)
+        await self._note(row, **_attempt(row, status, str(failed)), due_at_ms=due)
         return is_last
 
-    async def _put_off(self, row: subscriptions.AnyRow) -> bool:
-        async with self._database.write() as connection:
-            await subscriptions.note(connection, row.id, due_at_ms=now_ms() + _LOST_MS)
+    async def _put_off(self, row: AnyRow) -> bool:
+        await self._note(row, due_at_ms=now_ms() + _LOST_MS)
         return False
 
-    async def _note(self, row: subscriptions.AnyRow, status: Status, answer: str, **values: Any) -> None:
+    async def _note(self, row: AnyRow, **values: Any) -> None:
         async with self._database.write() as connection:
-            attempts = row.attempts + 1
-            await subscriptions.note(
-                connection, row.id, status=status, attempts=attempts, answer=answer[:500], **values
-            )
+            await subscriptions.note(connection, row.id, **values)
+
+
+def _attempt(row: AnyRow, status: Status, answer: str) -> dict[str, Any]:
+    return {"status": status, "attempts": row.attempts + 1, "answer": answer[:500]}
 
 
 class DeliverySweep:

@@ -1,4 +1,4 @@
-"""What notify talks about: entries of the ledger, and what a client subscribes."""
+"""What a client subscribes, and what it has heard of that."""
 
 from __future__ import annotations
 
@@ -14,30 +14,6 @@ _UUID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _IDS = ("deviceId", "organizationId", "ruleChainId")
 KINDS = ("deviceUuid", "deviceId", "sensorUuid", "organizationId", "alarms", "ruleChainId")
 """What a subscription may name, one of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A notification in the ledger. `body` is its JSON object without `id`, `rooms` as in the log."""
-
-    log_id: LogId
-    type: str
-    device_uuid: str
-    body: str
-    rooms: str = ""
-
-    @property
-    def id(self) -> str:
-        """What every delivery carries as `id`."""
-        return str(self.log_id)
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """Entries behind `after`, oldest first, of one device unless `device_uuid` is empty."""
-
-    after: LogId
-    device_uuid: str
 
 
 @dataclass(frozen=True, slots=True)

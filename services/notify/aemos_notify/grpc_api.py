@@ -1,4 +1,4 @@
-"""NotifyService of the contract: decode, call, encode."""
+"""NotifyService of the contract: the ledger's notifications, and how far users have read them."""
 
 from __future__ import annotations
 
@@ -6,38 +6,43 @@ from collections.abc import AsyncIterator
 
 from aemos.v1 import notification_pb2 as pb
 from aemos.v1 import notification_pb2_grpc
+from aemos_core.database import Database
+from aemos_core.errors import invalid
 from aemos_core.identity import caller
-from aemos_core.notification_log import NotificationFeed, parse_log_id
+from aemos_core.notification_log import BEGINNING, NotificationFeed, parse_log_id
 from aemos_core.paging import page_of
 from aemos_core.rpc import Context
+from aemos_core.times import now_ms
 from google.protobuf import json_format
 
-from aemos_notify import codec
+from aemos_notify import codec, store
 from aemos_notify.publish import Publisher
-from aemos_notify.service import Ledger
-from aemos_notify.subscription_codec import cursor_to_pb
-from aemos_notify.subscription_service import ReadCursors
 from aemos_notify.watch import Watchers
+
+_CLOCKS_DIFFER_MS = 60_000
+_MOST_UNREAD = 1_000
 
 
 class NotifyServicer(notification_pb2_grpc.NotifyServiceServicer):
     """Notifications, inside the caller's organization."""
 
-    def __init__(
-        self, ledger: Ledger, cursors: ReadCursors, publisher: Publisher, watchers: Watchers, feed: NotificationFeed
-    ) -> None:
-        self._ledger = ledger
-        self._feed = feed
-        self._cursors = cursors
+    def __init__(self, database: Database, publisher: Publisher, watchers: Watchers, feed: NotificationFeed) -> None:
+        self._database = database
         self._publisher = publisher
         self._watchers = watchers
+        self._feed = feed
 
     async def ListNotifications(
         self, request: pb.ListNotificationsRequest, context: Context
     ) -> pb.ListNotificationsResponse:
         """A page, oldest first; the ledger follows the log within about a second."""
-        query, page = codec.query_from_pb(request), page_of(pb.ListNotificationsRequest(page_size=request.page_size))
-        return codec.page_to_pb(*await self._ledger.list(caller().organization_id, query, page))
+        after, page = codec.after_from_pb(request), page_of(pb.ListNotificationsRequest(page_size=request.page_size))
+        async with self._database.read() as connection:
+            found = await store.entries(
+                connection, caller().organization_id, after, page.limit + 1, request.device_uuid
+            )
+        entries, token = page.cut(found)
+        return pb.ListNotificationsResponse(notifications=map(codec.entry_to_pb, entries), next_page_token=token)
 
     async def PublishNotification(
         self, request: pb.PublishNotificationRequest, context: Context
@@ -47,14 +52,24 @@ class NotifyServicer(notification_pb2_grpc.NotifyServiceServicer):
         return pb.PublishNotificationResponse()
 
     async def GetReadCursor(self, request: pb.GetReadCursorRequest, context: Context) -> pb.ReadCursor:
-        return cursor_to_pb(*await self._cursors.get())
+        who = caller()
+        async with self._database.read() as connection:
+            place = await store.read_until(connection, who.organization_id, who.user_id)
+            unread = await store.unread(connection, who.organization_id, place, _MOST_UNREAD)
+        return pb.ReadCursor(id=str(place) if place != BEGINNING else "", unread=unread)
 
     async def MoveReadCursor(self, request: pb.MoveReadCursorRequest, context: Context) -> pb.ReadCursor:
-        return cursor_to_pb(*await self._cursors.move(parse_log_id(request.id, "id")))
+        """Forward; never back, and so not into the future."""
+        who, to = caller(), parse_log_id(request.id, "id")
+        if to.ms > now_ms() + _CLOCKS_DIFFER_MS:
+            raise invalid("id", "is of the future")
+        async with self._database.write() as connection:
+            await store.move_read_cursor(connection, who.organization_id, who.user_id, to)
+        return await self.GetReadCursor(pb.GetReadCursorRequest(), context)
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.Notification]:
         organization = caller().organization_id
         after = parse_log_id(request.after, "after") if request.after else await self._feed.position(organization)
         await context.send_initial_metadata(())  # so that a client knows from when on it misses nothing
-        async for entry in self._watchers.watch(organization, after, request.device_uuid):
-            yield codec.entry_to_pb(entry)
+        async for notification in self._watchers.watch(organization, after, request.device_uuid):
+            yield notification

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from aemos.v1.job_pb2 import RecordNotifications
+from aemos_core.database import Database
+from aemos_core.errors import AemosError
 from aemos_core.jobs import RECORD_NOTIFICATIONS, JobQueue
 from aemos_core.names import NOTIFICATION_LOGS
+from aemos_core.notification_log import END, entries
 from aemos_core.redis_link import RedisClient
 from aemos_core.waiting import wait
 from redis.exceptions import RedisError
 
-from aemos_notify.service import LogCopier
+from aemos_notify import store
+from aemos_notify.dispatch import Dispatcher
 
 log = logging.getLogger("aemos.notify")
 
 _PAUSE_SECONDS = 1.0
+_ENTRIES_AT_ONCE = 500
 _ORGANIZATIONS_A_JOB = 1_000
 
 
@@ -72,10 +78,34 @@ class LedgerFeed:
 
 
 class RecordJob:
-    """Does the job; doing it twice is doing it once."""
+    """Does the job: copies logs to the ledger, and sets off what subscriptions make of them; twice is once."""
 
-    def __init__(self, copier: LogCopier) -> None:
-        self._copier = copier
+    def __init__(self, database: Database, redis: RedisClient, dispatcher: Dispatcher) -> None:
+        self._database = database
+        self._redis = redis
+        self._dispatcher = dispatcher
 
     async def __call__(self, payload: bytes, job_id: str) -> None:
-        await self._copier.copy(RecordNotifications.FromString(payload).organization_ids)
+        await self.copy(RecordNotifications.FromString(payload).organization_ids)
+
+    async def copy(self, organization_ids: Iterable[int]) -> None:
+        """Copies what is new of these organizations. Raises an AemosError of one of them, when all had their turn;
+        begun again, goes on."""
+        failed: AemosError | None = None
+        for organization_id in organization_ids:
+            try:
+                while await self._copy_some(organization_id):
+                    pass
+            except AemosError as error:
+                failed = error
+        if failed is not None:
+            raise failed
+
+    async def _copy_some(self, organization_id: int) -> bool:
+        """Whether there may be more."""
+        async with self._database.read() as connection:
+            after = await store.reached(connection, organization_id)
+        found = await entries(self._redis, organization_id, after, END, _ENTRIES_AT_ONCE)
+        if found:
+            await self._dispatcher.record(organization_id, found)
+        return len(found) == _ENTRIES_AT_ONCE

@@ -1,11 +1,12 @@
-"""The ledger's tables and queries: what was announced, for longer than Redis keeps it."""
+"""The ledger's tables and queries: what was announced, for longer than Redis keeps it, and how far users have read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from aemos_core.database import TABLE_ARGS
-from aemos_core.notification_log import Logged, LogId
+from aemos_core.notification_log import BEGINNING, Logged, LogId
 from aemos_core.times import now_ms
 from sqlalchemy import (
     BigInteger,
@@ -13,10 +14,12 @@ from sqlalchemy import (
     ColumnElement,
     Index,
     MetaData,
+    Select,
     String,
     Table,
     Text,
     delete,
+    func,
     insert,
     select,
     update,
@@ -24,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aemos_notify.domain import Entry, Query
+from aemos_notify import codec
 
 metadata = MetaData()
 notification = Table(
@@ -49,62 +52,68 @@ ledger_cursor = Table(
     Column("seq", BigInteger, nullable=False),
     **TABLE_ARGS,
 )
+read_cursor = Table(
+    "read_cursor",
+    metadata,
+    Column("organization_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("user_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("ms", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    **TABLE_ARGS,
+)
 _FORGOTTEN_AT_ONCE = 1_000
-_n, _c = notification.c, ledger_cursor.c
+_n, _c, _r = notification.c, ledger_cursor.c, read_cursor.c
 
 
-async def cursor(connection: AsyncConnection, organization_id: int) -> LogId:
+async def reached(connection: AsyncConnection, organization_id: int) -> LogId:
     """How far the organization's log is copied."""
-    return await _cursor(connection, organization_id) or LogId()
+    query = select(_c.ms, _c.seq).where(_c.organization_id == organization_id)
+    return await _place(connection, query) or BEGINNING
 
 
-async def append(connection: AsyncConnection, organization_id: int, entries: Sequence[Entry]) -> list[Entry]:
+async def append(connection: AsyncConnection, organization_id: int, entries: Sequence[Logged]) -> list[Logged]:
     """Adds what lies behind the cursor and moves it to the last of `entries` (in the log's order); returns those.
 
     Holding the cursor's row makes it safe to copy the same twice, also at the same time: the later one finds nothing
     left. Only the very first copies of an organization can collide; then one of them raises EXISTS and is tried again.
     """
-    reached = await _cursor(connection, organization_id, hold=True)
-    new = [entry for entry in entries if entry.log_id > (reached or LogId())]
+    query = select(_c.ms, _c.seq).where(_c.organization_id == organization_id).with_for_update()
+    known = await _place(connection, query)
+    new = [entry for entry in entries if entry.id > (known or BEGINNING)]
     if not new:
         return []
-    place = {"ms": new[-1].log_id.ms, "seq": new[-1].log_id.seq}
-    if reached is None:
+    place = new[-1].id._asdict()
+    if known is None:
         await connection.execute(insert(ledger_cursor).values(organization_id=organization_id, **place))
     else:
         await connection.execute(update(ledger_cursor).where(_c.organization_id == organization_id).values(place))
-    now = now_ms()
-    await connection.execute(insert(notification), [_row(organization_id, entry, now) for entry in new])
+    common = {"organization_id": organization_id, "recorded_at_ms": now_ms()}
+    await connection.execute(insert(notification), [{**common, **codec.entry_to_row(entry)} for entry in new])
     return new
 
 
-async def entries(connection: AsyncConnection, organization_id: int, query: Query, limit: int) -> list[Entry]:
-    """At most `limit` entries of an organization."""
-    statement = select(_n.ms, _n.seq, _n.type, _n.device_uuid, _n.body)
-    statement = statement.where(_n.organization_id == organization_id, *behind(query.after))
-    if query.device_uuid:
-        statement = statement.where(_n.device_uuid == query.device_uuid)
-    rows = await connection.execute(statement.order_by(_n.ms, _n.seq).limit(limit))
-    return [Entry(LogId(row.ms, row.seq), row.type, row.device_uuid, row.body) for row in rows]
-
-
-async def entry(connection: AsyncConnection, organization_id: int, place: LogId) -> Entry | None:
-    """The entry of an organization at a place."""
-    statement = select(_n.ms, _n.seq, _n.type, _n.device_uuid, _n.body)
-    at = (_n.organization_id == organization_id, _n.ms == place.ms, _n.seq == place.seq)
-    row = (await connection.execute(statement.where(*at))).first()
-    return Entry(place, row.type, row.device_uuid, row.body) if row else None
+async def entries(
+    connection: AsyncConnection, organization_id: int, after: LogId, limit: int, device_uuid: str = ""
+) -> list[Logged]:
+    """At most `limit` entries of an organization behind `after`, oldest first; of one device unless that is empty."""
+    query = _entries(organization_id, after)
+    if device_uuid:
+        query = query.where(_n.device_uuid == device_uuid)
+    return await _logged(connection, query.order_by(_n.ms, _n.seq).limit(limit))
 
 
 async def backwards(
     connection: AsyncConnection, organization_id: int, after: LogId, upto: LogId, limit: int
 ) -> list[Logged]:
     """At most `limit` entries of an organization behind `after`, up to `upto`, newest first."""
-    statement = select(_n.ms, _n.seq, _n.type, _n.rooms, _n.body)
     not_behind = (_n.ms <= upto.ms, (_n.ms < upto.ms) | (_n.seq <= upto.seq))
-    statement = statement.where(_n.organization_id == organization_id, *behind(after), *not_behind)
-    rows = await connection.execute(statement.order_by(_n.ms.desc(), _n.seq.desc()).limit(limit))
-    return [Logged(LogId(row.ms, row.seq), row.type, tuple((row.rooms or "").split()), row.body) for row in rows]
+    query = _entries(organization_id, after).where(*not_behind)
+    return await _logged(connection, query.order_by(_n.ms.desc(), _n.seq.desc()).limit(limit))
+
+
+async def entry(connection: AsyncConnection, organization_id: int, place: LogId) -> Logged | None:
+    """The entry of an organization at a place."""
+    return next(iter(await backwards(connection, organization_id, place.before(), place, 1)), None)
 
 
 async def forget(connection: AsyncConnection, organization_id: int, before_ms: int) -> bool:
@@ -121,26 +130,43 @@ async def organizations(connection: AsyncConnection) -> Sequence[int]:
     return (await connection.execute(select(_c.organization_id))).scalars().all()
 
 
-async def _cursor(connection: AsyncConnection, organization_id: int, hold: bool = False) -> LogId | None:
-    statement = select(_c.ms, _c.seq).where(_c.organization_id == organization_id)
-    row = (await connection.execute(statement.with_for_update() if hold else statement)).first()
-    return LogId(row.ms, row.seq) if row else None
+async def read_until(connection: AsyncConnection, organization_id: int, user_id: int) -> LogId:
+    """How far a user has read."""
+    query = select(_r.ms, _r.seq).where(_r.organization_id == organization_id, _r.user_id == user_id)
+    return await _place(connection, query) or BEGINNING
 
 
-def behind(after: LogId) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """The condition on the ledger: behind a place."""
+async def unread(connection: AsyncConnection, organization_id: int, place: LogId, most: int) -> int:
+    """How many notifications lie behind a place, at most so many."""
+    found = select(_n.ms).where(_n.organization_id == organization_id, *_behind(place)).limit(most).subquery()
+    return int((await connection.execute(select(func.count()).select_from(found))).scalar_one())
+
+
+async def move_read_cursor(connection: AsyncConnection, organization_id: int, user_id: int, to: LogId) -> None:
+    """Moves a user's cursor forward; never back."""
+    mine = (_r.organization_id == organization_id) & (_r.user_id == user_id)
+    forward = (_r.ms < to.ms) | ((_r.ms == to.ms) & (_r.seq < to.seq))
+    changed = await connection.execute(update(read_cursor).where(mine, forward).values(to._asdict()))
+    if changed.rowcount == 0 and (await connection.execute(select(_r.ms).where(mine))).first() is None:
+        values = {"organization_id": organization_id, "user_id": user_id, **to._asdict()}
+        await connection.execute(insert(read_cursor).values(**values))
+
+
+def _behind(after: LogId) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     # Written so that the primary key is read from the right place: databases do not see that in (ms, seq) > (x, y).
     return _n.ms >= after.ms, (_n.ms > after.ms) | (_n.seq > after.seq)
 
 
-def _row(organization_id: int, entry: Entry, now: int) -> dict[str, object]:
-    return {
-        "organization_id": organization_id,
-        "ms": entry.log_id.ms,
-        "seq": entry.log_id.seq,
-        "type": entry.type,
-        "device_uuid": entry.device_uuid,
-        "body": entry.body,
-        "recorded_at_ms": now,
-        "rooms": entry.rooms,
-    }
+def _entries(organization_id: int, after: LogId) -> Select[Any]:
+    columns = (_n.ms, _n.seq, _n.type, _n.rooms, _n.body)
+    return select(*columns).where(_n.organization_id == organization_id, *_behind(after))
+
+
+async def _logged(connection: AsyncConnection, query: Select[Any]) -> list[Logged]:
+    rows = await connection.execute(query)
+    return [Logged(LogId(row.ms, row.seq), row.type, tuple((row.rooms or "").split()), row.body) for row in rows]
+
+
+async def _place(connection: AsyncConnection, query: Select[Any]) -> LogId | None:
+    row = (await connection.execute(query)).first()
+    return LogId(row.ms, row.seq) if row else None

@@ -1,4 +1,4 @@
-"""Subscriptions, deliveries and read cursors in the database."""
+"""Subscriptions and deliveries in the database, and as the contract has them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from aemos.v1 import subscription_pb2 as pb
 from aemos_core import audit
 from aemos_core.audit import audit_table
 from aemos_core.database import TABLE_ARGS, Id
 from aemos_core.errors import not_found
 from aemos_core.notification_log import LogId
 from aemos_core.outbox import OutboxTables
-from aemos_core.times import now_ms
+from aemos_core.times import now_ms, to_timestamp
+from google.protobuf import json_format
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -33,8 +35,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aemos_notify.store import behind, metadata, notification
-from aemos_notify.subscriptions import MOST_REPEATS, OPEN, Filter, Status, Subscription
+from aemos_notify.store import metadata
+from aemos_notify.subscriptions import MOST_REPEATS, OPEN, Filter, Status, filter_json
 
 AnyRow = Any
 """A row of a query, whose columns the query names."""
@@ -85,16 +87,12 @@ delivery = Table(
     Index("delivery_due", "due_at_ms"),
     **TABLE_ARGS,
 )
-read_cursor = Table(
-    "read_cursor",
-    metadata,
-    Column("organization_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("user_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("ms", BigInteger, nullable=False),
-    Column("seq", BigInteger, nullable=False),
-    **TABLE_ARGS,
+_s, _d = subscription.c, delivery.c
+_SAVED = (
+    *("id", "name", "enabled", "channel", "target"),
+    *("subject_template", "body_template", "hourly_limit", "repeat_minutes"),
 )
-_s, _d, _r, _n = subscription.c, delivery.c, read_cursor.c, notification.c
+"""Columns that are fields of the contract as they are."""
 _HOUR_MS = 60 * 60 * 1000
 _AT_ONCE = 2_000
 
@@ -115,51 +113,69 @@ class Lately(NamedTuple):
     suppressed_id: int
 
 
-def subscription_of(row: AnyRow) -> Subscription:
-    """A row as notify knows it."""
-    values = {key: value for key, value in row._mapping.items() if key != "filter"}
-    return Subscription(filter=msgspec.json.decode(row.filter, type=Filter), **values)
+def subscription_of(row: AnyRow) -> pb.Subscription:
+    """A row as the contract has it, without its secrets."""
+    found = pb.Subscription(**{name: getattr(row, name) for name in _SAVED}, created_at=to_timestamp(row.created_at_ms))
+    json_format.Parse(row.filter, found.filter)
+    return found
 
 
-def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: msgspec.json.encode(value).decode() if key == "filter" else value for key, value in values.items()}
+def secrets_of(row: AnyRow, now: int) -> list[str]:
+    """Those that sign now, the newest first: the old one of a row signs until its time."""
+    return [row.secret] + ([row.old_secret] if row.old_secret and now < row.old_until_ms else [])
 
 
-async def create(connection: AsyncConnection, draft: Subscription) -> Subscription:
+def delivery_of(row: AnyRow) -> pb.Delivery:
+    """A row as the contract has it."""
+    over = "over the hourly limit" + (f", with {row.repeats} more of this hour" if row.repeats else "")
+    return pb.Delivery(
+        id=row.id,
+        subscription_id=row.subscription_id,
+        notification_id=str(LogId(row.ms, row.seq)),
+        status=row.status,
+        attempts=row.attempts,
+        answer=over if row.status == Status.SUPPRESSED else row.answer,
+        queued_at=to_timestamp(row.queued_at_ms),
+        sent_at=None if row.sent_at_ms is None else to_timestamp(row.sent_at_ms),
+    )
+
+
+async def create(connection: AsyncConnection, organization_id: int, draft: pb.Subscription) -> AnyRow:
     """Adds a subscription, whose id is given here."""
-    names = [column.name for column in _s if column.name not in ("id", "created_at_ms")]
-    values = {name: getattr(draft, name) for name in names} | {"created_at_ms": now_ms()}
-    inserted = await connection.execute(insert(subscription).values(**_columns(values)))
+    values = {name: getattr(draft, name) for name in (*_SAVED, "secret") if name != "id"}
+    unsaid = {"old_secret": "", "old_until_ms": 0, "created_at_ms": now_ms(), "filter": filter_json(draft.filter)}
+    inserted = await connection.execute(
+        insert(subscription).values(organization_id=organization_id, **values, **unsaid)
+    )
     made = int(inserted.inserted_primary_key[0])  # type: ignore[index]
     await audit.record(connection, audit_rows, "subscription.create", f"subscription {made}")
-    return await get(connection, draft.organization_id, made)
+    return await get(connection, organization_id, made)
 
 
 async def change(
     connection: AsyncConnection, organization_id: int, subscription_id: int, changes: Mapping[str, Any]
-) -> Subscription:
-    """Sets fields of a subscription; the others stay what somebody else may just have made them."""
+) -> AnyRow:
+    """Sets columns of a subscription; the others stay what somebody else may just have made them."""
     if changes:
         mine = (_s.organization_id == organization_id) & (_s.id == subscription_id)
-        await connection.execute(update(subscription).where(mine).values(**_columns(changes)))
+        await connection.execute(update(subscription).where(mine).values(**changes))
     await audit.record(connection, audit_rows, "subscription.update", f"subscription {subscription_id}")
     return await get(connection, organization_id, subscription_id)
 
 
-async def get(connection: AsyncConnection, organization_id: int, subscription_id: int) -> Subscription:
+async def get(connection: AsyncConnection, organization_id: int, subscription_id: int) -> AnyRow:
     """A subscription of an organization."""
     query = select(subscription).where(_s.organization_id == organization_id, _s.id == subscription_id)
     row = (await connection.execute(query)).first()
     if row is None:
         raise not_found("subscription")
-    return subscription_of(row)
+    return row
 
 
-async def page(connection: AsyncConnection, organization_id: int, after: int, limit: int) -> list[Subscription]:
+async def page(connection: AsyncConnection, organization_id: int, after: int, limit: int) -> Sequence[AnyRow]:
     """At most limit + 1 subscriptions behind an id."""
     query = select(subscription).where(_s.organization_id == organization_id, _s.id > after)
-    rows = (await connection.execute(query.order_by(_s.id).limit(limit + 1))).all()
-    return [subscription_of(row) for row in rows]
+    return (await connection.execute(query.order_by(_s.id).limit(limit + 1))).all()
 
 
 async def remove(connection: AsyncConnection, subscription_id: int) -> bool:
@@ -291,26 +307,3 @@ async def take_due(connection: AsyncConnection, now: int, again_ms: int, most: i
         if (await connection.execute(claim.values(**values))).rowcount == 1 and not is_over:
             taken.append(row)
     return taken
-
-
-async def read_until(connection: AsyncConnection, organization_id: int, user_id: int) -> LogId:
-    """How far a user has read."""
-    query = select(_r.ms, _r.seq).where(_r.organization_id == organization_id, _r.user_id == user_id)
-    row = (await connection.execute(query)).first()
-    return LogId(row.ms, row.seq) if row else LogId()
-
-
-async def unread(connection: AsyncConnection, organization_id: int, place: LogId, most: int) -> int:
-    """How many notifications lie behind a place, at most so many."""
-    found = select(_n.ms).where(_n.organization_id == organization_id, *behind(place)).limit(most).subquery()
-    return int((await connection.execute(select(func.count()).select_from(found))).scalar_one())
-
-
-async def move_cursor(connection: AsyncConnection, organization_id: int, user_id: int, to: LogId) -> None:
-    """Moves a user's cursor forward; never back."""
-    mine = (_r.organization_id == organization_id) & (_r.user_id == user_id)
-    forward = (_r.ms < to.ms) | ((_r.ms == to.ms) & (_r.seq < to.seq))
-    changed = await connection.execute(update(read_cursor).where(mine, forward).values(ms=to.ms, seq=to.seq))
-    if changed.rowcount == 0 and (await connection.execute(select(_r.ms).where(mine))).first() is None:
-        values = {"organization_id": organization_id, "user_id": user_id, "ms": to.ms, "seq": to.seq}
-        await connection.execute(insert(read_cursor).values(**values))

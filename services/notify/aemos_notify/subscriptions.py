@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
+from aemos.v1 import subscription_pb2 as pb
 from aemos_core.errors import AemosError, FieldError, Kind
+from google.protobuf import json_format
 
 MOST_PER_ORGANIZATION = 1_000
 MOST_REPEATS = 20
@@ -32,23 +33,6 @@ OPEN = (Status.QUEUED, Status.FAILED)
 """What will be tried."""
 
 
-class Facts(NamedTuple):
-    """What filters look at in a notification."""
-
-    event_type: object
-    severity: object
-    device_uuid: object
-    state_value: object
-
-    @classmethod
-    def of(cls, notification: Mapping[str, Any]) -> Facts:
-        """Those of a notification; None for what it has not."""
-        metadata = notification.get("metadata")
-        values = metadata if isinstance(metadata, Mapping) else {}
-        kind, device = notification.get("type"), notification.get("deviceUuid")
-        return cls(kind, values.get("severity"), device, values.get("newValue"))
-
-
 class Filter(msgspec.Struct, frozen=True, rename="camel"):
     """Which notifications; what is empty stands for any."""
 
@@ -58,43 +42,23 @@ class Filter(msgspec.Struct, frozen=True, rename="camel"):
     device_label: str = ""
     state_values: tuple[str, ...] = ()
 
-    def matches(self, facts: Facts, labels: Mapping[str, str]) -> bool:
+    def matches(self, notification: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
         """Whether a notification of a device with these labels is one of them."""
-        for allowed, found in zip(
-            (self.event_types, self.severities, self.device_uuids, self.state_values), facts, strict=True
-        ):
-            if allowed and found not in allowed:
-                return False
+        metadata = notification.get("metadata")
+        values = metadata if isinstance(metadata, Mapping) else {}
+        asked = (
+            (self.event_types, notification.get("type")),
+            (self.severities, values.get("severity")),
+            (self.device_uuids, notification.get("deviceUuid")),
+            (self.state_values, values.get("newValue")),
+        )
+        if any(allowed and found not in allowed for allowed, found in asked):
+            return False
         key, _, value = self.device_label.partition("=")
         return not key or labels.get(key) == value
 
 
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """Who is told of what. `secret` is a webhook's; `old_secret` signs too until `old_until_ms`."""
-
-    id: int
-    organization_id: int
-    name: str
-    enabled: bool
-    channel: str
-    target: str
-    filter: Filter = field(default_factory=Filter)
-    subject_template: str = ""
-    body_template: str = ""
-    hourly_limit: int = 60
-    repeat_minutes: int = 0
-    secret: str = ""
-    old_secret: str = ""
-    old_until_ms: int = 0
-    created_at_ms: int = 0
-
-    def secrets(self, now_ms: int) -> list[str]:
-        """Those that sign now, the newest first."""
-        return [self.secret] + ([self.old_secret] if self.old_secret and now_ms < self.old_until_ms else [])
-
-
-def check(draft: Subscription) -> None:
+def check(draft: pb.Subscription) -> None:
     """INVALID with every field that is wrong; what only the channel knows, such as its targets, is asked there."""
     mistakes = [FieldError(loc, message) for loc, message in _mistakes(draft) if message]
     if mistakes:
@@ -102,8 +66,13 @@ def check(draft: Subscription) -> None:
         raise AemosError(Kind.INVALID, detail, reason="invalid_subscription", errors=mistakes)
 
 
-def _mistakes(draft: Subscription) -> list[tuple[str, str]]:
-    size = len(msgspec.json.encode(draft.filter))
+def filter_json(wanted: pb.NotificationFilter) -> str:
+    """A filter as it is stored, which `Filter` reads."""
+    return msgspec.json.encode(json_format.MessageToDict(wanted)).decode()
+
+
+def _mistakes(draft: pb.Subscription) -> list[tuple[str, str]]:
+    size, label = len(filter_json(draft.filter).encode()), draft.filter.device_label
     return [
         ("name", "" if 0 < len(draft.name) <= _MOST_NAME else f"must have 1 to {_MOST_NAME} characters"),
         ("target", "" if 0 < len(draft.target) <= _MOST_TARGET else f"must have 1 to {_MOST_TARGET} characters"),
@@ -112,7 +81,7 @@ def _mistakes(draft: Subscription) -> list[tuple[str, str]]:
         ("hourlyLimit", "" if 1 <= draft.hourly_limit <= _MOST_HOURLY else f"must be 1 to {_MOST_HOURLY}"),
         ("repeatMinutes", "" if 0 <= draft.repeat_minutes <= _MOST_MINUTES else f"must be 0 to {_MOST_MINUTES}"),
         ("filter", "" if size <= _MOST_FILTER else f"must have at most {_MOST_FILTER} bytes as JSON"),
-        ("filter.deviceLabel", "" if "=" in (draft.filter.device_label or "=") else 'must be "key=value"'),
+        ("filter.deviceLabel", "" if "=" in (label or "=") else 'must be "key=value"'),
     ]
 
 

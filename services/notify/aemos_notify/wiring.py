@@ -29,12 +29,11 @@ from aemos_notify.mail_job import MailJob
 from aemos_notify.publish import Publisher
 from aemos_notify.replay import Replayer
 from aemos_notify.rooms import Rooms
-from aemos_notify.service import History, Ledger, LedgerSweep, LogCopier
+from aemos_notify.service import History, LedgerSweep
 from aemos_notify.settings import NotifySettings
 from aemos_notify.socketio_edge import SocketIoEdge
 from aemos_notify.subjects import subjects_of
-from aemos_notify.subscription_api import SubscriptionServicer
-from aemos_notify.subscription_service import ReadCursors, Subscriptions
+from aemos_notify.subscription_service import SubscriptionServicer
 from aemos_notify.watch import Watchers
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
@@ -66,20 +65,19 @@ async def wire(settings: NotifySettings) -> AsyncIterator[Sequence[Component]]:
         rules = await enter(rpc.open_channel(settings.rules_target, secret))
         channels = await enter(open_channels(settings.mail_server, settings.webhook_networks))
         verifier, subjects = rpc.remote_verifier(ingest), subjects_of(ingest, rules)
-        ledger, ledger_feed, rooms = Ledger(database), LedgerFeed(redis, queue), Rooms()
-        watchers = Watchers(ledger, redis)
+        ledger_feed, watchers, rooms = LedgerFeed(redis, queue), Watchers(database, redis), Rooms()
         deliveries = Deliveries(rooms, (ledger_feed.noticed, watchers.noticed))
         feed = NotificationFeed(redis, deliveries.deliver, ledger_feed.missed_some)
         readings = LiveReadings()
         committed = CommittedReadings(redis, readings)
-        replayer = Replayer(feed, History(ledger, redis), rooms)
+        replayer = Replayer(feed, History(database, redis), rooms)
         edge = SocketIoEdge(verifier, subjects, rooms, feed, replayer, readings, committed.flowing)
         stack.push_async_callback(edge.server.shutdown)
         outbox, receipts = delivery_outbox(database, queue, jobs_redis)
         publisher = Publisher(Announcer(redis), device_pb2_grpc.DeviceServiceStub(ingest).GetDevice)
         servicers = [
-            NotifyServicer(ledger, ReadCursors(database), publisher, watchers, feed),
-            SubscriptionServicer(Subscriptions(database, outbox, channels)),
+            NotifyServicer(database, publisher, watchers, feed),
+            SubscriptionServicer(database, outbox, channels),
         ]
         address = f"{settings.bind}:{settings.notify_grpc_port}"
         server = await enter(rpc.grpc_server(address, "AEMOS_NOTIFY_GRPC_PORT", secret, verifier, servicers))
@@ -100,9 +98,8 @@ async def wire_worker(settings: NotifySettings) -> AsyncIterator[Sequence[Compon
         queue = JobQueue(posting)
         stack.callback(queue.close)
         outbox, receipts = delivery_outbox(database, queue, jobs_redis)
-        ledger = Ledger(database)
-        dispatcher = Dispatcher(outbox, labels_from(history_pb2_grpc.HistoryServiceStub(ingest)))
-        record = RecordJob(LogCopier(ledger, redis, dispatcher))
+        dispatcher = Dispatcher(database, outbox, labels_from(history_pb2_grpc.HistoryServiceStub(ingest)))
+        record = RecordJob(database, redis, dispatcher)
         mail = MailJob(EmailChannel(settings.mail_server), settings.mail_from, redis, jobs_redis)
         actor_on_loop(recording, RECORD_NOTIFICATIONS, record, never_retry=(DecodeError,))
         deliver, threads = DeliverJob(database, channels, jobs_redis), settings.notify_worker_threads
@@ -113,5 +110,5 @@ async def wire_worker(settings: NotifySettings) -> AsyncIterator[Sequence[Compon
             JobWorker(recording, [RECORD_NOTIFICATIONS.queue_name()], threads=_LEDGER_THREADS),
             JobWorker(posting, [SEND_DELIVERY.queue_name()], threads=threads),
             JobWorker(mailing, [SEND_EMAIL.queue_name()], threads=threads),
-            *(DeliverySweep(database, outbox), LedgerSweep(ledger), outbox, receipts),
+            *(DeliverySweep(database, outbox), LedgerSweep(database), outbox, receipts),
         ]

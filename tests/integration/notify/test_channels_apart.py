@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from aemos.v1.subscription_pb2 import Subscription
 from aemos_core.announce import Announcer
 from aemos_core.database import open_database
 from aemos_notify import channels, subscription_store
-from aemos_notify.subscriptions import Subscription
 
 from tests.support.notify import Notify, announcement, running_notify
 from tests.support.receivers import smtp_server, webhook_receiver
@@ -20,10 +20,8 @@ SECRET = "whsec_bm90aWZ5bm90aWZ5bm90aWZ5bm90aWZ5"
 async def subscribe(notify: Notify, channel: str, *targets: str) -> None:
     async with open_database(notify.settings.database_of("notify")) as database, database.write() as connection:
         for target in targets:
-            draft = Subscription(
-                id=0, organization_id=1, name="s", channel=channel, target=target, enabled=True, secret=SECRET
-            )
-            await subscription_store.create(connection, draft)
+            draft = Subscription(name="s", channel=channel, target=target, enabled=True, secret=SECRET, hourly_limit=60)
+            await subscription_store.create(connection, 1, draft)
 
 
 async def test_mail_goes_while_every_webhook_hangs(

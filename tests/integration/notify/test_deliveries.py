@@ -13,24 +13,26 @@ from typing import Any
 
 import aemos_notify
 import pytest
+from aemos.v1 import notification_pb2
+from aemos.v1 import subscription_pb2 as pb
 from aemos.v1.job_pb2 import SendDelivery
+from aemos.v1.subscription_pb2 import NotificationFilter as Filter
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, invalid
 from aemos_core.identity import Caller, set_caller
 from aemos_core.jobs import SEND_DELIVERY
-from aemos_core.notification_log import LogId
+from aemos_core.notification_log import Logged, LogId
 from aemos_core.outbox import Row
-from aemos_core.paging import Page
 from aemos_core.times import now_ms
 from aemos_core.worker import Job, current_job
-from aemos_notify import templates
+from aemos_notify import subscription_store, templates
 from aemos_notify.channels import ChannelSender, Failed, Letter
 from aemos_notify.dispatch import DeliverJob, DeliverySweep, Dispatcher, TryAgain
-from aemos_notify.domain import Entry
-from aemos_notify.service import Ledger
-from aemos_notify.subscription_codec import delivery_to_pb
-from aemos_notify.subscription_service import ReadCursors, Subscriptions
-from aemos_notify.subscriptions import MOST_REPEATS, Filter, Status, Subscription
+from aemos_notify.grpc_api import NotifyServicer
+from aemos_notify.service import LedgerSweep
+from aemos_notify.subscription_service import SubscriptionServicer
+from aemos_notify.subscription_store import secrets_of
+from aemos_notify.subscriptions import MOST_REPEATS, Status
 from aemos_notify.templates import EXAMPLE, Message
 
 from tests.support.notify_worker import FakeChannel, KeptOutbox, labels
@@ -61,27 +63,40 @@ class Fixture:
         set_caller(Caller(1, 7, "admin", "token"))
         self.outbox, self.channel = KeptOutbox(database), FakeChannel()
         channels: dict[str, ChannelSender] = {"email": self.channel, "webhook": self.channel, "push": PushChannel()}
-        self.subscriptions = Subscriptions(database, self.outbox, channels)
-        self.cursors = ReadCursors(database)
+        self.database = database
+        self.subscriptions = SubscriptionServicer(database, self.outbox, channels)
+        self.api = NotifyServicer(database, None, None, None)  # type: ignore[arg-type]  # of it only the read cursors
         self.sweep = DeliverySweep(database, self.outbox)
-        self.ledger, self._dispatcher = Ledger(database), Dispatcher(self.outbox, labels)
+        self.ledger, self._dispatcher = LedgerSweep(database), Dispatcher(database, self.outbox, labels)
         self._job = DeliverJob(database, channels, None)  # type: ignore[arg-type]  # without receipts no Redis
         current_job.set(Job("j", "", "", ""))
 
-    async def subscribe(self, **changes: Any) -> Subscription:
-        values = {"name": "s", "channel": "email", "target": "a@example.org", "enabled": True, **changes}
-        return await self.subscriptions.create(Subscription(id=0, organization_id=1, **values))
+    async def subscribe(self, **changes: Any) -> pb.Subscription:
+        values = {"name": "s", "channel": "email", "target": "a@example.org", **changes}
+        return await self.call("CreateSubscription", **values)
+
+    async def call(self, method: str, **request: Any) -> Any:
+        """The answer of SubscriptionService."""
+        return await getattr(self.subscriptions, method)(getattr(pb, f"{method}Request")(**request), None)
+
+    async def deliveries(self, **request: Any) -> list[pb.Delivery]:
+        """The newest, at most 1000."""
+        return list((await self.call("ListDeliveries", page_size=1_000, **request)).deliveries)
+
+    async def secrets(self, subscription: pb.Subscription, now: int) -> list[str]:
+        """What signs at this time."""
+        async with self.database.read() as connection:
+            return secrets_of(await subscription_store.get(connection, 1, subscription.id), now)
 
     async def happen(self, number: int) -> None:
         """So many notifications at once."""
         body, now = json.dumps({k: v for k, v in EXAMPLE.items() if k != "id"}), now_ms()
-        entries = [Entry(LogId(now, 100 + seq), "alarm", "abc-123", body) for seq in range(number)]
-        await self.ledger.append(1, entries, self._dispatcher)
+        entries = [Logged(LogId(now, 100 + seq), "alarm", (), body) for seq in range(number)]
+        await self._dispatcher.record(1, entries)
 
     async def happens(self, seq: int = 1, ms: int = 0, **changes: Any) -> None:
         body: Mapping[str, Any] = {k: v for k, v in {**EXAMPLE, **changes}.items() if k != "id"}
-        entry = Entry(LogId(ms or now_ms(), seq), str(body["type"]), "abc-123", json.dumps(body))
-        await self.ledger.append(1, [entry], self._dispatcher)
+        await self._dispatcher.record(1, [Logged(LogId(ms or now_ms(), seq), body["type"], (), json.dumps(body))])
 
     async def work(self) -> list[str]:
         """Does every job that is queued; what each raised."""
@@ -98,8 +113,7 @@ class Fixture:
         return ""
 
     async def statuses(self) -> list[str]:
-        found, _ = await self.subscriptions.deliveries(0, "", Page(100, 0))
-        return [row.status for row in found]
+        return [delivery.status for delivery in await self.deliveries()]
 
 
 @pytest.fixture
@@ -133,10 +147,10 @@ async def test_what_fails_is_tried_again_and_then_dead(notify: Fixture) -> None:
     assert await notify.statuses() == [Status.FAILED]
     notify.outbox.rows = [row]
     assert await notify.work() == []
-    (dead,), _ = await notify.subscriptions.deliveries(0, "dead", Page(100, 0))
+    (dead,) = await notify.deliveries(status="dead")
     assert (dead.answer, dead.attempts) == ("451 later", SEND_DELIVERY.max_retries + 1)
     notify.channel.failure = None
-    await notify.subscriptions.resend(dead.id)
+    await notify.call("ResendDelivery", id=dead.id)
     await notify.work()
     assert await notify.statuses() == [Status.SENT]
 
@@ -158,8 +172,8 @@ async def test_an_hour_has_its_limit(notify: Fixture) -> None:
     await notify.happen(10)
     await notify.work()
     assert sorted(await notify.statuses()) == [Status.SENT] * 2 + [Status.SUPPRESSED]
-    (row,), _ = await notify.subscriptions.deliveries(0, "suppressed", Page(100, 0))
-    assert delivery_to_pb(row).answer == "over the hourly limit, with 11 more of this hour"
+    (row,) = await notify.deliveries(status="suppressed")
+    assert row.answer == "over the hourly limit, with 11 more of this hour"
 
 
 async def test_it_is_repeated_until_somebody_acknowledges(notify: Fixture) -> None:
@@ -173,8 +187,8 @@ async def test_it_is_repeated_until_somebody_acknowledges(notify: Fixture) -> No
     await notify.work()
     first, second = (letter.uid for letter in notify.channel.letters)
     assert second == f"{first}_1"  # a message of its own, or its receiver would drop it
-    (row,), _ = await notify.subscriptions.deliveries(0, "", Page(100, 0))
-    assert (await notify.subscriptions.acknowledge(row.id)).status == Status.ACKNOWLEDGED
+    (row,) = await notify.deliveries()
+    assert (await notify.call("AcknowledgeDelivery", id=row.id)).status == Status.ACKNOWLEDGED
     assert await notify.sweep.sweep(now + 60 * MINUTE_MS) == 0
     assert MOST_REPEATS == 20
 
@@ -200,7 +214,7 @@ async def test_a_new_channel_is_one_class(notify: Fixture) -> None:
     made = await notify.subscribe(channel="push", target="token-1", subject_template="{{ metadata.severity }}")
     await notify.happens()
     await notify.work()
-    (row,), _ = await notify.subscriptions.deliveries(made.id, "", Page(100, 0))
+    (row,) = await notify.deliveries(subscription_id=made.id)
     assert (row.answer, made.secret) == ("pushed critical to token-1", "")
     for module in Path(aemos_notify.__file__).parent.glob("*.py"):
         names = re.findall(r"[\"'](?:email|webhook)[\"']", module.read_text(encoding="utf-8"))
@@ -213,7 +227,7 @@ async def test_what_goes_wrong_inside_is_a_failure_too(notify: Fixture) -> None:
     await notify.happens()
     notify.channel.failure = RuntimeError("a bug")
     assert await notify.work() == ["TryAgain"]
-    (row,), _ = await notify.subscriptions.deliveries(0, "failed", Page(100, 0))
+    (row,) = await notify.deliveries(status="failed")
     assert (row.answer, row.attempts) == ("RuntimeError", 1)
 
 
@@ -221,8 +235,8 @@ async def test_an_acknowledgement_during_an_attempt_stays(notify: Fixture) -> No
     """What the attempt comes to does not undo it."""
     await notify.subscribe(repeat_minutes=5)
     await notify.happens()
-    (row,), _ = await notify.subscriptions.deliveries(0, "", Page(100, 0))
-    notify.channel.before = lambda: notify.subscriptions.acknowledge(row.id)
+    (row,) = await notify.deliveries()
+    notify.channel.before = lambda: notify.call("AcknowledgeDelivery", id=row.id)
     await notify.work()
     assert await notify.statuses() == [Status.ACKNOWLEDGED]
     assert await notify.sweep.sweep(now_ms() + 60 * MINUTE_MS) == 0
@@ -253,9 +267,10 @@ async def test_many_subscriptions_and_a_burst(notify: Fixture) -> None:
     began = time.monotonic()
     await notify.happen(500)
     assert time.monotonic() - began < 20
-    listed, _ = await notify.subscriptions.deliveries(0, "", Page(1_000, 0))
+    listed = await notify.deliveries()
     assert Counter(row.status for row in listed) == {Status.QUEUED: 600, Status.SUPPRESSED: 200}
-    assert {row.repeats for row in listed if row.status == Status.SUPPRESSED} == {496}
+    over = "over the hourly limit, with 496 more of this hour"
+    assert {row.answer for row in listed if row.status == Status.SUPPRESSED} == {over}
 
 
 async def test_what_is_old_is_forgotten(notify: Fixture) -> None:
@@ -263,18 +278,17 @@ async def test_what_is_old_is_forgotten(notify: Fixture) -> None:
     await notify.subscribe(hourly_limit=3_600)
     await notify.happen(3_000)
     await notify.ledger.forget(1, now_ms() - MINUTE_MS)
-    assert len(await notify.statuses()) == 100  # a page
+    assert len(await notify.statuses()) == 1_000  # a page
     for left in (1, 0):
         await notify.ledger.forget(1, now_ms() + MINUTE_MS)
-        rows, _ = await notify.subscriptions.deliveries(0, "", Page(1_000, 0))
-        assert bool(rows) is bool(left)
+        assert bool(await notify.deliveries()) is bool(left)
 
 
 async def test_a_subscription_goes_with_its_deliveries(notify: Fixture) -> None:
     """However many they are."""
     made = await notify.subscribe(hourly_limit=3_600)
     await notify.happen(2_500)
-    await notify.subscriptions.delete(made.id)
+    await notify.call("DeleteSubscription", id=made.id)
     assert await notify.statuses() == []
     await notify.work()
     assert notify.channel.letters == []
@@ -283,20 +297,21 @@ async def test_a_subscription_goes_with_its_deliveries(notify: Fixture) -> None:
 async def test_two_changes_at_once_both_stay(notify: Fixture) -> None:
     """A change sets what it gives, and nothing else: not a secret that was made meanwhile."""
     made = await notify.subscribe(channel="webhook", target="https://example.org/hook")
-    rotated = await notify.subscriptions.rotate_secret(made.id)
-    changed = await notify.subscriptions.update(made.id, {"name": "t", "filter": Filter(severities=("major",))})
-    assert (changed.name, changed.secret, changed.filter.severities) == ("t", rotated.secret, ("major",))
+    rotated = await notify.call("RotateSubscriptionSecret", id=made.id)
+    changed = await notify.call("UpdateSubscription", id=made.id, name="t", filter=Filter(severities=("major",)))
+    assert (changed.name, changed.filter.severities, changed.hourly_limit) == ("t", ["major"], 60)
+    assert (await notify.secrets(made, now_ms()))[0] == rotated.secret
     with pytest.raises(AemosError):
-        await notify.subscriptions.update(made.id, {"hourly_limit": 0})
+        await notify.call("UpdateSubscription", id=made.id, hourly_limit=0)
 
 
 async def test_secrets(notify: Fixture) -> None:
     """A webhook has one; a new one signs beside the old one, for a day."""
     made = await notify.subscribe(channel="webhook", target="https://example.org/hook")
     assert made.secret.startswith("whsec_")
-    rotated = await notify.subscriptions.rotate_secret(made.id)
-    assert rotated.secrets(now_ms()) == [rotated.secret, made.secret]
-    assert rotated.secrets(now_ms() + 25 * 60 * MINUTE_MS) == [rotated.secret]
+    rotated = await notify.call("RotateSubscriptionSecret", id=made.id)
+    assert await notify.secrets(made, now_ms()) == [rotated.secret, made.secret]
+    assert await notify.secrets(made, now_ms() + 25 * 60 * MINUTE_MS) == [rotated.secret]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +322,7 @@ async def test_secrets(notify: Fixture) -> None:
         ({"target": ""}, "target"),
         ({"filter": Filter(device_uuids=("x" * 64,) * 1_000)}, "filter"),
         ({"body_template": "{{ type", "filter": Filter(event_types=("own",))}, "bodyTemplate"),
-        ({"hourly_limit": 0}, "hourlyLimit"),
+        ({"hourly_limit": 3_601}, "hourlyLimit"),
         ({"body_template": "{{ missing }}"}, "bodyTemplate"),
         ({"filter": Filter(device_label="site")}, "filter.deviceLabel"),
     ],
@@ -325,19 +340,28 @@ async def test_another_organization_sees_nothing(notify: Fixture) -> None:
     await notify.happens()
     set_caller(Caller(2, 8, "admin", "token"))
     with pytest.raises(AemosError):
-        await notify.subscriptions.get(made.id)
+        await notify.call("GetSubscription", id=made.id)
     assert await notify.statuses() == []
 
 
 async def test_read_cursors_move_forward_only(notify: Fixture) -> None:
     """Each user has an own one."""
+
+    async def cursor(move_to: LogId | None = None) -> tuple[str, int]:
+        if move_to is None:
+            found = await notify.api.GetReadCursor(notification_pb2.GetReadCursorRequest(), None)  # type: ignore[arg-type]
+        else:
+            request = notification_pb2.MoveReadCursorRequest(id=str(move_to))
+            found = await notify.api.MoveReadCursor(request, None)  # type: ignore[arg-type]
+        return found.id, found.unread
+
     now = now_ms()
     for seq in range(3):
         await notify.happens(seq, now)
-    assert await notify.cursors.get() == (LogId(), 3)
-    assert await notify.cursors.move(LogId(now, 1)) == (LogId(now, 1), 1)
-    assert await notify.cursors.move(LogId(now, 0)) == (LogId(now, 1), 1)
+    assert await cursor() == ("", 3)
+    assert await cursor(LogId(now, 1)) == (f"{now}-1", 1)
+    assert await cursor(LogId(now, 0)) == (f"{now}-1", 1)
     with pytest.raises(AemosError, match="future"):
-        await notify.cursors.move(LogId(now + 60 * MINUTE_MS, 0))
+        await cursor(LogId(now + 60 * MINUTE_MS, 0))
     set_caller(Caller(1, 8, "viewer", "token"))
-    assert await notify.cursors.get() == (LogId(), 3)
+    assert await cursor() == ("", 3)

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from aemos_core.database import Database, open_database
 from aemos_core.errors import AemosError, Kind
+from aemos_core.notification_log import Logged, LogId
 from aemos_notify import store
-from aemos_notify.domain import Entry, LogId, Query
 
 OWN, OTHER = 1, 2
 FIRST = LogId()
 
 
-def entry(ms: int, seq: int = 0, device: str = "d1", body: str = "{}") -> Entry:
-    return Entry(LogId(ms, seq), "device-state-change", device, body)
+def entry(ms: int, seq: int = 0, device: str = "d1", **more: str) -> Logged:
+    body = json.dumps({"deviceUuid": device, **more}, ensure_ascii=False)
+    return Logged(LogId(ms, seq), "device-state-change", ("room", "other"), body)
 
 
-async def append(database: Database, *entries: Entry, organization: int = OWN) -> None:
+async def append(database: Database, *entries: Logged, organization: int = OWN) -> None:
     async with database.write() as connection:
         await store.append(connection, organization, entries)
 
 
-async def found(database: Database, after: LogId = FIRST, device: str = "", organization: int = OWN) -> list[Entry]:
+async def found(database: Database, after: LogId = FIRST, device: str = "", organization: int = OWN) -> list[Logged]:
     async with database.read() as connection:
-        return await store.entries(connection, organization, Query(after, device), 100)
+        return await store.entries(connection, organization, after, 100, device)
 
 
 async def test_what_is_copied_again_is_there_once(database: Database) -> None:
@@ -37,8 +39,8 @@ async def test_what_is_copied_again_is_there_once(database: Database) -> None:
     await append(database, *entries[:1])
     assert await found(database) == entries
     async with database.read() as connection:
-        assert await store.cursor(connection, OWN) == entries[-1].log_id
-        assert await store.cursor(connection, OTHER) == FIRST
+        assert await store.reached(connection, OWN) == entries[-1].id
+        assert await store.reached(connection, OTHER) == FIRST
     assert await found(database, organization=OTHER) == []
 
 
@@ -52,9 +54,9 @@ async def test_entries_are_read_behind_a_place(database: Database, after: LogId,
 
 async def test_a_devices_entries_are_its_own(database: Database) -> None:
     """Letter case counts, and bodies are kept to the letter."""
-    body = '{"a": "🌡️ مرحبا", "b": 1.10, "c": "' + "x" * 100_000 + '"}'
-    await append(database, entry(1, device="D1"), entry(2, body=body), entry(3, device="d2"))
-    assert await found(database, device="d1") == [entry(2, body=body)]
+    own = entry(2, a="🌡️ مرحبا", c="x" * 100_000)
+    await append(database, entry(1, device="D1"), own, entry(3, device="d2"))
+    assert await found(database, device="d1") == [own]
 
 
 async def test_two_copy_at_the_same_time(database: Database, database_url: str) -> None:
@@ -66,5 +68,5 @@ async def test_two_copy_at_the_same_time(database: Database, database_url: str) 
         )
         assert all(isinstance(one, AemosError) and one.kind is Kind.EXISTS for one in first if one is not None)
         await asyncio.gather(*(append(own, *entries) for own in (database, another, database, another)))
-    assert [one.log_id.ms for one in await found(database)] == list(range(1, 101))
+    assert [one.id.ms for one in await found(database)] == list(range(1, 101))
     assert len(await found(database, LogId(100, 0))) == 99

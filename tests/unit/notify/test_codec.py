@@ -6,9 +6,8 @@ import pytest
 from aemos.v1 import notification_pb2 as pb
 from aemos.v1.job_pb2 import CommittedReading
 from aemos_core.errors import AemosError
-from aemos_core.notification_log import LogId, parse_log_id
+from aemos_core.notification_log import Logged, LogId, parse_log_id
 from aemos_notify import codec
-from aemos_notify.domain import Entry
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,18 +31,17 @@ def test_what_is_no_log_id_is_invalid(text: str) -> None:
 def test_page_token_goes_before_after() -> None:
     """A later page goes on where the one before it ended, whatever `after` says."""
     request = pb.ListNotificationsRequest(after="1-0", page_token="5-2")
-    assert codec.query_from_pb(request).after == LogId(5, 2)
-    assert codec.query_from_pb(pb.ListNotificationsRequest()).after == LogId()
+    assert codec.after_from_pb(request) == LogId(5, 2)
+    assert codec.after_from_pb(pb.ListNotificationsRequest()) == LogId()
 
 
 def test_incomplete_notifications_are_listed() -> None:
     """What a producer left out, or spelled wrongly, does not hide the rest."""
     bodies = ["{}", '{"metadata": 3, "timestamp": "yesterday"}', '{"metadata": {"a": [1, {"b": null}]}}']
-    page = codec.page_to_pb([Entry(LogId(1_000, n), "t", "d", body) for n, body in enumerate(bodies)], "next")
-    assert [n.id for n in page.notifications] == ["1000-0", "1000-1", "1000-2"]
-    assert {n.timestamp.ToMilliseconds() for n in page.notifications} == {1_000}
-    assert json_format.MessageToDict(page.notifications[2].metadata) == {"a": [1, {"b": None}]}
-    assert page.next_page_token == "next"
+    found = [codec.entry_to_pb(Logged(LogId(1_000, n), "t", (), body)) for n, body in enumerate(bodies)]
+    assert [n.id for n in found] == ["1000-0", "1000-1", "1000-2"]
+    assert {n.timestamp.ToMilliseconds() for n in found} == {1_000}
+    assert json_format.MessageToDict(found[2].metadata) == {"a": [1, {"b": None}]}
 
 
 @pytest.mark.parametrize(

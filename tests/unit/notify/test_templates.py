@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from aemos_core.errors import AemosError
-from aemos_notify.subscriptions import Facts, Filter
+from aemos_notify.subscriptions import Filter
 from aemos_notify.templates import EXAMPLE, check, examples, json_body, text
 
 
@@ -119,4 +119,4 @@ def test_examples_are_what_is_announced(event: str) -> None:
 )
 def test_filters(wanted: Filter, matches: bool) -> None:
     """What is empty stands for any; what is not must all hold."""
-    assert wanted.matches(Facts.of(EXAMPLE), {"site": "hamburg"}) is matches
+    assert wanted.matches(EXAMPLE, {"site": "hamburg"}) is matches
