@@ -26,7 +26,7 @@ from aemos_rules import chain_store, state_store
 from aemos_rules.domain import Node, RuleChain
 from aemos_rules.wiring import MIGRATIONS
 
-from tests.bench import loads
+from tests.bench import fan_out, loads
 from tests.bench.support import Installation, header, installation, median, table
 from tests.support.mariadb import mariadb_server
 from tests.support.redis_server import redis_server
@@ -267,4 +267,5 @@ def measure() -> str:
     rows = asyncio.run(_measured())
     work = f"two workers, ingest storing batches of 100 over HTTP beside them, {END_TO_END_SECONDS} s, end to end"
     rows.append([work, f"{_end_to_end():,.0f} chain runs/s", "8,000", "12,000"])
+    rows += fan_out.measure()
     return "\n".join([*header("rules"), *table(["one worker process", "measured", "floor", "goal"], rows), ""])
