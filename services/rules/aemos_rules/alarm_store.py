@@ -3,69 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from aemos_core import audit
-from aemos_core.errors import not_found
+from aemos_core.identity import caller
+from aemos_core.records import AnyRow
 from aemos_core.times import now_ms
-from sqlalchemy import Row, insert, select, tuple_, update
+from sqlalchemy import insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
 from aemos_rules.alarms import AlarmAssertion, AlarmKey, What, happened
 from aemos_rules.domain import Watermark
 
-AnyRow = Row[Any]
 _a = t.alarm.c
-_e = t.alarm_event.c
-
-
-@dataclass(frozen=True, slots=True)
-class AlarmQuery:
-    """Which alarms; None and empty text stand for any."""
-
-    device_uuid: str = ""
-    active: bool | None = None
-    acknowledged: bool | None = None
-    severity: str = ""
-    type: str = ""
-
-
-async def get(connection: AsyncConnection, organization_id: int, alarm_id: int, lock: bool = False) -> AnyRow:
-    """An alarm of an organization."""
-    query = select(t.alarm).where(_a.organization_id == organization_id, _a.id == alarm_id)
-    row = (await connection.execute(query.with_for_update() if lock else query)).first()
-    if row is None:
-        raise not_found("alarm")
-    return row
-
-
-async def page(
-    connection: AsyncConnection, organization_id: int, wanted: AlarmQuery, before: int, limit: int
-) -> Sequence[AnyRow]:
-    """At most limit + 1 alarms, newest first, before an id unless that is 0."""
-    query = select(t.alarm).where(_a.organization_id == organization_id, *_conditions(wanted))
-    if before:
-        query = query.where(_a.id < before)
-    return (await connection.execute(query.order_by(_a.id.desc()).limit(limit + 1))).all()
-
-
-def _conditions(wanted: AlarmQuery) -> list[Any]:
-    equal = {_a.device_uuid: wanted.device_uuid, _a.severity: wanted.severity, _a.type: wanted.type}
-    conditions = [column == value for column, value in equal.items() if value]
-    if wanted.active is not None:
-        conditions.append(_a.active == wanted.active)
-    if wanted.acknowledged is not None:
-        is_open = _a.acknowledged_at_ms.is_(None)
-        conditions.append(~is_open if wanted.acknowledged else is_open)
-    return conditions
-
-
-async def events(connection: AsyncConnection, alarm_id: int, after: int, limit: int) -> Sequence[AnyRow]:
-    """At most limit + 1 events of an alarm behind an id, oldest first."""
-    query = select(t.alarm_event).where(_e.alarm_id == alarm_id, _e.id > after)
-    return (await connection.execute(query.order_by(_e.id).limit(limit + 1))).all()
 
 
 async def latest(connection: AsyncConnection, keys: Iterable[AlarmKey], lock: bool = False) -> dict[AlarmKey, AnyRow]:
@@ -132,12 +83,10 @@ def done_by_hand(row: AnyRow, what: What, now: int) -> dict[str, Any]:
     return _cleared(now) | _asserted(mark) if row.active else {}
 
 
-async def change_by_hand(
-    connection: AsyncConnection, row: AnyRow, what: What, values: Mapping[str, Any], user_id: int
-) -> AnyRow:
+async def change_by_hand(connection: AsyncConnection, row: AnyRow, what: What, values: Mapping[str, Any]) -> AnyRow:
     """Stores what a user did; the row afterwards."""
     await connection.execute(update(t.alarm).where(_a.id == row.id).values(**values))
-    await _add_event(connection, row.id, what, row.severity, now_ms(), user_id=user_id)
+    await _add_event(connection, row.id, what, row.severity, now_ms(), user_id=caller().user_id)
     await audit.record(connection, t.audit, f"alarm.{what}", f"alarm {row.id}")
     return (await connection.execute(select(t.alarm).where(_a.id == row.id))).one()
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from types import SimpleNamespace
 from typing import Any
 
 from aemos_core import audit
 from aemos_core.errors import not_found
 from aemos_core.identity import caller
+from aemos_core.records import AnyRow, own
 from aemos_core.times import now_ms
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
 from aemos_rules.domain import Connection, Node, RuleChain
 
-AnyRow = Row[Any]
 _c = t.rule_chain.c
 _CHANGES_OVERLAP_MS = 10_000
 """Longer than a transaction may take: its change was stamped before its commit."""
@@ -26,44 +26,24 @@ _CHANGES_KEPT_MS = 60 * 60 * 1000
 _MOST_CHANGES = 5_000
 _SCHEDULE = ("id", "organization_id", "cron_expression", "timezone", "interval_seconds", "interval_anchor_ms",
              "run_at_ms", "misfire_policy", "overlap_policy", "schedule_paused", "schedule_since_ms")  # fmt: skip
-_SCHEDULES = select(*(_c[name] for name in _SCHEDULE)).where(_c.schedule_enabled, _c.enabled)
+SCHEDULES = select(*(_c[name] for name in _SCHEDULE)).where(_c.schedule_enabled, _c.enabled)
+"""The enabled schedules of all organizations."""
+_PLAIN = [field.name for field in fields(RuleChain) if field.name not in ("nodes", "connections")]
 
 
 def chain_of(row: Any) -> RuleChain:
     """A row as the judge knows it."""
+    nodes, connections = json.loads(row.nodes), json.loads(row.connections or "[]")
     return RuleChain(
-        id=row.id,
-        organization_id=row.organization_id,
-        name=row.name,
-        enabled=row.enabled,
-        version=row.version,
-        nodes=tuple(Node(**node) for node in json.loads(row.nodes)),
-        schedule_enabled=row.schedule_enabled,
-        cron_expression=row.cron_expression,
-        timezone=row.timezone,
-        interval_seconds=row.interval_seconds,
-        interval_anchor_ms=row.interval_anchor_ms,
-        run_at_ms=row.run_at_ms,
-        misfire_policy=row.misfire_policy,
-        overlap_policy=row.overlap_policy,
-        schedule_paused=row.schedule_paused,
-        schedule_since_ms=row.schedule_since_ms,
-        connections=tuple(Connection(**one) for one in json.loads(row.connections or "[]")),
+        nodes=tuple(Node(**node) for node in nodes),
+        connections=tuple(Connection(**one) for one in connections),
+        **{name: getattr(row, name) for name in _PLAIN},
     )
 
 
-async def get(connection: AsyncConnection, organization_id: int, chain_id: int) -> AnyRow:
-    """A chain of an organization."""
-    query = select(t.rule_chain).where(_c.organization_id == organization_id, _c.id == chain_id)
-    row = (await connection.execute(query)).first()
-    if row is None:
-        raise not_found("rule chain")
-    return row
-
-
-async def get_version(connection: AsyncConnection, organization_id: int, chain_id: int, version: int) -> Any:
-    """A chain with the name, nodes and connections that it had in a version; 0: the newest."""
-    row = await get(connection, organization_id, chain_id)
+async def get_version(connection: AsyncConnection, chain_id: int, version: int) -> Any:
+    """The caller's chain with the name, nodes and connections that it had in a version; 0: the newest."""
+    row = await own(connection, t.rule_chain, chain_id)
     if version in (0, row.version):
         return row
     of = t.rule_chain_version.c
@@ -72,18 +52,6 @@ async def get_version(connection: AsyncConnection, organization_id: int, chain_i
     if older is None:
         raise not_found("version of the rule chain")
     return SimpleNamespace(**{**row._mapping, **older._mapping})
-
-
-async def page(connection: AsyncConnection, organization_id: int, after: int, limit: int) -> Sequence[AnyRow]:
-    """At most limit + 1 chains behind an id."""
-    query = select(t.rule_chain).where(_c.organization_id == organization_id, _c.id > after)
-    return (await connection.execute(query.order_by(_c.id).limit(limit + 1))).all()
-
-
-async def schedules(connection: AsyncConnection, after: int, limit: int) -> Sequence[AnyRow]:
-    """At most limit + 1 enabled schedules of all organizations behind a chain's id."""
-    query = _SCHEDULES.where(_c.id > after).order_by(_c.id).limit(limit + 1)
-    return (await connection.execute(query)).all()
 
 
 async def schedule_changes(
@@ -97,7 +65,7 @@ async def schedule_changes(
     changed = set((await connection.execute(recent.limit(_MOST_CHANGES))).scalars())
     if len(changed) == _MOST_CHANGES:
         return None
-    rows = (await connection.execute(_SCHEDULES.where(_c.id.in_(sorted(changed))))).all() if changed else []
+    rows = (await connection.execute(SCHEDULES.where(_c.id.in_(sorted(changed))))).all() if changed else []
     return rows, sorted(changed - {row.id for row in rows})
 
 

@@ -52,13 +52,13 @@ class RuleChain:
 
     id: int
     organization_id: int
-    name: str
-    enabled: bool
-    version: int
-    nodes: tuple[Node, ...]
-    schedule_enabled: bool
-    cron_expression: str
-    timezone: str
+    name: str = ""
+    enabled: bool = True
+    version: int = 1
+    nodes: tuple[Node, ...] = ()
+    schedule_enabled: bool = False
+    cron_expression: str = ""
+    timezone: str = "UTC"
     interval_seconds: int = 0
     interval_anchor_ms: int = 0
     run_at_ms: int = 0

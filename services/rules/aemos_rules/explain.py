@@ -9,7 +9,7 @@ from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 from .alarms import CLEARED, AlarmAssertion
-from .domain import DerivedReading, NodeFailed, Notice, Reading, ReportWanted, StateAssertion
+from .domain import DerivedReading, NodeFailed, Notice, Reading, ReportWanted, RuleChain, StateAssertion
 from .engine import CompiledChain, RunResult, Step
 from .nodes import NodeKind
 from .run import Deadline, Remembered, Run, World
@@ -60,6 +60,21 @@ def explained(chain: CompiledChain, start: Start, world: World) -> tuple[RunResu
     run = Run(chain.chain, start.reading, start.at_ms, world)
     run.data, run.depth = dict(start.data), start.depth
     return chain.resume(start.node, run, start.deadline_ms, table), notes
+
+
+def facts_of(chain: RuleChain, start: Start, result: RunResult) -> dict[str, Any]:
+    """What a run is in the contract and in its table, but for its time and its detail."""
+    reading = start.reading
+    return {
+        "rule_chain_id": chain.id,
+        "version": chain.version,
+        "trigger": start.trigger,
+        "data_stream_id": reading.id if reading else 0,
+        "device_uuid": reading.device_uuid if reading else "",
+        "sensor_uuid": reading.sensor_uuid if reading else "",
+        "outcome": result.outcome,
+        "error": result.error,
+    }
 
 
 def _noting(step: Step, node: NodeKind, notes: list[NodeRun]) -> Step:

@@ -25,7 +25,7 @@ from aemos_rules import tables
 from aemos_rules.domain import Selection
 from aemos_rules.periods import PERIODS, period
 from aemos_rules.report import Alarm, Report, Series, chart, lines, to_csv, to_html
-from aemos_rules.report_service import Reports
+from aemos_rules.reports import Reports
 
 log = logging.getLogger("aemos.rules")
 

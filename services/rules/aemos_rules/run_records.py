@@ -20,9 +20,8 @@ from aemos_rules.announcements import chain_looped, chain_suspended
 from aemos_rules.chain_index import chains_changed
 from aemos_rules.domain import Cause, RunIds, StateAssertion
 from aemos_rules.engine import CompiledChain, RunResult
-from aemos_rules.explain import Start, described, explained
+from aemos_rules.explain import Start, described, explained, facts_of
 from aemos_rules.run import Deadline, Remembered, World
-from aemos_rules.run_store import RunRow
 
 ERRORS_TO_SUSPEND = 20
 MOST_A_SECOND = 50
@@ -101,25 +100,14 @@ def _error(run: Ran) -> str:
     return f"node {run.result.node_name!r}: {run.result.error}"[:_MOST_ERROR]
 
 
-def _row(run: Ran) -> RunRow:
+def _row(run: Ran) -> dict[str, Any]:
     chain, start, reading = run.chain.chain, run.start, run.start.reading
     result, nodes = explained(run.chain, start, run.world)
-    return RunRow(
-        rule_chain_id=chain.id,
-        organization_id=chain.organization_id,
-        version=chain.version,
-        trigger_kind=start.trigger,
-        data_stream_id=reading.id if reading else 0,
-        device_uuid=reading.device_uuid if reading else "",
-        sensor_uuid=reading.sensor_uuid if reading else "",
-        outcome=result.outcome,
-        error=result.error[:_MOST_ERROR],
-        at_ms=start.moment,
-        trace_id=telemetry.trace_id_of(reading.trace_context) if reading else "",
-        detail=detail_of(nodes, result.effects),
-    )
-
-
-def detail_of(nodes: Sequence[Any], effects: Sequence[Any]) -> str:
-    """The column `detail`."""
-    return json.dumps({"nodes": [node._asdict() for node in nodes], "effects": described(effects)})
+    return {
+        **facts_of(chain, start, result),
+        "organization_id": chain.organization_id,
+        "error": result.error[:_MOST_ERROR],
+        "at_ms": start.moment,
+        "trace_id": telemetry.trace_id_of(reading.trace_context) if reading else "",
+        "detail": json.dumps({"nodes": [node._asdict() for node in nodes], "effects": described(result.effects)}),
+    }

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from aemos_core.database import Database
-from aemos_core.errors import AemosError, not_found
+from aemos_core.errors import AemosError
 from aemos_core.times import now_ms
 from aemos_core.waiting import wait
 from sqlalchemy import delete, insert, select
@@ -19,8 +19,6 @@ from aemos_rules.domain import RunIds
 
 log = logging.getLogger("aemos.rules")
 
-AnyRow = Any
-"""A row of a query, whose columns the query names."""
 KEPT_MS = 7 * 24 * 60 * 60 * 1000
 MOST_OF_A_CHAIN = 10_000
 _AT_ONCE = 500
@@ -29,27 +27,11 @@ _BUSY_MS = 2 * 60 * 1000
 _r = t.chain_run.c
 
 
-class RunRow(NamedTuple):
-    """A run to record; the columns of its table."""
-
-    rule_chain_id: int
-    organization_id: int
-    version: int
-    trigger_kind: str
-    data_stream_id: int
-    device_uuid: str
-    sensor_uuid: str
-    outcome: str
-    error: str
-    at_ms: int
-    trace_id: str
-    detail: str
-
-
-async def record(connection: AsyncConnection, rows: Sequence[RunRow]) -> RunIds:
-    """Adds runs. One of a chain that was deleted meanwhile raises EXISTS, as a broken foreign key does."""
-    at, chains = now_ms(), {row.rule_chain_id for row in rows}
-    await connection.execute(insert(t.chain_run), [{**row._asdict(), "recorded_at_ms": at} for row in rows])
+async def record(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> RunIds:
+    """Adds runs, given by their columns. One of a chain that was deleted meanwhile raises EXISTS, as a broken foreign
+    key does."""
+    at, chains = now_ms(), {row["rule_chain_id"] for row in rows}
+    await connection.execute(insert(t.chain_run), [{**row, "recorded_at_ms": at} for row in rows])
     # Read back: not every database returns the ids of many rows that it takes at once.
     query = select(_r.rule_chain_id, _r.data_stream_id, _r.at_ms, _r.id)
     mine = query.where(_r.recorded_at_ms == at, _r.rule_chain_id.in_(sorted(chains))).order_by(_r.id)
@@ -60,25 +42,6 @@ async def known_chains(connection: AsyncConnection, chain_ids: Iterable[int]) ->
     """Those of these chains that exist, held until the transaction ends."""
     query = select(t.rule_chain.c.id).where(t.rule_chain.c.id.in_(sorted(set(chain_ids))))
     return set((await connection.execute(query.with_for_update(read=True))).scalars())
-
-
-async def get(connection: AsyncConnection, organization_id: int, run_id: int) -> AnyRow:
-    """A run of an organization."""
-    query = select(t.chain_run).where(_r.organization_id == organization_id, _r.id == run_id)
-    row = (await connection.execute(query)).first()
-    if row is None:
-        raise not_found("chain run")
-    return row
-
-
-async def page(connection: AsyncConnection, chain_id: int, outcome: str, before: int, limit: int) -> Sequence[AnyRow]:
-    """At most limit + 1 runs of a chain, newest first, before an id unless that is 0."""
-    query = select(t.chain_run).where(_r.rule_chain_id == chain_id)
-    if outcome:
-        query = query.where(_r.outcome == outcome)
-    if before:
-        query = query.where(_r.id < before)
-    return (await connection.execute(query.order_by(_r.id.desc()).limit(limit + 1))).all()
 
 
 async def forget_old(connection: AsyncConnection, now: int) -> int:

@@ -17,7 +17,7 @@ from aemos_core.worker import JobWorker, actor_on_loop, is_outage
 
 from aemos_rules.appliers import Parts
 from aemos_rules.report_job import ReportJob
-from aemos_rules.report_service import Reports
+from aemos_rules.reports import Reports
 from aemos_rules.scheduled_runs import ScheduledRuns
 from aemos_rules.sensor_source import SensorSource
 from aemos_rules.settings import RulesSettings

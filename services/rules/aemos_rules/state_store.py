@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aemos_core import audit
 from aemos_core.database import by_id
-from aemos_core.errors import not_found
-from sqlalchemy import Row, delete, insert, select, update
+from aemos_core.records import AnyRow
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
 from aemos_rules.domain import StateRow
 
-AnyRow = Row[Any]
 _s = t.device_state.c
-_i = t.device_state_instance.c
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(NamedTuple):
     """One change of a state, and its cause: a chain, perhaps a reading, and the run if it is recorded; or a user."""
 
     device_state_id: int
@@ -30,40 +26,13 @@ class Instance:
     at_ms: int
     rule_chain_id: int = 0
     data_stream_id: int = 0
-    run_id: int = 0
+    chain_run_id: int = 0
     user_id: int = 0
 
 
 def state_row(row: AnyRow) -> StateRow:
     """A row as the fold knows it."""
     return StateRow(row.id, row.value, (row.asserted_at_ms, row.asserted_reading_id, row.asserted_chain_id))
-
-
-async def get(connection: AsyncConnection, organization_id: int, state_id: int) -> AnyRow:
-    """A state of an organization."""
-    query = select(t.device_state).where(_s.organization_id == organization_id, _s.id == state_id)
-    row = (await connection.execute(query)).first()
-    if row is None:
-        raise not_found("device state")
-    return row
-
-
-async def page(
-    connection: AsyncConnection, organization_id: int, device_uuid: str, after: int, limit: int
-) -> Sequence[AnyRow]:
-    """At most limit + 1 states behind an id, of one device when it is named."""
-    query = select(t.device_state).where(_s.organization_id == organization_id, _s.id > after)
-    if device_uuid:
-        query = query.where(_s.device_uuid == device_uuid)
-    return (await connection.execute(query.order_by(_s.id).limit(limit + 1))).all()
-
-
-async def instances(connection: AsyncConnection, state_id: int, before: int, limit: int) -> Sequence[AnyRow]:
-    """At most limit + 1 instances, newest first, before an id unless that is 0."""
-    query = select(t.device_state_instance).where(_i.device_state_id == state_id)
-    if before:
-        query = query.where(_i.id < before)
-    return (await connection.execute(query.order_by(_i.id.desc()).limit(limit + 1))).all()
 
 
 async def create(connection: AsyncConnection, values: Mapping[str, Any]) -> int:
@@ -116,17 +85,4 @@ async def change(connection: AsyncConnection, rows: Sequence[StateRow], changes:
             asserted_chain_id=by_id({row.device_state_id: row.watermark[2] for row in rows}, _s.id),
         )
     )
-    values = [
-        {
-            "device_state_id": i.device_state_id,
-            "value": i.value,
-            "old_value": i.old_value,
-            "at_ms": i.at_ms,
-            "rule_chain_id": i.rule_chain_id,
-            "data_stream_id": i.data_stream_id,
-            "chain_run_id": i.run_id,
-            "user_id": i.user_id,
-        }
-        for i in changes
-    ]
-    await connection.execute(insert(t.device_state_instance), values)
+    await connection.execute(insert(t.device_state_instance), [instance._asdict() for instance in changes])

@@ -214,7 +214,7 @@ chain_run = Table(
     Column("rule_chain_id", Id, ForeignKey("rule_chain.id", ondelete="CASCADE"), nullable=False),
     Column("organization_id", BigInteger, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("trigger_kind", String(20), nullable=False),
+    Column("trigger_kind", String(20), key="trigger", nullable=False),  # a word of SQL is no name of a column
     Column("data_stream_id", BigInteger, nullable=False),
     Column("device_uuid", String(64), nullable=False),
     Column("sensor_uuid", String(64), nullable=False),

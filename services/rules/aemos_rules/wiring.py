@@ -19,16 +19,18 @@ from aemos_core.rpc import grpc_server, open_channel, remote_verifier
 
 import aemos_rules
 from aemos_rules import service_senders, tables
-from aemos_rules.alarm_service import Alarms
+from aemos_rules.alarm_api import AlarmServicer
+from aemos_rules.chain_api import RuleChainServicer
+from aemos_rules.chain_check import ChainCheck
 from aemos_rules.chain_index import CHAINS_CHANGED, ChainsChangedSender
-from aemos_rules.chain_service import RuleChains
-from aemos_rules.grpc_api import AlarmServicer, DeviceStateServicer, ReportServicer, RuleChainServicer
-from aemos_rules.report_service import Reports
+from aemos_rules.contexts import Contexts
+from aemos_rules.made_up import MadeUpReadings
+from aemos_rules.report_api import ReportServicer
+from aemos_rules.reports import Reports
 from aemos_rules.run_api import ChainRunServicer
-from aemos_rules.run_service import ChainRuns
 from aemos_rules.settings import RulesSettings
 from aemos_rules.slow_wiring import slow_jobs
-from aemos_rules.state_service import DeviceStates
+from aemos_rules.state_api import DeviceStateServicer
 
 MIGRATIONS = Path(aemos_rules.__file__).parents[1] / "migrations"
 
@@ -74,16 +76,16 @@ async def wire(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
         jobs_redis = await enter(open_redis(settings.jobs_url))
         outbox, receipts, broker = await open_outbox(stack, settings, database, redis, jobs_redis)
         sensors, history = sensor_pb2_grpc.SensorServiceStub(ingest), history_pb2_grpc.HistoryServiceStub(ingest)
-        chains = RuleChains(database, outbox, sensors)
-        states = DeviceStates(database, outbox, device_pb2_grpc.DeviceServiceStub(ingest))
         reports = Reports(database, outbox)
         slow = slow_jobs(settings, database, redis, jobs_redis, ingest, outbox, reports, broker)
+        check, devices = ChainCheck(database, sensors), device_pb2_grpc.DeviceServiceStub(ingest)
+        made_up, contexts = MadeUpReadings(sensors, history), Contexts(database, history)
         servicers = [
-            RuleChainServicer(chains),
-            DeviceStateServicer(states),
-            AlarmServicer(Alarms(database, outbox)),
-            ReportServicer(reports),
-            ChainRunServicer(ChainRuns(database, redis, chains, sensors, history, settings.rules_partitions)),
+            RuleChainServicer(database, outbox, check),
+            DeviceStateServicer(database, outbox, devices),
+            AlarmServicer(database, outbox),
+            ReportServicer(database),
+            ChainRunServicer(database, redis, check, made_up, contexts, settings.rules_partitions),
         ]
         address, secret = f"{settings.bind}:{settings.rules_grpc_port}", settings.service_secret
         server = await enter(grpc_server(address, "AEMOS_RULES_GRPC_PORT", secret, remote_verifier(ingest), servicers))

@@ -5,21 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from aemos.v1 import alarm_pb2 as pb
 from aemos.v1.job_pb2 import AnnouncementBatch
 from aemos_core.database import Database
-from aemos_core.errors import AemosError
+from aemos_core.errors import AemosError, Kind
 from aemos_core.identity import Caller, set_caller
 from aemos_core.outbox import Outbox, Row
-from aemos_core.paging import Page
 from aemos_core.redis_link import RedisClient
 from aemos_rules import tables
-from aemos_rules.alarm_service import Alarms
-from aemos_rules.alarm_store import AlarmQuery
+from aemos_rules.alarm_api import AlarmServicer
 from aemos_rules.alarms import CLEARED, AlarmAssertion
 from aemos_rules.appliers import Parts
 from aemos_rules.domain import Reading
 
-PAGE = Page(100, 0)
+NO_CONTEXT: Any = None
 
 
 class KeptOutbox(Outbox):
@@ -47,7 +46,7 @@ class World:
         set_caller(Caller(1, 7, "operator", "token"))
         self.outbox = KeptOutbox(database)
         self._effects = Parts(database, redis, self.outbox).effects
-        self.alarms = Alarms(database, self.outbox)
+        self.alarms = AlarmServicer(database, self.outbox)
 
     async def asserts(self, *steps: tuple[str, int], kind: str = "too-warm") -> None:
         """One job whose readings say these severities at these times."""
@@ -60,9 +59,11 @@ class World:
             ]
         )
 
+    async def found(self, **wanted: Any) -> list[pb.Alarm]:
+        return list((await self.alarms.ListAlarms(pb.ListAlarmsRequest(**wanted), NO_CONTEXT)).alarms)
+
     async def listed(self, **wanted: Any) -> list[tuple[str, str, bool]]:
-        rows, _ = await self.alarms.page(AlarmQuery(**wanted), PAGE)
-        return [(row.type, row.severity, row.active) for row in rows]
+        return [(alarm.type, alarm.severity, alarm.active) for alarm in await self.found(**wanted)]
 
 
 @pytest.fixture
@@ -94,13 +95,16 @@ async def test_late_readings_neither_raise_nor_clear(world: World) -> None:
 async def test_people_acknowledge_and_clear(world: World) -> None:
     """Each once; what a reading from before says later raises nothing."""
     await world.asserts(("critical", 1))
-    ((alarm,), _) = await world.alarms.page(AlarmQuery(), PAGE)
+    (alarm,) = await world.found()
     for _ in range(2):
-        assert (await world.alarms.acknowledge(alarm.id)).acknowledged_at_ms
-        assert not (await world.alarms.clear(alarm.id)).active
+        seen = await world.alarms.AcknowledgeAlarm(pb.AcknowledgeAlarmRequest(id=alarm.id), NO_CONTEXT)
+        assert (seen.acknowledged, seen.HasField("acknowledged_at")) == (True, True)
+        assert not (await world.alarms.ClearAlarm(pb.ClearAlarmRequest(id=alarm.id), NO_CONTEXT)).active
+    assert await world.listed(acknowledged=False) == []
+    assert len(await world.found(acknowledged=True)) == 1
     await world.asserts(("critical", 2))
     assert await world.listed(active=True) == []
-    events, _ = await world.alarms.events(alarm.id, PAGE)
+    events = (await world.alarms.ListAlarmEvents(pb.ListAlarmEventsRequest(alarm_id=alarm.id), NO_CONTEXT)).alarm_events
     assert [(e.type, e.user_id, e.data_stream_id) for e in events] == [
         ("raised", 0, 1),
         ("acknowledged", 7, 0),
@@ -112,9 +116,15 @@ async def test_people_acknowledge_and_clear(world: World) -> None:
 async def test_alarms_of_others_do_not_exist(world: World) -> None:
     """Neither listed nor found nor changed."""
     await world.asserts(("critical", 1))
-    ((alarm,), _) = await world.alarms.page(AlarmQuery(), PAGE)
+    (alarm,) = await world.found()
     set_caller(Caller(2, 8, "admin", "token"))
     assert await world.listed() == []
-    for call in (world.alarms.get, world.alarms.acknowledge, world.alarms.clear):
-        with pytest.raises(AemosError):
-            await call(alarm.id)
+    for refused in (
+        world.alarms.GetAlarm(pb.GetAlarmRequest(id=alarm.id), NO_CONTEXT),
+        world.alarms.AcknowledgeAlarm(pb.AcknowledgeAlarmRequest(id=alarm.id), NO_CONTEXT),
+        world.alarms.ClearAlarm(pb.ClearAlarmRequest(id=alarm.id), NO_CONTEXT),
+        world.alarms.ListAlarmEvents(pb.ListAlarmEventsRequest(alarm_id=alarm.id), NO_CONTEXT),
+    ):
+        with pytest.raises(AemosError) as error:
+            await refused
+        assert error.value.kind is Kind.NOT_FOUND

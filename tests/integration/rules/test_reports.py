@@ -1,21 +1,23 @@
 """Reports, on both kinds of database: made once however often their job comes, mailed, read by their owner, expired."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from aemos.v1 import data_stream_pb2, history_pb2, job_pb2
+from aemos.v1 import report_pb2 as pb
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind, unavailable
 from aemos_core.identity import Caller, set_caller
 from aemos_core.jobs import SEND_EMAIL
 from aemos_core.outbox import Row
-from aemos_core.paging import Page
 from aemos_core.times import now_ms, parse_rfc3339
 from aemos_core.worker import Job, current_job
-from aemos_rules import report_service, tables
+from aemos_rules import reports, tables
 from aemos_rules.domain import Question, Selection
+from aemos_rules.report_api import ReportServicer
 from aemos_rules.report_job import ReportJob
-from aemos_rules.report_service import Reports
+from aemos_rules.reports import Reports
 from aemos_rules.sensor_source import SensorSource
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 AT = parse_rfc3339("2026-03-18T06:00:00Z")
 FROM = parse_rfc3339("2026-03-17T00:00:00Z")
 QUARTER = 900_000
+NO_CONTEXT: Any = None
 
 
 class FakeOutbox:
@@ -79,8 +82,12 @@ class World:
     def __init__(self, database: Database) -> None:
         self.database, self.outbox, self.history = database, FakeOutbox(), FakeHistory()
         self.reports = Reports(database, self.outbox)
+        self.api = ReportServicer(database)
         source = SensorSource(self.history)  # type: ignore[arg-type]
         self.job = ReportJob(self.reports, source.series, database, None, 30)  # type: ignore[arg-type]
+
+    async def listed(self) -> list[pb.Report]:
+        return list((await self.api.ListReports(pb.ListReportsRequest(), NO_CONTEXT)).reports)
 
     async def make(self, key: str = "k", **fields: object) -> None:
         current_job.set(Job("j", "", "", receipts=""))
@@ -101,8 +108,9 @@ async def test_a_job_that_comes_twice_makes_one_report_and_one_mail(world: World
     """The mail has the charts as pictures in it and the table attached."""
     for _ in range(2):
         await world.make(email_to=["ops@example.com"])
-    (row,), token = await world.reports.page(Page(10, 0))
-    assert (row.title, row.from_ms, row.to_ms - row.from_ms, token) == ("Daily", FROM, 86_400_000, "")
+    (made,) = await world.listed()
+    begin, end = made.period_start.ToMilliseconds(), made.period_end.ToMilliseconds()
+    assert (made.title, begin, end - begin) == ("Daily", FROM, 86_400_000)
     (sent,) = world.outbox.sent
     mail = job_pb2.SendEmail.FromString(sent.payload)
     assert (sent.kind, list(mail.to), mail.subject) == (SEND_EMAIL.name, ["ops@example.com"], "Daily")
@@ -122,7 +130,7 @@ async def test_two_at_once_make_one(world: World) -> None:
     world.reports.is_made = not_yet  # type: ignore[method-assign]
     await world.make()
     await world.make()
-    assert len((await world.reports.page(Page(10, 0)))[0]) == 1
+    assert len(await world.listed()) == 1
 
 
 @pytest.mark.parametrize(
@@ -143,18 +151,19 @@ async def test_it_is_about_the_sensors_that_are_wanted(
     async with world.database.write() as connection:
         await connection.execute(insert(tables.alarm).values(ALARM))
     await world.make(**fields)
-    ((head,), _) = await world.reports.page(Page(10, 0))
-    row = await world.reports.get(head.id)
-    lines = [line.split(",") for line in row.csv.splitlines()[1:]]
+    (head,) = await world.listed()
+    table = (await world.api.GetReportCsv(pb.GetReportCsvRequest(id=head.id), NO_CONTEXT)).data.decode()
+    html = (await world.api.GetReportHtml(pb.GetReportHtmlRequest(id=head.id), NO_CONTEXT)).data.decode()
+    lines = [line.split(",") for line in table.splitlines()[1:]]
     assert [line[1] for line in lines] == sensors
     assert {line[3] for line in lines} <= {"temperature"}
     for line in lines:
         gap = line[1] == "sensor-2"
         expected = [str(76 * 15 if gap else 96 * 15), "20.0", "21.5", "23.0"]
         assert line[6:] == [*expected, *(["1", "18000", "1"] if gap else ["0", "0", "0"])]
-    assert ("freezer-too-warm" in row.html) == ("sensor-2" in sensors)
-    assert row.html.count("<svg") == len(sensors)
-    assert "Sensor <" not in row.html
+    assert ("freezer-too-warm" in html) == ("sensor-2" in sensors)
+    assert html.count("<svg") == len(sensors)
+    assert "Sensor <" not in html
 
 
 ALARM = {
@@ -167,29 +176,34 @@ ALARM = {
 async def test_only_their_owner_reads_and_removes_them(world: World) -> None:
     """For another organization they do not exist."""
     await world.make()
-    ((row,), _) = await world.reports.page(Page(10, 0))
+    (row,) = await world.listed()
     set_caller(Caller(2, 8, "admin"))
-    assert (await world.reports.page(Page(10, 0)))[0] == []
-    for refused in (world.reports.get(row.id), world.reports.delete(row.id)):
+    assert await world.listed() == []
+    for refused in (
+        world.api.GetReport(pb.GetReportRequest(id=row.id), NO_CONTEXT),
+        world.api.DeleteReport(pb.DeleteReportRequest(id=row.id), NO_CONTEXT),
+    ):
         with pytest.raises(AemosError) as error:
             await refused
         assert error.value.kind is Kind.NOT_FOUND
     set_caller(Caller(1, 7, "admin"))
-    await world.reports.delete(row.id)
-    assert (await world.reports.page(Page(10, 0)))[0] == []
+    await world.api.DeleteReport(pb.DeleteReportRequest(id=row.id), NO_CONTEXT)
+    assert await world.listed() == []
 
 
 async def test_they_do_not_pile_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest give way, and each goes when its time is over."""
-    monkeypatch.setattr(report_service, "KEPT", 2)
+    monkeypatch.setattr(reports, "KEPT", 2)
+    ids = []
     for key in "abc":
         await world.make(key)
-    newest, _ = await world.reports.page(Page(10, 0))
-    assert [row.job_key for row in newest] == ["c", "b"]
+        ids.append((await world.listed())[0].id)
+    newest = await world.listed()
+    assert [made.id for made in newest] == [ids[2], ids[1]]
     await world.reports.expire(now_ms())
-    assert len((await world.reports.page(Page(10, 0)))[0]) == 2
-    await world.reports.expire(newest[0].expires_at_ms + 1)
-    assert (await world.reports.page(Page(10, 0)))[0] == []
+    assert len(await world.listed()) == 2
+    await world.reports.expire(newest[0].expires_at.ToMilliseconds() + 1)
+    assert await world.listed() == []
 
 
 async def test_chains_ask_what_was_measured() -> None:
@@ -214,7 +228,7 @@ async def test_what_can_never_be_made_is_given_up(world: World) -> None:
         await world.make()
     world.history.error = AemosError(Kind.INVALID, "too many variables")
     await world.make()
-    assert (await world.reports.page(Page(10, 0)))[0] == []
+    assert await world.listed() == []
     world.history.error = AemosError(Kind.NOT_FOUND, "no such variable")
     await world.make(variable_names=["pressure"])
-    assert len((await world.reports.page(Page(10, 0)))[0]) == 1
+    assert len(await world.listed()) == 1

@@ -61,8 +61,9 @@ async def waiting(database: Database) -> int:
 
 async def changes_of(database: Database, state: int) -> list[tuple[int, int]]:
     async with database.read() as connection:
-        rows = await state_store.instances(connection, state, 0, 100)
-    return [(row.at_ms, row.data_stream_id) for row in reversed(rows)]
+        of = t.device_state_instance.c
+        query = select(of.at_ms, of.data_stream_id).where(of.device_state_id == state).order_by(of.id)
+        return [(at, reading) for at, reading in await connection.execute(query)]
 
 
 def counted(play: Play) -> dict[str, list[object]]:

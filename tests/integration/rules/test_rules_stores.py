@@ -7,17 +7,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from aemos.v1 import device_state_pb2 as pb
 from aemos_core.database import Database, open_database
 from aemos_core.errors import AemosError, Kind
+from aemos_core.identity import Caller, set_caller
 from aemos_core.times import now_ms
 from aemos_rules import chain_store, state_store
 from aemos_rules import tables as t
 from aemos_rules.domain import Connection, Node, RuleChain, StateRow
+from aemos_rules.state_api import DeviceStateServicer
 from aemos_rules.state_store import Instance
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 OWN, OTHER = 1, 2
+NO_CONTEXT: Any = None
 NODES = (
     Node("filter", "hot", {"sensorUUID": "s1", "condition": "value > 25"}),
     Node("transform", "ÄÖ 🌡️", {"action": "convertToFahrenheit", "deep": {"a": [1, 2.5, None, True]}}),
@@ -40,23 +44,20 @@ async def test_a_chain_comes_back_as_it_was_saved(database: Database) -> None:
         chain_id = await chain_store.save(connection, saved, ["s1"])
     async with database.read() as connection:
         assert await chain_store.load(connection, [chain_id, 999]) == [replace(saved, id=chain_id)]
-        with pytest.raises(AemosError) as refused:
-            await chain_store.get(connection, OTHER, chain_id)
-        assert refused.value.kind is Kind.NOT_FOUND
-        assert not await chain_store.page(connection, OTHER, 0, 10)
 
 
 async def test_every_save_is_a_version(database: Database) -> None:
     """An older one comes back with its nodes and connections; all go with the chain."""
+    set_caller(Caller(OWN, 7, "admin"))
     ways = (Connection("hot", "true", "ÄÖ 🌡️"), Connection("hot", "false", "ÄÖ 🌡️"))
     async with database.write() as connection:
         chain_id = await chain_store.save(connection, replace(CHAIN, connections=ways), ["s1"])
         await chain_store.save(connection, replace(CHAIN, id=chain_id, version=2, name="second"), ["s1"])
-        older = await chain_store.get_version(connection, OWN, chain_id, 1)
+        older = await chain_store.get_version(connection, chain_id, 1)
         assert chain_store.chain_of(older) == replace(CHAIN, id=chain_id, connections=ways)
-        assert (await chain_store.get_version(connection, OWN, chain_id, 0)).name == "second"
+        assert (await chain_store.get_version(connection, chain_id, 0)).name == "second"
         with pytest.raises(AemosError):
-            await chain_store.get_version(connection, OWN, chain_id, 3)
+            await chain_store.get_version(connection, chain_id, 3)
         await chain_store.remove(connection, chain_id)
         assert await count(connection, t.rule_chain_version) == 0
 
@@ -75,21 +76,13 @@ async def test_a_sensor_is_judged_by_the_chains_that_name_it(database: Database)
         assert await count(connection, t.rule_chain_sensor) == 2
 
 
-async def test_chains_are_listed_behind_an_id(database: Database) -> None:
-    """One more than asked says that there are more."""
-    async with database.write() as connection:
-        ids = [await chain_store.save(connection, CHAIN, []) for _ in range(4)]
-        found = await chain_store.page(connection, OWN, ids[0], 2)
-    assert [row.id for row in found] == ids[1:]
-
-
 async def test_schedules_are_those_of_enabled_chains(database: Database) -> None:
     """Whoever follows the changes hears of each, also of one that ended; who asks too late is told to list."""
     async with database.write() as connection:
         kept = await chain_store.save(connection, SCHEDULED, [])
         gone = await chain_store.save(connection, SCHEDULED, [])
         await chain_store.save(connection, replace(SCHEDULED, enabled=False), [])
-        assert [row.id for row in await chain_store.schedules(connection, 0, 10)] == [kept, gone]
+        assert [row.id for row in await connection.execute(chain_store.SCHEDULES)] == [kept, gone]
         await chain_store.remove(connection, gone)
         await chain_store.pause(connection, kept, True)
         now = now_ms()
@@ -107,14 +100,17 @@ async def add_state(connection: AsyncConnection, device_id: int = 7, name: str =
 
 async def test_a_state_has_one_name_on_its_device(database: Database) -> None:
     """Letter case counts; another device may use it; another organization finds none of them."""
+    api = DeviceStateServicer(database, None, None)  # type: ignore[arg-type]
     async with database.write() as connection:
         ids = [await add_state(connection, 7), await add_state(connection, 8), await add_state(connection, 7, "Alert")]
-        found = await state_store.page(connection, OWN, "d7", 0, 10)
-        assert [row.id for row in found] == [ids[0], ids[2]]
-        assert not await state_store.page(connection, OTHER, "d7", 0, 10)
-        with pytest.raises(AemosError) as hidden:
-            await state_store.get(connection, OTHER, ids[0])
-        assert hidden.value.kind is Kind.NOT_FOUND
+    of_device = pb.ListDeviceStatesRequest(device_uuid="d7")
+    set_caller(Caller(OWN, 7, "admin"))
+    assert [state.id for state in (await api.ListDeviceStates(of_device, NO_CONTEXT)).device_states] == [ids[0], ids[2]]
+    set_caller(Caller(OTHER, 8, "admin"))
+    assert not (await api.ListDeviceStates(of_device, NO_CONTEXT)).device_states
+    with pytest.raises(AemosError) as hidden:
+        await api.GetDeviceState(pb.GetDeviceStateRequest(id=ids[0]), NO_CONTEXT)
+    assert hidden.value.kind is Kind.NOT_FOUND
     with pytest.raises(AemosError) as refused:
         async with database.write() as connection:
             await add_state(connection, 7)
@@ -136,10 +132,17 @@ async def test_several_states_change_in_one_statement(database: Database) -> Non
         found = await state_store.load(connection, ids)
         assert [state_store.state_row(row) for row in found] == [*rows, StateRow(ids[2], "normal")]
         assert [row.changed_at_ms for row in found] == [2**50, 11, None]
-        history = await state_store.instances(connection, ids[0], 0, 10)
-        assert [(row.old_value, row.value) for row in history] == [("mild", "warning"), ("normal", "mild")]
-        before = await state_store.instances(connection, ids[0], history[0].id, 10)
-        assert [row.id for row in before] == [history[1].id]
+    set_caller(Caller(OWN, 7, "admin"))
+    api = DeviceStateServicer(database, None, None)  # type: ignore[arg-type]
+    of_first = pb.ListDeviceStateInstancesRequest(device_state_id=ids[0], page_size=1)
+    newest = await api.ListDeviceStateInstances(of_first, NO_CONTEXT)
+    of_first.page_token = newest.next_page_token
+    history = [*newest.device_state_instances]
+    history += (await api.ListDeviceStateInstances(of_first, NO_CONTEXT)).device_state_instances
+    assert [(one.old_value, one.value, one.data_stream_id) for one in history] == [
+        ("mild", "warning", 9),
+        ("normal", "mild", 8),
+    ]
 
 
 async def test_a_state_goes_with_its_history(database: Database) -> None:
@@ -168,5 +171,5 @@ async def test_two_judges_of_one_state_take_turns(database: Database, database_u
     async with database.read() as connection:
         (row,) = await state_store.load(connection, [state])
         assert row.value == "normal" + "+" * 8
-        history = await state_store.instances(connection, state, 0, 10)
+        history = await connection.execute(select(t.device_state_instance))
         assert sorted(one.value for one in history) == ["normal" + "+" * n for n in range(1, 9)]

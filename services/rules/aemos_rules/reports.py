@@ -1,4 +1,4 @@
-"""What users do with reports, and how long these are kept."""
+"""Reports as their job stores them, and how long they are kept."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aemos_core import audit
 from aemos_core.database import Database
-from aemos_core.errors import AemosError, not_found
-from aemos_core.identity import caller
+from aemos_core.errors import AemosError
 from aemos_core.outbox import OutboxRows, Row
-from aemos_core.paging import Page
 from aemos_core.times import now_ms
 from aemos_core.waiting import wait
 from sqlalchemy import delete, insert, select
 
 from aemos_rules import tables
-from aemos_rules.chain_store import AnyRow
 
 log = logging.getLogger("aemos.rules")
 
@@ -27,39 +23,14 @@ KEPT = 1_000
 _TIDY_SECONDS = 60.0
 _AT_ONCE = 50
 _c = tables.report.c
-_HEAD = select(*(column for column in _c if column.name not in ("html", "csv")))
 
 
 class Reports:
-    """A component: the reports of the caller's organization, until they expire."""
+    """A component: keeps reports until they expire."""
 
     def __init__(self, database: Database, outbox: OutboxRows) -> None:
         self._database = database
         self._outbox = outbox
-
-    async def page(self, page: Page) -> tuple[Sequence[AnyRow], str]:
-        """A page of reports without their contents, newest first, and the token of the next."""
-        query = _HEAD.where(_c.organization_id == caller().organization_id).order_by(_c.id.desc())
-        query = query.where(_c.id < page.after) if page.after else query
-        async with self._database.read() as connection:
-            return page.cut((await connection.execute(query.limit(page.limit + 1))).all())
-
-    async def get(self, report_id: int) -> AnyRow:
-        """A report with its contents."""
-        query = select(tables.report).where(_c.id == report_id, _c.organization_id == caller().organization_id)
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).first()
-        if row is None:
-            raise not_found("report")
-        return row
-
-    async def delete(self, report_id: int) -> None:
-        """Removes a report."""
-        mine = (_c.id == report_id, _c.organization_id == caller().organization_id)
-        async with self._database.write() as connection:
-            if not (await connection.execute(delete(tables.report).where(*mine))).rowcount:
-                raise not_found("report")
-            await audit.record(connection, tables.audit, "report.delete", f"report {report_id}")
 
     async def is_made(self, job_key: str) -> bool:
         """Whether the job with this key has made its report."""
