@@ -64,6 +64,21 @@ async def test_notifications_are_confirmable_and_numbered(edge: Edge, client: Ra
     assert numbers == sorted(set(numbers))
 
 
+async def test_one_message_to_a_client_at_a_time(edge: Edge, client: RawClient) -> None:
+    """However much it observes, and though another client acknowledges the same message id (RFC 7252, 4.7)."""
+    for number in (1, 2):
+        await observe(client, mid=number, token=bytes((number,)))
+    edge.downlink.send(OURS.device_uuid, b'{"id":1}')
+    told = [await client.message()]
+    async with raw_client(edge.port) as other:
+        acknowledge(other, told[0])
+        assert await other.is_silent()
+    assert client.received.empty()
+    acknowledge(client, told[0])
+    told.append(await client.message())
+    assert {message.token for message in told} == {b"\x01", b"\x02"}
+
+
 async def test_observer_that_leaves(edge: Edge, client: RawClient) -> None:
     """A reset, a deregistration, and a new registration with the same token each end it.
     As long as it observes, its device is connected."""
@@ -83,9 +98,10 @@ async def test_observer_that_leaves(edge: Edge, client: RawClient) -> None:
 
 
 async def test_observer_that_dies(edge: Edge, client: RawClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A notification that is never acknowledged ends it, after MAX_TRANSMIT_WAIT (made short here)."""
+    """One unacknowledged notification ends all that a client observes, after MAX_TRANSMIT_WAIT (made short here)."""
     monkeypatch.setattr(TransportTuning, "ACK_TIMEOUT", 0.01)
     await observe(client)
+    await observe(client, mid=2, token=b"2")
     edge.downlink.send(OURS.device_uuid, b'{"id":1}')
     await until(lambda: not edge.downlink.all(), WITHIN_S, "given up")
     assert client.received.qsize() == 1 + TransportTuning.MAX_RETRANSMIT

@@ -105,10 +105,12 @@ class RawClient(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def raw_client(port: int, host: str = "127.0.0.1") -> AsyncIterator[RawClient]:
-    """A client connected to the edge."""
+async def raw_client(
+    port: int, host: str = "127.0.0.1", local: tuple[str, int] | None = None
+) -> AsyncIterator[RawClient]:
+    """A client connected to the edge, from an address of its own choice or any."""
     loop = asyncio.get_running_loop()
-    transport, client = await loop.create_datagram_endpoint(RawClient, remote_addr=(host, port))
+    transport, client = await loop.create_datagram_endpoint(RawClient, local_addr=local, remote_addr=(host, port))
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     try:
         yield client

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import msgspec
-from aemos_core.errors import AemosError, Kind
+from aemos_core.errors import AemosError, Kind, internal
+from aiocoap.optiontypes import BlockOption
 
 from aemos_gateway.readings import MAX_READING_BYTES, Receipt
 
+log = logging.getLogger("aemos.gateway")
+
 MOST_PAYLOAD = 1_024
 """Bytes of a body that fit one datagram on every path (RFC 7252, 4.6)."""
-JSON = 50
-LINK_FORMAT = 40
-_CREATED = 65
-_CONTENT = 69
+ETAG, OBSERVE, CONTENT_FORMAT, MAX_AGE, BLOCK2, BLOCK1, SIZE1 = 4, 6, 12, 14, 23, 27, 60
+JSON, LINK_FORMAT = 50, 40
+PLAIN: Mapping[int, int] = {CONTENT_FORMAT: JSON}
+"""The options of nearly every answer."""
+_CREATED, _CONTENT = 65, 69
 _TOO_LARGE = Kind.TOO_LARGE.answers.coap
 
 
 class Answer(NamedTuple):
-    """A response. `code` is class * 32 + detail, `max_age` seconds, `size1` bytes (RFC 7959, 4)."""
+    """A response. `code` is class * 32 + detail; an option is known by its number and has an unsigned integer."""
 
     code: int
     payload: bytes
-    max_age: int | None = None
-    size1: int | None = None
+    options: Mapping[int, int] = PLAIN
+
+
+CONTINUE = Answer(95, b"", {})
+"""A block came, and is not the last one."""
 
 
 class CoapError(AemosError):
@@ -50,13 +60,34 @@ def stored(result: Receipt) -> Answer:
     return Answer(_CREATED, payload)
 
 
-def content(payload: bytes, max_age: int) -> Answer:
-    """2.05 with a JSON body."""
-    return Answer(_CONTENT, payload, max_age)
+def with_block1(answer: Answer, block: BlockOption.BlockwiseTuple | None) -> Answer:
+    """Names the block that it answers, if the request was one (RFC 7959, 2.3)."""
+    if block is None:
+        return answer
+    named = block.block_number << 4 | block.more << 3 | block.size_exponent
+    return answer._replace(options={**answer.options, BLOCK1: named})
 
 
-def refused(error: AemosError) -> Answer:
-    """The problem of RFC 9457; its `status` is the CoAP code read as a number, 404 for 4.04."""
+def content(payload: bytes, options: Mapping[int, int], asked: BlockOption.BlockwiseTuple | None) -> Answer:
+    """2.05, with the block that is asked for; nothing of ours needs more than one of the largest (RFC 7959, 2.4)."""
+    if asked is None or not payload:
+        return Answer(_CONTENT, payload, options)
+    size = min(asked.size, MOST_PAYLOAD)
+    start, end = asked.block_number * size, (asked.block_number + 1) * size
+    if start >= len(payload):
+        raise CoapError("4.00", "malformed", "there is no such block")
+    block2 = asked.block_number << 4 | (end < len(payload)) << 3 | min(asked.size_exponent, 6)
+    return Answer(_CONTENT, payload[start:end], {**options, ETAG: crc32(payload), BLOCK2: block2})
+
+
+def refused(error: BaseException) -> Answer:
+    """The problem of RFC 9457; its `status` is the CoAP code read as a number, 404 for 4.04.
+
+    What nobody foresaw is logged, and its answer says nothing of it.
+    """
+    if not isinstance(error, AemosError):
+        log.error("a CoAP request failed: %s", type(error).__name__, exc_info=error)
+        error = internal()
     code = error.code if isinstance(error, CoapError) else error.kind.answers.coap
     body = {
         "type": f"urn:aemos:error:{error.reason}",
@@ -66,5 +97,9 @@ def refused(error: AemosError) -> Answer:
         "reason": error.reason,
         "errors": error.errors,
     }
-    size1 = MAX_READING_BYTES if code == _TOO_LARGE else None
-    return Answer(code, msgspec.json.encode(body), error.retry_after, size1)
+    options = {**PLAIN}
+    if error.retry_after is not None:
+        options[MAX_AGE] = error.retry_after
+    if code == _TOO_LARGE:
+        options[SIZE1] = MAX_READING_BYTES
+    return Answer(code, msgspec.json.encode(body), options)

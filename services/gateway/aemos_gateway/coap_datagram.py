@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from aemos_gateway.coap_answers import JSON, Answer, CoapError
+from aemos_gateway.coap_answers import CONTENT_FORMAT, JSON, PLAIN, Answer, CoapError
 
 POST = 2
 BAD_OPTION = 4 * 32 + 2
 _LONGEST_TOKEN = 8
 _LAST_OPTION = 0xFFFF
 _PAYLOAD = 0xFF
-_URI_HOST, _URI_PORT, _URI_PATH, _CONTENT_FORMAT, _MAX_AGE, _URI_QUERY, _SIZE1 = 3, 7, 11, 12, 14, 15, 60
+_URI_HOST, _URI_PORT, _URI_PATH, _URI_QUERY = 3, 7, 11, 15
 _PROXY = (35, 39)
 _TEXT = (_URI_HOST, 8, _URI_PATH, _URI_QUERY, 20)
 
@@ -34,7 +34,7 @@ _CRITICAL = {
 
 _REST_OF_PATH = b"api\x02v1\x0bdatastreams\x05token"
 _PATH_AFTER = {n: bytes([(_URI_PATH - n) << 4 | 3]) + _REST_OF_PATH for n in (0, _URI_HOST, _URI_PORT)}
-_QUERY_AFTER_PATH, _QUERY_AFTER_FORMAT = _URI_QUERY - _URI_PATH, _URI_QUERY - _CONTENT_FORMAT
+_QUERY_AFTER_PATH, _QUERY_AFTER_FORMAT = _URI_QUERY - _URI_PATH, _URI_QUERY - CONTENT_FORMAT
 
 
 class FormatError(Exception):
@@ -122,7 +122,7 @@ def _check_option(number: int, value: bytes, repeated: bool) -> None:
         rule = _CRITICAL.get(number)
         if rule is None or len(value) > rule.longest or (repeated and not rule.repeatable):
             raise CoapError("4.02", "bad_option", f"option {number} is not understood, too long or repeated")
-    if number == _CONTENT_FORMAT and len(value) > 2:
+    if number == CONTENT_FORMAT and len(value) > 2:
         raise CoapError("4.15", "unsupported_content_format", "a content format has at most 2 bytes")
     if number in _TEXT and not _is_utf8(value):
         raise CoapError("4.00", "malformed", f"option {number} is not UTF-8")
@@ -165,7 +165,13 @@ def response(request: bytes, mid: int, answer: Answer) -> bytes:
         head = bytes((request[0] | 0x20, answer.code)) + request[2:token_end]
     else:
         head = bytes((request[0], answer.code)) + mid.to_bytes(2) + request[4:token_end]
-    return b"%b%b\xff%b" % (head, _options_of(answer), answer.payload)
+    return head + _body(answer)
+
+
+def confirmable(request: bytes, mid: int, answer: Answer) -> bytes:
+    """A message of its own, to be acknowledged (RFC 7252, 5.2.2)."""
+    head = bytes((request[0] & 0xCF, answer.code)) + mid.to_bytes(2)
+    return head + request[4 : 4 + (request[0] & 15)] + _body(answer)
 
 
 def empty_ack(request: bytes) -> bytes:
@@ -178,16 +184,16 @@ def reset(message: bytes) -> bytes:
     return b"\x70\x00" + message[2:4]
 
 
-def _options_of(answer: Answer) -> bytes:
-    options, number = b"\xc1\x32", _CONTENT_FORMAT
-    for option, value in ((_MAX_AGE, answer.max_age), (_SIZE1, answer.size1)):
-        if value is not None:
-            options += _uint(option - number, value)
-            number = option
-    return options
+def _body(answer: Answer) -> bytes:
+    options = b"\xc1\x32" if answer.options is PLAIN else _encoded(answer.options)
+    return b"%b\xff%b" % (options, answer.payload) if answer.payload else options
 
 
-def _uint(delta: int, value: int) -> bytes:
-    data = value.to_bytes((value.bit_length() + 7) // 8)
-    head = (delta << 4 | len(data),) if delta < 13 else (0xD0 | len(data), delta - 13)
-    return bytes(head) + data
+def _encoded(options: Mapping[int, int]) -> bytes:
+    encoded, before = b"", 0
+    for number, value in sorted(options.items()):
+        data = value.to_bytes((value.bit_length() + 7) // 8)
+        delta, before = number - before, number
+        head = (delta << 4 | len(data),) if delta < 13 else (0xD0 | len(data), delta - 13)
+        encoded += bytes(head) + data
+    return encoded

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 from aemos_core.errors import AemosError, Kind, invalid
-from aemos_gateway.coap_answers import MOST_PAYLOAD, CoapError, refused, stored
+from aemos_gateway.coap_answers import MAX_AGE, MOST_PAYLOAD, SIZE1, CoapError, refused, stored
 from aemos_gateway.readings import MAX_READING_BYTES, Reading
 
 from tests.support.fake_coap import receipt
@@ -17,8 +17,8 @@ def test_every_kind_has_its_code_and_body(kind: Kind) -> None:
     assert answer.code == kind.answers.coap
     assert body["status"] == answer.code // 32 * 100 + answer.code % 32
     assert body.keys() == {"type", "title", "status", "detail", "reason", "errors"}
-    assert answer.size1 == (MAX_READING_BYTES if kind is Kind.TOO_LARGE else None)
-    assert answer.max_age == (1 if kind in (Kind.BUSY, Kind.UNAVAILABLE) else None)
+    assert answer.options.get(SIZE1) == (MAX_READING_BYTES if kind is Kind.TOO_LARGE else None)
+    assert answer.options.get(MAX_AGE) == (1 if kind in (Kind.BUSY, Kind.UNAVAILABLE) else None)
 
 
 def test_fields_at_fault_are_named() -> None:

@@ -3,7 +3,7 @@
 import pytest
 from aemos_core.errors import unavailable
 from aemos_gateway import coap_answers, coap_datagram
-from aemos_gateway.coap_answers import Answer, CoapError
+from aemos_gateway.coap_answers import CONTENT_FORMAT, MAX_AGE, SIZE1, Answer, CoapError
 from aiocoap import Message
 from aiocoap.numbers.types import Type
 
@@ -134,7 +134,8 @@ def test_broken_messages_are_format_errors(name: str) -> None:
 )
 def test_responses_are_coap(request_bytes: bytes, kind: Type, mid: int) -> None:
     """A confirmable request is answered on its acknowledgement, another by a message with an id of ours."""
-    message = Message.decode(coap_datagram.response(request_bytes, 9, Answer(163, b"{}", max_age=300, size1=65536)))
+    answer = Answer(163, b"{}", {SIZE1: 65536, CONTENT_FORMAT: 50, MAX_AGE: 300})
+    message = Message.decode(coap_datagram.response(request_bytes, 9, answer))
     assert (message.mtype, message.mid, message.token, message.code) == (kind, mid, b"\x01", 163)
     assert (message.opt.content_format, message.opt.max_age, message.opt.size1) == (50, 300, 65536)
     assert message.payload == b"{}"
@@ -142,4 +143,4 @@ def test_responses_are_coap(request_bytes: bytes, kind: Type, mid: int) -> None:
 
 def test_busy_and_unavailable_say_when_to_come_back() -> None:
     """Max-Age is the error's retry_after."""
-    assert coap_answers.refused(unavailable("no")).max_age == 1
+    assert coap_answers.refused(unavailable("no")).options[MAX_AGE] == 1
