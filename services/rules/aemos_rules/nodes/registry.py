@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias, dataclass_transform, get_args
 
 import msgspec
 from msgspec import Meta
 
-from ..domain import Node, Question, VariableType
+from ..conditions import FETCHED, ByType, InvalidCondition
+from ..domain import VARIABLE_TYPES, Node, Question, VariableType
 from ..run import Run
 
 Errors: TypeAlias = list[tuple[str, str]]
@@ -33,8 +34,7 @@ Seconds: TypeAlias = Annotated[
 ]
 
 
-class Configuration(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    """Configuration of a kind: a strict schema, spelled in JSON as in the contract."""
+KINDS: dict[tuple[str, str], type[NodeKind]] = {}
 
 
 class InvalidConfig(Exception):
@@ -45,15 +45,22 @@ class InvalidConfig(Exception):
         self.errors = errors
 
 
-class Place(NamedTuple):
-    """Where a node stands: its name in the chain, and what is known of variables' types when it is checked."""
+class _KindMeta(msgspec.StructMeta):
+    """Makes fields keywords, and registers what has a `kind`."""
 
-    name: str
-    variable_types: VariableTypes
+    def __new__(
+        cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], kind: str = "", **options: Any
+    ) -> _KindMeta:
+        made: Any = super().__new__(cls, name, bases, namespace, kw_only=True, **options)
+        if kind:
+            made.kind = kind
+            KINDS[made.family, kind] = made
+        return made  # type: ignore[no-any-return]
 
 
-class NodeKind:
-    """One step, compiled. A subclass refuses what its Config cannot express by raising InvalidConfig in `__init__`.
+@dataclass_transform(kw_only_default=True, field_specifiers=(msgspec.field,))
+class NodeKind(msgspec.Struct, metaclass=_KindMeta, dict=True, eq=False, forbid_unknown_fields=True, rename="camel"):
+    """One step. Its fields are its configuration: a strict schema, spelled in JSON as in the contract.
 
     `family` is the node's type, `kind` the word in its configuration, `outcomes` those that connections may name.
     """
@@ -61,28 +68,36 @@ class NodeKind:
     family: ClassVar[str] = ""
     kind: ClassVar[str] = ""
     outcomes: ClassVar[tuple[str, ...]] = ("success", "failure")
-    Config: ClassVar[type[msgspec.Struct]] = Configuration
 
-    sensor_uuids: frozenset[str] = frozenset()
-    device_state_ids: frozenset[int] = frozenset()
-    rule_chain_ids: frozenset[int] = frozenset()
-    other_sensor_uuids: frozenset[str] = frozenset()
+    # What has no type here is no field: it is set when the node is compiled.
+    name = ""
+    """Its name in the chain."""
+    sensor_uuids = frozenset[str]()
+    device_state_ids = frozenset[int]()
+    rule_chain_ids = frozenset[int]()
+    other_sensor_uuids = frozenset[str]()
     """Sensors that it names without judging their readings."""
-    needs: frozenset[str] = frozenset()
+    needs = frozenset[str]()
     """Words of the context that it asks for, such as "device"; empty for most."""
-    questions: frozenset[Question] = frozenset()
+    questions = frozenset[Question]()
     """What it asks about other sensors, on a schedule."""
-    remembers: bool = False
+    remembers = False
     """Whether it has a memory cell for each variable that reaches it."""
 
-    def __init__(self, config: Any, place: Place) -> None:
-        self.name = place.name
+    def compile(self, types: VariableTypes) -> None:
+        """Makes ready what `apply` needs. InvalidConfig for what the types of its fields cannot express."""
 
-    def __init_subclass__(cls, kind: str = "", **more: Any) -> None:
-        super().__init_subclass__(**more)
-        if kind:
-            cls.kind = kind
-            KINDS[cls.family, kind] = cls
+    def expression(
+        self, field: str, text: str, types: Iterable[VariableType] = VARIABLE_TYPES, is_condition: bool = True
+    ) -> ByType:
+        """The expression in one of its fields, whose readings have one of these types."""
+        try:
+            found = ByType(text, types, is_condition)
+        except InvalidCondition as error:
+            raise InvalidConfig([(field, str(error))]) from None
+        self.needs |= found.words & FETCHED
+        self.other_sensor_uuids |= found.named_sensors
+        return found
 
     def apply(self, run: Run) -> bool | None:
         """Its outcome: true or false of a filter, success of the others; None: the run ends here without one.
@@ -115,7 +130,6 @@ class Action(NodeKind):
     family = "action"
 
 
-KINDS: dict[tuple[str, str], type[NodeKind]] = {}
 _CHOOSES: Mapping[str, tuple[str, str]] = {
     "filter": ("kind", "condition"),
     "transform": ("action", ""),
@@ -135,15 +149,17 @@ def make_node(node: Node, variable_types: VariableTypes) -> NodeKind:
         kinds = sorted(kind for family, kind in KINDS if family == node.type)
         raise InvalidConfig([(f"config.{key}", f"must be one of {', '.join(kinds)}")])
     try:
-        config = parse(kind.Config, {field: value for field, value in node.config.items() if field != key})
-        return kind(config, Place(node.name, variable_types))
+        made = parse(kind, {field: value for field, value in node.config.items() if field != key})
+        made.name = node.name
+        made.compile(variable_types)
+        return made
     except InvalidConfig as refused:
         raise InvalidConfig([(f"config.{where}", message) for where, message in refused.errors]) from None
 
 
-def parse(config: type[msgspec.Struct], given: Mapping[str, Any]) -> msgspec.Struct:
-    """The configuration; InvalidConfig with every field that is wrong, not only the first."""
-    fields = {field.encode_name: field for field in msgspec.structs.fields(config)}
+def parse(kind: type[NodeKind], given: Mapping[str, Any]) -> NodeKind:
+    """The node of a configuration; InvalidConfig with every field that is wrong, not only the first."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     errors: Errors = [(name, "unknown") for name in given if name not in fields]
     values = {}
     for name, field in fields.items():
@@ -156,7 +172,7 @@ def parse(config: type[msgspec.Struct], given: Mapping[str, Any]) -> msgspec.Str
             errors.append((name, "required"))
     if errors:
         raise InvalidConfig(errors)
-    return config(**values)
+    return kind(**values)
 
 
 def _whole(value: Any) -> Any:
@@ -187,15 +203,15 @@ def node_types() -> Iterator[NodeType]:
     """Every kind, by family and name."""
     for (family, name), kind in sorted(KINDS.items()):
         key, default = _CHOOSES[family]
-        schema = _inlined(kind.Config)
+        schema = _inlined(kind)
         chooser = {"const": name, **({"default": default} if default else {})}
         schema["properties"] = {key: chooser, **schema["properties"]}
         schema["required"] = [*([] if name == default else [key]), *schema.get("required", [])]
         yield NodeType(family, name, " ".join((kind.__doc__ or "").split()), kind.outcomes, schema)
 
 
-def _inlined(config: type[msgspec.Struct]) -> dict[str, Any]:
-    (schema,), parts = msgspec.json.schema_components([config], ref_template="#/$defs/{name}")
+def _inlined(kind: type[NodeKind]) -> dict[str, Any]:
+    (schema,), parts = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     own = dict(parts.pop(schema["$ref"].rpartition("/")[2]))
     for name in ("title", "description"):
         own.pop(name, None)

@@ -10,25 +10,18 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from ..conditions import FETCHED, ByType
-from ..domain import VARIABLE_TYPES, Reading
+from ..conditions import ByType
+from ..domain import Reading
 from ..run import Run
-from .filters import OfSensor, by_type, candidates
-from .registry import Cel, Configuration, Filter, InvalidConfig, Number, Place, Seconds, Text
+from .filters import OfSensor
+from .registry import Cel, Filter, InvalidConfig, Number, Seconds, Text, VariableTypes
 
 MAX_TIMES = 1_000
 Times: TypeAlias = Annotated[int, Meta(ge=2, le=MAX_TIMES, description=f"a whole number from 2 to {MAX_TIMES}")]
 Positive: TypeAlias = Annotated[float, Meta(gt=0, le=1e300, description="a number above 0")]
 
 
-class AnySensor(Configuration, kw_only=True):
-    """Readings of one sensor and variable, as far as they are named: else all that reach the node."""
-
-    sensor_uuid: Text = msgspec.field(name="sensorUUID", default="")
-    variable_name: Text = ""
-
-
-class OfNumber(AnySensor, kw_only=True):
+class OfNumber(OfSensor):
     """`field` is a value of the transforms before; the reading's own when absent."""
 
     field: Text = ""
@@ -79,71 +72,76 @@ class Remembering(OfSensor, Filter):
         return {"value": run.reading and run.reading.value, **msgspec.structs.asdict(memory)}
 
 
-class Change(Remembering, kind="change"):
+class Change(OfNumber, Remembering, kind="change"):
     """True when a number differs by an amount, or by percent, from the one that was true last; the first is false."""
 
-    class Config(OfNumber, kw_only=True):
-        amount: Positive | None = None
-        percent: Positive | None = None
+    amount: Positive | None = None
+    percent: Positive | None = None
 
     class Memory(Memory, tag="change"):
         base: float | None = None
 
-    def __init__(self, config: Any, place: Place) -> None:
-        super().__init__(config, place)
-        if (config.amount is None) == (config.percent is None):
+    def compile(self, types: VariableTypes) -> None:
+        super().compile(types)
+        if (self.amount is None) == (self.percent is None):
             raise InvalidConfig([("amount", "either amount or percent must be given")])
-        self._field, self._amount, self._percent = config.field, config.amount, config.percent
 
     def _judge(self, run: Run, memory: Any) -> bool | None:
-        value, base = run.number(self._field), memory.base
+        value, base = run.number(self.field), memory.base
         if base is None:
             memory.base = value
             return False
-        least = self._amount if self._amount is not None else abs(base) * self._percent / 100
+        least = self.amount if self.amount is not None else abs(base) * (self.percent or 0) / 100
         if abs(value - base) < least or value == base:
             return False
         memory.base = value
         return True
 
 
-class Hysteresis(Remembering, kind="hysteresis"):
+class Hysteresis(OfNumber, Remembering, kind="hysteresis"):
     """True from when a number reaches the level `raise` until it reaches `clear`, which lies on the other side."""
 
-    class Config(OfNumber, kw_only=True):
-        raise_: Number = msgspec.field(name="raise")
-        clear: Number
+    raise_: Number = msgspec.field(name="raise")
+    clear: Number
 
     class Memory(Memory, tag="hysteresis"):
         raised: bool = False
 
-    def __init__(self, config: Any, place: Place) -> None:
-        super().__init__(config, place)
-        if config.raise_ == config.clear:
+    def compile(self, types: VariableTypes) -> None:
+        super().compile(types)
+        if self.raise_ == self.clear:
             raise InvalidConfig([("clear", "must differ from raise")])
-        self._field, self._raise, self._clear = config.field, config.raise_, config.clear
 
     def _judge(self, run: Run, memory: Any) -> bool | None:
-        value = run.number(self._field)
-        upwards = self._raise > self._clear
-        if value >= self._raise if upwards else value <= self._raise:
+        value = run.number(self.field)
+        upwards = self.raise_ > self.clear
+        if value >= self.raise_ if upwards else value <= self.raise_:
             memory.raised = True
-        elif value <= self._clear if upwards else value >= self._clear:
+        elif value <= self.clear if upwards else value >= self.clear:
             memory.raised = False
         return bool(memory.raised)
 
 
-class Conditional(Remembering):
-    """A remembering filter with a condition."""
+class OverTime(Remembering):
+    """Looks at a stretch of event time."""
 
-    def __init__(self, config: Any, place: Place) -> None:
-        super().__init__(config, place)
+    seconds: Seconds
+
+    def compile(self, types: VariableTypes) -> None:
+        super().compile(types)
+        self._ms = int(self.seconds * 1000)
+
+
+class Conditional(OverTime):
+    """With a condition, if there is one."""
+
+    condition: Cel = ""
+
+    def compile(self, types: VariableTypes) -> None:
+        super().compile(types)
         self._conditions: ByType | None = None
-        if config.condition:
-            known = candidates(config.sensor_uuid, config.variable_name, place.variable_types)
-            self._conditions = by_type("condition", config.condition, known if config.sensor_uuid else VARIABLE_TYPES)
-            self.needs = self._conditions.words & FETCHED
-            self.other_sensor_uuids = self._conditions.named_sensors
+        if self.condition:
+            self._conditions = self.expression("condition", self.condition, self._candidates(types))
 
     def _concerns(self, reading: Reading | None) -> bool:
         """Not those of a type that the condition makes no sense for."""
@@ -162,17 +160,11 @@ class Held(Conditional, kind="held"):
     """True once the condition has held for so long, with or without another reading; false when it does not hold;
     no outcome in between."""
 
-    class Config(AnySensor, kw_only=True):
-        condition: Cel
-        seconds: Seconds
+    condition: Cel
 
     class Memory(Memory, tag="held"):
         since: int = 0
         due: int = 0
-
-    def __init__(self, config: Any, place: Place) -> None:
-        super().__init__(config, place)
-        self._ms = int(config.seconds * 1000)
 
     def _judge(self, run: Run, memory: Any) -> bool | None:
         holds = self._holds(run)
@@ -197,19 +189,12 @@ class Held(Conditional, kind="held"):
         return True
 
 
-class Absence(Remembering, kind="absence"):
+class Absence(OverTime, kind="absence"):
     """True when nothing came for so long; false at each reading."""
-
-    class Config(AnySensor, kw_only=True):
-        seconds: Seconds
 
     class Memory(Memory, tag="absence"):
         seen: int = 0
         due: int = 0
-
-    def __init__(self, config: Any, place: Place) -> None:
-        super().__init__(config, place)
-        self._ms = int(config.seconds * 1000)
 
     def _judge(self, run: Run, memory: Any) -> bool | None:
         # A deadline that is armed stays: when it comes, it is put off to where it belongs. That spares each reading
@@ -234,17 +219,10 @@ class Absence(Remembering, kind="absence"):
 class Repeated(Conditional, kind="repeated"):
     """True when this is at least the n-th reading (that satisfies the condition, if there is one) within so long."""
 
-    class Config(AnySensor, kw_only=True):
-        times: Times
-        seconds: Seconds
-        condition: Cel = ""
+    times: Times
 
     class Memory(Memory, tag="repeated"):
         marks: list[tuple[int, int]] = []
-
-    def __init__(self, config: Any, place: Place) -> None:
-        super().__init__(config, place)
-        self._times, self._ms = config.times, int(config.seconds * 1000)
 
     def apply(self, run: Run) -> bool | None:
         """A reading between others counts once, in its place; the newest `times` are remembered."""
@@ -254,28 +232,21 @@ class Repeated(Conditional, kind="repeated"):
             return False
         memory: Any = run.recall(self.name, self.Memory) or self.Memory()
         marks, mark = memory.marks, run.mark
-        if mark in marks or (len(marks) == self._times and mark < marks[0]):
+        if mark in marks or (len(marks) == self.times and mark < marks[0]):
             return None
         insort(marks, mark)
-        del marks[: -self._times]
+        del marks[: -self.times]
         run.remember(self.name, memory)
         place = marks.index(mark)
-        first = place + 1 - self._times
+        first = place + 1 - self.times
         return first >= 0 and bool(mark[0] - marks[first][0] <= self._ms)
 
 
-class Throttle(Remembering, kind="throttle"):
+class Throttle(OverTime, kind="throttle"):
     """True at most once in so long; false for readings that come too soon."""
-
-    class Config(AnySensor, kw_only=True):
-        seconds: Seconds
 
     class Memory(Memory, tag="throttle"):
         pass
-
-    def __init__(self, config: Any, place: Place) -> None:
-        super().__init__(config, place)
-        self._ms = int(config.seconds * 1000)
 
     def apply(self, run: Run) -> bool | None:
         if not self._concerns(run.reading):

@@ -9,11 +9,9 @@ from uuid import NAMESPACE_URL, uuid5
 import msgspec
 from msgspec import Meta
 
-from ..conditions import FETCHED
 from ..domain import NodeFailed, Question, ReportWanted, Selection
 from ..run import Run
-from .filters import by_type
-from .registry import Action, Cel, Configuration, Filter, Place, Text, Transform
+from .registry import Action, Cel, Filter, NodeKind, Text, Transform, VariableTypes
 from .transforms import Name
 
 Period: TypeAlias = Literal["last-hour", "today", "yesterday", "last-week", "last-month"]
@@ -22,10 +20,10 @@ Label: TypeAlias = Annotated[str, Meta(pattern=r"^[^=]+=.+$", max_length=200, de
 Email: TypeAlias = Annotated[str, Meta(pattern=r"^[^@\s]+@[^@\s]+$", max_length=254, description="an e-mail address")]
 
 
-class AboutSensors(Configuration, kw_only=True):
+class AboutSensors(NodeKind):
     """These sensors, those of these devices, and those of devices with a label; all when none is given."""
 
-    sensor_uuids: Uuids = msgspec.field(name="sensorUUIDs", default=())
+    sensor_uuids_: Uuids = msgspec.field(name="sensorUUIDs", default=())
     device_uuids: Uuids = msgspec.field(name="deviceUUIDs", default=())
     label: Label | None = None
     variable_names: Annotated[tuple[Text, ...], Meta(max_length=50, description="at most 50 names")] = ()
@@ -33,43 +31,37 @@ class AboutSensors(Configuration, kw_only=True):
     @property
     def about(self) -> Selection:
         """Which variables."""
-        return Selection(self.sensor_uuids, self.device_uuids, self.label or "", self.variable_names)
+        return Selection(self.sensor_uuids_, self.device_uuids, self.label or "", self.variable_names)
 
 
-class ReadSensors(Transform, kind="readSensors"):
+class ReadSensors(AboutSensors, Transform, kind="readSensors"):
     """Adds what sensors measured in a period, or last: count, min, avg, max, and values by sensor uuid.
 
     On a schedule only: a chain that judges readings would ask for each of them.
     """
 
-    class Config(AboutSensors, kw_only=True):
-        period: Period | None = None
-        name: Name = "sensors"
+    period: Period | None = None
+    result: Name = msgspec.field(name="name", default="sensors")
 
-    def __init__(self, config: Any, place: Place) -> None:
-        super().__init__(config, place)
-        self._question = Question(config.about, config.period or "")
+    def compile(self, types: VariableTypes) -> None:
+        self._question = Question(self.about, self.period or "")
         self.questions = frozenset({self._question})
-        self._name: str = config.name
 
     def apply(self, run: Run) -> bool | None:
         answer = run.world.answers.get(self._question)
         if answer is None:
             raise NodeFailed("sensors are read on a schedule only")
-        run.data = {**run.data, self._name: answer}
+        run.data = {**run.data, self.result: answer}
         return True
 
 
 class OnData(Filter, kind="data"):
     """True when what earlier nodes found out satisfies the condition: there needs to be no reading."""
 
-    class Config(Configuration, kw_only=True):
-        condition: Cel
+    condition: Cel
 
-    def __init__(self, config: Any, place: Place) -> None:
-        super().__init__(config, place)
-        self._condition = by_type("condition", config.condition, ["json"])
-        self.needs = self._condition.words & FETCHED
+    def compile(self, types: VariableTypes) -> None:
+        self._condition = self.expression("condition", self.condition, ["json"])
 
     def apply(self, run: Run) -> bool | None:
         condition = self._condition.of("json")
@@ -80,22 +72,17 @@ class OnData(Filter, kind="data"):
         return {} if condition is None else condition.inputs(run.reading and run.reading.value, run)
 
 
-class GenerateReport(Action, kind="generateReport"):
+class GenerateReport(AboutSensors, Action, kind="generateReport"):
     """Has a report made of a period, on a schedule only: it is listed, and sent to those who are named."""
 
-    class Config(AboutSensors, kw_only=True):
-        title: Text
-        period: Period
-        email_to: Annotated[tuple[Email, ...], Meta(max_length=20, description="at most 20 addresses")] = ()
-
-    def __init__(self, config: Any, place: Place) -> None:
-        super().__init__(config, place)
-        self._config = config
+    title: Text
+    period: Period
+    email_to: Annotated[tuple[Email, ...], Meta(max_length=20, description="at most 20 addresses")] = ()
 
     def apply(self, run: Run) -> bool | None:
         if run.reading is not None:
             raise NodeFailed("reports are made on a schedule only")
-        key, chain, config = uuid5(NAMESPACE_URL, run.key(self.name)).hex, run.chain, self._config
-        wanted = (config.title, config.period, config.about, config.email_to)
+        key, chain = uuid5(NAMESPACE_URL, run.key(self.name)).hex, run.chain
+        wanted = (self.title, self.period, self.about, self.email_to)
         run.effects.append(ReportWanted(key, chain.organization_id, chain.id, chain.timezone, run.at_ms, *wanted))
         return True

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-from ..conditions import FETCHED
-from ..domain import VARIABLE_TYPES, NodeFailed
+from ..domain import NodeFailed
 from ..run import Run
-from .filters import by_type
-from .registry import Cel, Configuration, Number, Place, Text, Transform
+from .registry import Cel, Number, Text, Transform, VariableTypes
 
 Name: TypeAlias = Annotated[
     str, Meta(pattern=r"^[A-Za-z_]\w{0,63}$", description="a name of letters, digits and underscores")
@@ -22,25 +19,18 @@ Names: TypeAlias = Annotated[
 ]
 
 
-class OfField(Configuration, kw_only=True):
-    """`field` is a value of the transforms before; the reading's own when absent."""
+class _Arithmetic(Transform):
+    """From one number to others; there is none on a schedule, and the run ends here.
+
+    `field` is a value of the transforms before; the reading's own when absent.
+    """
 
     field: Text = ""
 
-
-class _Arithmetic(Transform):
-    """From one number to others; there is none on a schedule, and the run ends here."""
-
-    Config = OfField
-
-    def __init__(self, config: Any, place: Place) -> None:
-        super().__init__(config, place)
-        self._field: str = config.field
-
     def apply(self, run: Run) -> bool | None:
-        if run.reading is None and not self._field:
+        if run.reading is None and not self.field:
             return None
-        made = self._made(run.number(self._field))
+        made = self._made(run.number(self.field))
         for value in made.values():
             if value - value != 0:
                 raise NodeFailed("the result is too large")
@@ -74,33 +64,23 @@ class ConvertToCelsius(_Arithmetic, kind="convertToCelsius"):
 class Scale(_Arithmetic, kind="scale"):
     """Adds value * factor + offset, as `valueScaled` unless it is named."""
 
-    class Config(OfField, kw_only=True):
-        factor: Number = 1.0
-        offset: Number = 0.0
-        name: Name = "valueScaled"
-
-    def __init__(self, config: Any, place: Place) -> None:
-        super().__init__(config, place)
-        self._factor, self._offset, self._name = config.factor, config.offset, config.name
+    factor: Number = 1.0
+    offset: Number = 0.0
+    result: Name = msgspec.field(name="name", default="valueScaled")
 
     def _made(self, value: float) -> dict[str, Any]:
-        return {self._name: value * self._factor + self._offset}
+        return {self.result: value * self.factor + self.offset}
 
 
 class Map(Transform, kind="map"):
     """Adds the result of each expression under its name; each sees the data as it was before."""
 
-    class Config(Configuration, kw_only=True):
-        values: Names
+    expressions: Names = msgspec.field(name="values")
 
-    def __init__(self, config: Any, place: Place) -> None:
-        super().__init__(config, place)
+    def compile(self, types: VariableTypes) -> None:
         self._values = {
-            name: by_type(f"values.{name}", expression, VARIABLE_TYPES, is_condition=False)
-            for name, expression in config.values.items()
+            name: self.expression(f"values.{name}", text, is_condition=False) for name, text in self.expressions.items()
         }
-        self.needs = frozenset[str]().union(*(value.words for value in self._values.values())) & FETCHED
-        self.other_sensor_uuids = frozenset[str]().union(*(value.named_sensors for value in self._values.values()))
 
     def apply(self, run: Run) -> bool | None:
         kind, value = ("json", None) if run.reading is None else (run.reading.variable_type, run.reading.value)
@@ -114,7 +94,7 @@ class Map(Transform, kind="map"):
         return True
 
 
-class Latest(Configuration, kw_only=True):
+class Latest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """A variable of a sensor."""
 
     sensor_uuid: Text = msgspec.field(name="sensorUUID")
@@ -125,24 +105,20 @@ class Enrich(Transform, kind="enrich"):
     """Adds attributes of the reading's device, and the latest values of other sensors under names; what is missing is
     null."""
 
-    class Config(Configuration, kw_only=True):
-        attributes: list[Text] = []  # noqa: RUF012  msgspec copies it
-        sensors: dict[Name, Latest] = {}  # noqa: RUF012
+    attributes: list[Text] = []  # noqa: RUF012  msgspec copies it
+    sensors: dict[Name, Latest] = {}  # noqa: RUF012
 
-    def __init__(self, config: Any, place: Place) -> None:
-        super().__init__(config, place)
-        self._attributes: list[str] = config.attributes
-        self._sensors: Mapping[str, Latest] = config.sensors
-        self.needs = frozenset(["device"] * bool(self._attributes) + ["sensors"] * bool(self._sensors))
-        self.other_sensor_uuids = frozenset(latest.sensor_uuid for latest in self._sensors.values())
+    def compile(self, types: VariableTypes) -> None:
+        self.needs = frozenset(["device"] * bool(self.attributes) + ["sensors"] * bool(self.sensors))
+        self.other_sensor_uuids = frozenset(latest.sensor_uuid for latest in self.sensors.values())
 
     def apply(self, run: Run) -> bool | None:
         context, reading = run.world.context, run.reading
-        device = context.word("device", reading) if context and self._attributes else {}
-        latest = context.word("sensors", reading) if context and self._sensors else {}
+        device = context.word("device", reading) if context and self.attributes else {}
+        latest = context.word("sensors", reading) if context and self.sensors else {}
         attributes = device.get("attributes", {})
-        made = {name: attributes.get(name) for name in self._attributes}
-        for name, wanted in self._sensors.items():
+        made = {name: attributes.get(name) for name in self.attributes}
+        for name, wanted in self.sensors.items():
             made[name] = latest.get(wanted.sensor_uuid, {}).get(wanted.variable_name)
         run.data = {**run.data, **made}
         return True

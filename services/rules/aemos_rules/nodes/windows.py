@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta
 
 from ..run import Run
-from .filters import OfSensor
-from .registry import MAX_SECONDS, InvalidConfig, Place, Seconds, Transform
+from .registry import MAX_SECONDS, InvalidConfig, Seconds, Transform, VariableTypes
 from .remembering import Memory, OfNumber
 
 MOST_PANES = 1_000
@@ -38,24 +37,22 @@ class WindowMemory(Memory, tag="window"):
     seen: list[int] = []  # noqa: RUF012
 
 
-class Window(OfSensor, Transform, kind="window"):
+class Window(OfNumber, Transform, kind="window"):
     """Aggregates numbers by event time; adds avg, min, max, sum and count, windowStart and windowEnd (ms) when a window
     closes. Tumbling, or sliding when everySeconds is less than seconds."""
 
     remembers = True
 
-    class Config(OfNumber, kw_only=True):
-        seconds: Seconds
-        every_seconds: Seconds = 0.0
-        allowed_lateness_seconds: Lateness = 0.0
+    seconds: Seconds
+    every_seconds: Seconds = 0.0
+    allowed_lateness_seconds: Lateness = 0.0
 
-    def __init__(self, config: Any, place: Place) -> None:
-        super().__init__(config, place)
-        size, every = int(config.seconds * 1000), int((config.every_seconds or config.seconds) * 1000)
+    def compile(self, types: VariableTypes) -> None:
+        super().compile(types)
+        size, every = int(self.seconds * 1000), int((self.every_seconds or self.seconds) * 1000)
         if size % every or size // every > MOST_PANES:
             raise InvalidConfig([("everySeconds", f"must divide seconds into 1 to {MOST_PANES} parts")])
-        self._every, self._panes = every, size // every
-        self._late, self._field = int(config.allowed_lateness_seconds * 1000), config.field
+        self._every, self._panes, self._late = every, size // every, int(self.allowed_lateness_seconds * 1000)
 
     def apply(self, run: Run) -> bool | None:
         if not self._concerns(run.reading) or run.reading is None:
@@ -64,7 +61,7 @@ class Window(OfSensor, Transform, kind="window"):
         if run.deadline_ms:
             return self._close(run, memory)
         pane = run.mark[0] // self._every
-        value = run.number(self._field)
+        value = run.number(self.field)
         if pane < memory.closed or not _is_new(memory.seen, run.mark[1]):
             return None
         memory.at, memory.id = max((memory.at, memory.id), run.mark)
