@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from aemos_core.errors import AemosError, Kind
+from amqtt.codecs_amqtt import encode_string
 from amqtt.mqtt.connack import (
     IDENTIFIER_REJECTED,
     NOT_AUTHORIZED,
@@ -15,7 +17,7 @@ from amqtt.mqtt.connack import (
 from amqtt.mqtt.connect import ConnectPacket
 
 from aemos_gateway.device_auth import Device, DeviceAuth
-from aemos_gateway.mqtt_frames import CONNECT, ProtocolError, understood, written
+from aemos_gateway.mqtt_frames import CONNECT, ProtocolError, parse
 
 _NAMES = (b"\x00\x04MQTT", b"\x00\x06MQIsdp")
 _LEVEL_3_1_1 = 4
@@ -47,17 +49,6 @@ class Topics:
 
 
 @dataclass(frozen=True, slots=True)
-class Will:
-    """What the device's other connections hear when this one ends without DISCONNECT (MQTT 3.1.1, 3.1.2.5).
-
-    They hear it as they hear the topic: a will's own QoS and retain flag count for nothing.
-    """
-
-    topic: str
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Proven:
     """What a CONNECT asked for, by a device that proved to be one."""
 
@@ -68,7 +59,9 @@ class Proven:
     """Device uuid and client id: no device can name another one's session."""
     clean: bool
     keep_alive_s: int
-    will: Will | None
+    will: tuple[str, bytes] | None
+    """Topic and payload that the device's other connections hear when this one ends without DISCONNECT (3.1.2.5), as
+    they hear the topic: a will's own QoS and retain flag count for nothing."""
 
 
 async def prove(body: bytes, auth: DeviceAuth) -> Proven:
@@ -98,17 +91,20 @@ def _read(body: bytes) -> Any:
     if level != _LEVEL_3_1_1 or name is not _NAMES[0]:
         raise Refusal(UNACCEPTABLE_PROTOCOL_VERSION, "not MQTT 3.1.1")
     _check_flags(flags)
-    packet = understood(ConnectPacket, CONNECT, body)
-    generated = packet.client_id
-    if packet.client_id_is_random:
-        packet.client_id = ""
-    if written(packet) != body or b"\0" in (packet.client_id + (packet.will_topic or "")).encode():
-        raise Refusal(NOT_AUTHORIZED, "not well formed")
+    at = len(name) + 4
+    has_client_id = body[at : at + 2] != b"\0\0"
+    if not has_client_id:  # then it is given one that no other has (3.1.3.1)
+        body = body[:at] + encode_string(uuid4().hex) + body[at + 2 :]
+    try:
+        packet = parse(ConnectPacket, CONNECT, body)
+    except ProtocolError as error:
+        raise Refusal(NOT_AUTHORIZED, str(error)) from None
+    if "\0" in packet.client_id + (packet.will_topic or ""):
+        raise Refusal(NOT_AUTHORIZED, "NUL in the client id or the will's topic")
     if flags & _USERNAME_AND_PASSWORD != _USERNAME_AND_PASSWORD:
         raise Refusal(NOT_AUTHORIZED, "no token")
-    if packet.client_id_is_random and not packet.clean_session_flag:
+    if not has_client_id and not packet.clean_session_flag:
         raise Refusal(IDENTIFIER_REJECTED, "a session that is to be kept needs a client id")
-    packet.client_id = generated
     return packet
 
 
@@ -131,9 +127,9 @@ async def _resolve(auth: DeviceAuth, token: bytes) -> Device:
         raise Refusal(code, error.detail) from None
 
 
-def _will(packet: Any, topics: Topics) -> Will | None:
+def _will(packet: Any, topics: Topics) -> tuple[str, bytes] | None:
     if not packet.will_flag:
         return None
     if not topics.may_will(packet.will_topic):
         raise Refusal(NOT_AUTHORIZED, "a will on a topic that is not the device's")
-    return Will(packet.will_topic, bytes(packet.will_message))
+    return packet.will_topic, bytes(packet.will_message)

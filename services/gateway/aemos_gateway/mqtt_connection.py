@@ -40,7 +40,6 @@ class Connection(asyncio.Protocol):
         self._frames = Frames()
         self._connect: asyncio.Future[bytes | None] = loop.create_future()
         self._receive: Callable[[int, bytes], None] | None = self._take_connect
-        self._lost: Callable[[], None] | None = None
         self._out: list[bytes] = []
         self._heard_at = loop.time()
         self._silence_s = 0.0
@@ -66,8 +65,6 @@ class Connection(asyncio.Protocol):
             self._connect.set_result(None)
         self._set_timer(None)
         self.ended.set_result(None)
-        if self._lost is not None:
-            self._lost()
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
@@ -89,11 +86,9 @@ class Connection(asyncio.Protocol):
             raise ProtocolError("gone before its CONNECT")
         return body
 
-    def open(self, receive: Callable[[int, bytes], None], lost: Callable[[], None], keep_alive_s: int) -> None:
-        """From now on packets go to `receive`, which may raise ProtocolError; `lost` is called once at the end."""
-        self._lost = lost
-        if self.ended.done():
-            lost()
+    def open(self, receive: Callable[[int, bytes], None], keep_alive_s: int) -> None:
+        """From now on packets go to `receive`, which may raise ProtocolError; nothing when the connection is ending."""
+        if self.ending:
             return
         self._receive = receive
         self._frames.opening = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 from amqtt.codecs_amqtt import encode_string
 from amqtt.mqtt.suback import SubackPacket
@@ -19,9 +18,8 @@ from aemos_gateway.mqtt_admission import Proven
 from aemos_gateway.mqtt_connection import Connection, Hold
 from aemos_gateway.mqtt_frames import ProtocolError, packet_id, parse
 from aemos_gateway.mqtt_hearing import Backlog, Hearing
-from aemos_gateway.mqtt_received import Received
 from aemos_gateway.mqtt_sessions import Kept, Sessions
-from aemos_gateway.mqtt_telemetry import Telemetry
+from aemos_gateway.mqtt_telemetry import Received, Telemetry
 from aemos_gateway.service import Uplink
 
 
@@ -76,13 +74,19 @@ class DeviceLink:
         explain = partial(tell, proven.topics.errors)
         self._telemetry = Telemetry(connection, proven, ports.uplink, received, explain, ports.limits.resend_s)
 
-    def start(self, kept: Kept | None, *, keeping: bool) -> None:
-        """Goes on with a session that was kept, then takes packets."""
+    async def serve(self, kept: Kept | None, *, keeping: bool) -> None:
+        """Goes on with a session that was kept, and takes packets until the connection's end."""
         self.keeping = keeping
         if kept is not None:
             self.hearing.resume(kept)
         self.save()
-        self.connection.open(self._receive, self._lost, self.proven.keep_alive_s)
+        self.connection.open(self._receive, self.proven.keep_alive_s)
+        await self.connection.ended
+        self._telemetry.lost()
+        self.hearing.lost()
+        self.save()
+        if self._will is not None:
+            self._tell(*self._will)
 
     def save(self, *then: Callable[[], None]) -> None:
         """Calls `then` when the session, if it is to be kept, is stored as it is now."""
@@ -100,17 +104,22 @@ class DeviceLink:
     def _receive(self, header: int, body: bytes) -> None:
         if header & 0xF0 == frames.PUBLISH:
             self._publish(header, body)
-        elif (handle := self._HANDLERS.get(header)) is not None:
-            handle(self, body)
-        else:
-            raise ProtocolError(f"a packet that begins with 0x{header:02x}")
-
-    def _lost(self) -> None:
-        self._telemetry.lost()
-        self.hearing.lost()
-        self.save()
-        if self._will is not None:
-            self._tell(self._will.topic, self._will.payload)
+            return
+        match header:
+            case frames.PUBACK:
+                self._puback(body)
+            case frames.PUBREL:
+                self._pubrel(body)
+            case frames.SUBSCRIBE:
+                self._subscribe(body)
+            case frames.UNSUBSCRIBE:
+                self._unsubscribe(body)
+            case frames.PINGREQ:
+                self.connection.write(frames.PINGRESP)
+            case frames.DISCONNECT:
+                self._end_cleanly()
+            case _:
+                raise ProtocolError(f"a packet that begins with 0x{header:02x}")
 
     def _end_cleanly(self) -> None:
         self._will = None
@@ -155,18 +164,3 @@ class DeviceLink:
         for name in packet.payload.topics:
             self.hearing.revoke(frames.topic(name))
         self.save(partial(self.connection.write, UnsubackPacket.build(number).to_bytes()))
-
-    def _pingreq(self, _: bytes) -> None:
-        self.connection.write(frames.PINGRESP)
-
-    def _disconnect(self, _: bytes) -> None:
-        self._end_cleanly()
-
-    _HANDLERS: ClassVar[dict[int, Callable[[DeviceLink, bytes], None]]] = {
-        frames.PUBACK: _puback,
-        frames.PUBREL: _pubrel,
-        frames.SUBSCRIBE: _subscribe,
-        frames.UNSUBSCRIBE: _unsubscribe,
-        frames.PINGREQ: _pingreq,
-        frames.DISCONNECT: _disconnect,
-    }

@@ -22,8 +22,8 @@ from aemos_gateway.mqtt_admission import Proven, Refusal, prove
 from aemos_gateway.mqtt_connection import Connection
 from aemos_gateway.mqtt_device import DeviceLink, Ports
 from aemos_gateway.mqtt_frames import ProtocolError
-from aemos_gateway.mqtt_received import Received
 from aemos_gateway.mqtt_sessions import Kept
+from aemos_gateway.mqtt_telemetry import Received
 from aemos_gateway.token_holders import TokenHolders
 
 log = logging.getLogger("aemos.gateway.mqtt")
@@ -172,7 +172,7 @@ class MqttEdge:
             sessions.take(proven.session_key)
             if old is not None:
                 old.connection.cut_off("the same device and client id connected again")
-                await old.connection.ended
+                await asyncio.wait([self._tasks[old.connection]])
             kept = None
             if proven.clean:
                 sessions.drop(proven.session_key)
@@ -183,7 +183,7 @@ class MqttEdge:
                     self._cut_short.add(link)
             if not connection.ending:
                 connection.write(ConnackPacket.build(int(kept is not None), 0).to_bytes())
-                link.start(kept, keeping=not proven.clean and link not in self._cut_short)
+                await link.serve(kept, keeping=not proven.clean and link not in self._cut_short)
             await connection.ended
 
     @contextmanager

@@ -92,25 +92,15 @@ class Frames:
 def parse(packet_class: Any, header: int, body: bytes) -> Any:
     """A packet that is well formed. amqtt takes invalid UTF-8, a missing end and a surplus one for text, so what it
     understood must give the same bytes again."""
-    packet = understood(packet_class, header, body)
-    if written(packet) != body:
-        raise ProtocolError(f"packet 0x{header:02x} is malformed")
-    return packet
-
-
-def understood(packet_class: Any, header: int, body: bytes) -> Any:
-    """What amqtt's parser makes of a body; ProtocolError when it makes nothing of it."""
     fixed = MQTTFixedHeader(header >> 4, header & 15, len(body))
     try:
-        return _finish(packet_class.from_stream(BufferReader(body), fixed_header=fixed))
+        packet = _finish(packet_class.from_stream(BufferReader(body), fixed_header=fixed))
     except (AMQTTError, MQTTError, NoDataError) as error:
         raise ProtocolError(f"packet 0x{header:02x}: {error}") from None
-
-
-def written(packet: Any) -> bytes:
-    """The packet without its fixed header."""
     variable = packet.variable_header
-    return bytes(variable.to_bytes()) + bytes(packet.payload.to_bytes(packet.fixed_header, variable))
+    if bytes(variable.to_bytes()) + bytes(packet.payload.to_bytes(fixed, variable)) != body:
+        raise ProtocolError(f"packet 0x{header:02x} is malformed")
+    return packet
 
 
 def _finish(parsing: Coroutine[Any, Any, Any]) -> Any:

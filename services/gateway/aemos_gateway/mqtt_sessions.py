@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 from aemos_core.errors import AemosError
-from aemos_core.redis_link import RedisClient
+from aemos_core.redis_link import RedisClient, end
 from aemos_core.settings import process_name
 from aemos_core.times import now_ms
 from redis.exceptions import RedisError
@@ -63,8 +63,7 @@ class RedisWork(ABC):
     async def close(self) -> None:
         """Gives up what is not done."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end(self._task)
 
 
 class Kept(msgspec.Struct, frozen=True):

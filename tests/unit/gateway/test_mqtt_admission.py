@@ -2,7 +2,7 @@
 
 import pytest
 from aemos_core.errors import unavailable
-from aemos_gateway.mqtt_admission import Refusal, Topics, Will, prove
+from aemos_gateway.mqtt_admission import Refusal, Topics, prove
 from aemos_gateway.mqtt_frames import Frames, ProtocolError
 
 from tests.support.fake_mqtt_ports import OTHER_TOKEN, UUID, FakeAuth, connect, own, packet, string
@@ -21,7 +21,7 @@ async def test_a_device_is_proven_by_its_uuid_and_token() -> None:
     """The session's key begins with the device, so another device cannot name it."""
     proven = await prove(body_of(connect(clean=False, will=(own("status"), b"\0gone"))), FakeAuth())
     assert (proven.device.device_uuid, proven.session_key, proven.clean) == (UUID, f"{UUID}/c1", False)
-    assert (proven.keep_alive_s, proven.will) == (60, Will(own("status"), b"\0gone"))
+    assert (proven.keep_alive_s, proven.will) == (60, (own("status"), b"\0gone"))
 
 
 async def test_without_a_client_id_every_connection_is_a_session_of_its_own() -> None:

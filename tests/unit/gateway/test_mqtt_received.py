@@ -2,7 +2,7 @@
 
 import pytest
 from aemos_gateway.mqtt_frames import PUBREC_HEADER, ProtocolError
-from aemos_gateway.mqtt_received import MOST_UNRELEASED, Received
+from aemos_gateway.mqtt_telemetry import MOST_UNRELEASED, Received
 
 ONE = b"\0\1"
 
