@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from amqtt.codecs_amqtt import encode_string
 from amqtt.mqtt.suback import SubackPacket
 from amqtt.mqtt.subscribe import SubscribePacket
 from amqtt.mqtt.unsuback import UnsubackPacket
@@ -69,7 +68,7 @@ class DeviceLink:
         self._sessions = ports.sessions
         self._tell = tell
         self._will = proven.will
-        self._telemetry_topic = encode_string(proven.topics.telemetry)
+        self._received = received
         self.hearing = Hearing(connection, proven, ports.downlink, ports.backlog)
         explain = partial(tell, proven.topics.errors)
         self._telemetry = Telemetry(connection, proven, ports.uplink, received, explain, ports.limits.resend_s)
@@ -82,7 +81,6 @@ class DeviceLink:
         self.save()
         self.connection.open(self._receive, self.proven.keep_alive_s)
         await self.connection.ended
-        self._telemetry.lost()
         self.hearing.lost()
         self.save()
         if self._will is not None:
@@ -103,7 +101,7 @@ class DeviceLink:
 
     def _receive(self, header: int, body: bytes) -> None:
         if header & 0xF0 == frames.PUBLISH:
-            self._publish(header, body)
+            self._telemetry.publish(header, body)
             return
         match header:
             case frames.PUBACK:
@@ -125,26 +123,13 @@ class DeviceLink:
         self._will = None
         self.connection.end("")
 
-    def _publish(self, header: int, body: bytes) -> None:
-        qos = header >> 1 & 3
-        if qos == 3 or (qos == 0 and header & 8):
-            raise ProtocolError(f"a PUBLISH that begins with 0x{header:02x}")
-        if not body.startswith(self._telemetry_topic):
-            raise ProtocolError("a PUBLISH to another topic than the device's telemetry")
-        at = len(self._telemetry_topic)
-        if qos == 0:
-            self._telemetry.take(0, b"", body[at:])
-        else:
-            dup = bool(header & 8)
-            self._telemetry.take(qos, packet_id(body[at : at + 2]), body[at + 2 :], dup=dup)
-
     def _puback(self, body: bytes) -> None:
         if self.hearing.acknowledged(int.from_bytes(packet_id(body))):
             self.save()
 
     def _pubrel(self, body: bytes) -> None:
         number = packet_id(body)
-        self._telemetry.released(number)
+        self._received.release(number)
         self.connection.write(frames.PUBCOMP_HEADER + number)
 
     def _subscribe(self, body: bytes) -> None:

@@ -6,15 +6,15 @@ import asyncio
 import random
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 from zlib import crc32
 
 import msgspec
 from aemos_core.errors import AemosError, MqttAnswer, internal
+from amqtt.codecs_amqtt import encode_string
 
 from aemos_gateway.mqtt_admission import Proven
 from aemos_gateway.mqtt_connection import Connection, Hold
-from aemos_gateway.mqtt_frames import PUBACK_HEADER, PUBREC_HEADER, ProtocolError
+from aemos_gateway.mqtt_frames import PUBACK_HEADER, PUBREC_HEADER, ProtocolError, packet_id
 from aemos_gateway.readings import Receipt
 from aemos_gateway.rejections import beginning
 from aemos_gateway.service import MQTT, ONCE, Origin, Uplink
@@ -74,19 +74,29 @@ class Telemetry:
         resend_s: float,
     ) -> None:
         self._connection = connection
+        self._topic = encode_string(proven.topics.telemetry)
         self._session = crc32(proven.session_key.encode())
         self._device = proven.device
         self._uplink = uplink
         self._received = received
         self._explain = explain
         self._resend_s = resend_s
-        self._owing: asyncio.TimerHandle | None = None
+        self._owing = False
+        """It waits for an acknowledgement that will not come."""
         self._to_try_again = 0
         self._idle: Callable[[], None] | None = None
         self._in_flight = 0
 
-    def take(self, qos: int, number: bytes, payload: bytes, *, dup: bool = False) -> None:
-        """One PUBLISH; `number` is its packet id, empty for QoS 0; `dup` says that it may have come before."""
+    def publish(self, header: int, body: bytes) -> None:
+        """One PUBLISH; ProtocolError unless it is to the device's telemetry."""
+        qos, dup = header >> 1 & 3, header & 8 > 0
+        if qos == 3 or (dup and not qos):
+            raise ProtocolError(f"a PUBLISH that begins with 0x{header:02x}")
+        if not body.startswith(self._topic):
+            raise ProtocolError("a PUBLISH to another topic than the device's telemetry")
+        at = len(self._topic)
+        number = packet_id(body[at : at + 2]) if qos else b""
+        payload = body[at + len(number) :]
         if qos == 2 and not self._received.begin(number, self._connection.write):
             return
         self._in_flight += 1
@@ -95,20 +105,11 @@ class Telemetry:
         origin = Origin(crc32(payload, self._session) << 16 | int.from_bytes(number), dup) if qos else ONCE
         self._put((b"", PUBACK_HEADER, PUBREC_HEADER)[qos] + number, payload, origin)
 
-    def released(self, number: bytes) -> None:
-        """A PUBREL: the packet id of QoS 2 is free again."""
-        self._received.release(number)
-
     def when_idle(self, then: Callable[[], None]) -> None:
         """Calls `then` when nothing waits for its answer: now, or later."""
         self._idle = then
         if not self._in_flight:
             then()
-
-    def lost(self) -> None:
-        """The connection is gone; what is under way is still stored."""
-        if self._owing is not None:
-            self._owing.cancel()
 
     def _put(self, receipt: bytes, payload: bytes, origin: Origin) -> None:
         try:
@@ -139,12 +140,14 @@ class Telemetry:
             self._leave_unanswered(receipt)
 
     def _recorded(self, receipt: bytes, payload: bytes, error: AemosError, result: BaseException | None) -> None:
-        """What can never become valid is acknowledged once its refusal is durable; before, the device sends again."""
+        """What can never become valid is acknowledged, and explained on the errors topic, once its refusal is durable;
+        before, the device sends again."""
         if result is not None:
             self._leave_unanswered(receipt)
             return
         self._acknowledge(receipt)
-        self._explain(explanation(error, payload))
+        why = {"reason": error.reason, "detail": error.detail, "errors": error.errors, "payload": beginning(payload)}
+        self._explain(msgspec.json.encode(why))
 
     def _acknowledge(self, receipt: bytes) -> None:
         if receipt.startswith(PUBREC_HEADER):
@@ -156,11 +159,12 @@ class Telemetry:
     def _leave_unanswered(self, receipt: bytes) -> None:
         if receipt.startswith(PUBREC_HEADER):
             self._received.failed(receipt[2:])
-        if receipt and self._owing is None and not self._connection.ending:
+        if receipt and not self._owing and not self._connection.ending:
             # Clients send an unacknowledged PUBLISH again only on a new connection (MQTT 3.1.1, 4.4).
             delay = self._resend_s * random.uniform(0.5, 1)
             end = partial(self._connection.end, "so that the device sends again what was not stored")
-            self._owing = asyncio.get_running_loop().call_later(delay, end)
+            asyncio.get_running_loop().call_later(delay, end)
+            self._owing = True
         self._landed()
 
     def _try_later(self, receipt: bytes, payload: bytes, origin: Origin, seconds: int) -> None:
@@ -183,14 +187,3 @@ class Telemetry:
             self._connection.release(Hold.WINDOW)
         if self._idle is not None and not self._in_flight:
             self._idle()
-
-
-def explanation(error: AemosError, payload: bytes) -> bytes:
-    """The JSON on the errors topic: why, in the words of the error table, and how the reading began."""
-    content: dict[str, Any] = {
-        "reason": error.reason,
-        "detail": error.detail,
-        "errors": error.errors,
-        "payload": beginning(payload),
-    }
-    return msgspec.json.encode(content)
