@@ -34,96 +34,32 @@ class JobSpec:
     max_retries: int
     min_backoff_ms: int
     max_backoff_ms: int
-    time_limit_ms: int
-    max_age_ms: int
+    time_limit_ms: int = 30_000
+    max_age_ms: int = DAY_MS
 
     def queue_name(self, partition: int = 0) -> str:
         """The queue of a partition (0-based)."""
         return self.queue.format(partition=partition)
 
 
-EVALUATE_READINGS = JobSpec(
-    name="evaluate_readings",
-    event_type="telemetry-data",
-    queue="rule-engine-events-{partition}",
-    max_retries=10,
-    min_backoff_ms=500,
-    max_backoff_ms=5_000,
-    time_limit_ms=30_000,
-    max_age_ms=DAY_MS,
-)
-RUN_CHAINS = JobSpec(
-    name="run_chains",
-    event_type="scheduled",
-    queue=EVALUATE_READINGS.queue,
-    max_retries=5,
-    min_backoff_ms=1_000,
-    max_backoff_ms=MINUTE_MS,
-    time_limit_ms=30_000,
-    max_age_ms=60 * MINUTE_MS,
-)
-RESUME_RUNS = JobSpec(
-    name="resume_runs",
-    event_type="deadline",
-    queue=EVALUATE_READINGS.queue,
-    max_retries=10,
-    min_backoff_ms=500,
-    max_backoff_ms=MINUTE_MS,
-    time_limit_ms=30_000,
-    max_age_ms=DAY_MS,
-)
+_RULES, _REPORTS, _EMAIL = "rule-engine-events-{partition}", "rules-reports", "notify-email"
+# Name, event type, queue, retries, back-off from and to; the rest as it is for most.
+EVALUATE_READINGS = JobSpec("evaluate_readings", "telemetry-data", _RULES, 10, 500, 5_000)
+RUN_CHAINS = JobSpec("run_chains", "scheduled", _RULES, 5, 1_000, MINUTE_MS, max_age_ms=60 * MINUTE_MS)
+RESUME_RUNS = JobSpec("resume_runs", "deadline", _RULES, 10, 500, MINUTE_MS)
 RECORD_NOTIFICATIONS = JobSpec(
-    name="record_notifications",
-    event_type="record-notifications",
-    queue="notify-ledger",
-    max_retries=20,
-    min_backoff_ms=1_000,
-    max_backoff_ms=5 * MINUTE_MS,
-    time_limit_ms=30_000,
-    max_age_ms=DAY_MS,
+    "record_notifications", "record-notifications", "notify-ledger", 20, 1_000, 5 * MINUTE_MS
 )
 GENERATE_REPORT = JobSpec(
-    name="generate_report",
-    event_type="generate-report",
-    queue="rules-reports",
-    max_retries=8,
-    min_backoff_ms=5_000,
-    max_backoff_ms=10 * MINUTE_MS,
-    time_limit_ms=2 * MINUTE_MS,
-    max_age_ms=DAY_MS,
+    "generate_report", "generate-report", _REPORTS, 8, 5_000, 10 * MINUTE_MS, time_limit_ms=2 * MINUTE_MS
 )
-RUN_READING_CHAINS = JobSpec(
-    name="run_reading_chains",
-    event_type=RUN_CHAINS.event_type,
-    queue=GENERATE_REPORT.queue,
-    max_retries=RUN_CHAINS.max_retries,
-    min_backoff_ms=RUN_CHAINS.min_backoff_ms,
-    max_backoff_ms=RUN_CHAINS.max_backoff_ms,
-    time_limit_ms=GENERATE_REPORT.time_limit_ms,
-    max_age_ms=RUN_CHAINS.max_age_ms,
+RUN_READING_CHAINS = replace(
+    RUN_CHAINS, name="run_reading_chains", queue=_REPORTS, time_limit_ms=GENERATE_REPORT.time_limit_ms
 )
 """Scheduled chains that read sensors: asking takes a while, and the rule queue's readings must not wait for it."""
-SEND_EMAIL = JobSpec(
-    name="send_email",
-    event_type="send-email",
-    queue="notify-email",
-    max_retries=10,
-    min_backoff_ms=10_000,
-    max_backoff_ms=30 * MINUTE_MS,
-    time_limit_ms=MINUTE_MS,
-    max_age_ms=DAY_MS,
-)
-SEND_DELIVERY = JobSpec(
-    name="send_delivery",
-    event_type="send-delivery",
-    queue="notify-deliveries",
-    max_retries=8,
-    min_backoff_ms=5_000,
-    max_backoff_ms=10 * MINUTE_MS,
-    time_limit_ms=30_000,
-    max_age_ms=DAY_MS,
-)
-DELIVER_EMAIL = replace(SEND_DELIVERY, name="deliver_email", queue=SEND_EMAIL.queue)
+SEND_EMAIL = JobSpec("send_email", "send-email", _EMAIL, 10, 10_000, 30 * MINUTE_MS, time_limit_ms=MINUTE_MS)
+SEND_DELIVERY = JobSpec("send_delivery", "send-delivery", "notify-deliveries", 8, 5_000, 10 * MINUTE_MS)
+DELIVER_EMAIL = replace(SEND_DELIVERY, name="deliver_email", queue=_EMAIL)
 """Deliveries by e-mail: a webhook that hangs must not hold them up, nor a slow mail server webhooks."""
 
 # KEYS: the messages of a queue and of its delay queue. ARGV: how the id begins. Atomic: a retry moves between the two.

@@ -131,8 +131,8 @@ async def test_revoked_tokens_are_found_no_more(database: Database) -> None:
         bound = [sensor, None, None]
         ids = [await add_token(connection, device, d, s) for d, s in zip(digests, bound, strict=True)]
         await registry_store.change(connection, t.device_token, device, ids[2], {"revoked_at_ms": 5})
-        found = [await registry_store.find_token(connection, digest) for digest in digests]
-        assert [row and row.id for row in found] == [ids[0], ids[1], None]
+        found = {row.token_sha256: row.id for row in await registry_store.find_tokens(connection, digests)}
+        assert found == dict(zip(digests[:2], ids[:2], strict=True))
         rows = await registry_store.tokens_of(connection, ids)
         assert {(row.id, row.device_uuid, row.sensor_uuid) for row in rows} == {(ids[0], "d", "s"), (ids[1], "d", None)}
 
