@@ -11,6 +11,7 @@ from aemos_core.errors import AemosError
 from aemos_core.paging import Page
 from aemos_core.times import now_ms
 from aemos_ingest import readings_store, tables
+from aemos_ingest.registry_store import VARIABLE
 from aemos_ingest.repeats import KEPT_MS
 from sqlalchemy import select
 
@@ -188,7 +189,7 @@ async def test_readings_make_variables(database: Database, value: bytes, made: s
     async with ingest(database) as one, ingest(database, like=one) as other:
         results = await asyncio.gather(*(process.write(one.reading(value, "new")) for process in (one, other)))
         assert len({r.telemetry_data_id for (r,) in results}) == 1
-        variables, _ = await one.registry.variables("sensor-1", Page(100, 0))
+        variables, _ = await one.registry.page(VARIABLE, Page(100, 0), "sensor-1")
         assert [(v.variable_name, v.type) for v in variables] == [("temperature", "number"), ("new", made)]
 
 
@@ -222,7 +223,7 @@ async def test_a_variable_is_not_made_of_what_says_nothing(database: Database) -
             one.reading(b"null", "new"), one.reading(b"1e400", "new"), one.reading(name="temperature ")
         )
         assert [refusal(result) for result in results] == ["wrong_type", "out_of_range", "unknown_variable"]
-        rows, _ = await one.registry.variables("sensor-1", Page(100, 0))
+        rows, _ = await one.registry.page(VARIABLE, Page(100, 0), "sensor-1")
         assert [row.variable_name for row in rows] == ["temperature"]
 
 
@@ -245,7 +246,7 @@ async def test_a_source_that_is_dropped_while_another_is_read_is_read_again(data
     async with ingest(database) as one:
         await one.write(one.reading())
         second = one.reading()
-        second.token_id = (await one.tokens.create("freezer-1", "second"))[0].id
+        second.token_id = (await one.registry.create_token("freezer-1", "second"))[0].id
         sources = one.readings._sources
         read = sources._read
 

@@ -38,7 +38,7 @@ class _Near:
     """Ingest's answers to a gateway, without a network between."""
 
     def __init__(self, one: Ingest) -> None:
-        self._servicer = IdentityServicer(None, None, one.registry, one.tokens)  # type: ignore[arg-type, abstract]
+        self._servicer = IdentityServicer(None, one.registry)  # type: ignore[arg-type, abstract]
 
     async def ResolveDeviceTokens(
         self, request: identity_pb2.ResolveDeviceTokensRequest
@@ -74,12 +74,12 @@ async def test_a_revoked_token_ends_at_every_gateway(database: Database) -> None
     async with ingest(database) as one:
         near, far = knowing(one), knowing(one)
         async with world(real_auth=near) as it, running(near, far):
-            row, secret = await one.tokens.create("freezer-1", "t")
-            _, other = await one.tokens.create("freezer-1", "other")
+            row, secret = await one.registry.create_token("freezer-1", "t")
+            _, other = await one.registry.create_token("freezer-1", "other")
             device = await Raw.connected(it, connect_with=connect(secret, uuid="freezer-1"))
             beside = await Raw.connected(it, connect_with=connect(other, uuid="freezer-1", client="c2"))
             await far.resolve(secret.encode())
-            await one.tokens.revoke("freezer-1", row.id)
+            await one.registry.revoke_token("freezer-1", row.id)
             await until(lambda: not any(auth.known(secret.encode()) for auth in (near, far)), EFFECTIVE_S)
             assert await device.rest() == []
             assert await beside.alive()
@@ -93,7 +93,7 @@ async def test_an_expired_token_ends_by_itself(database: Database) -> None:
     async with ingest(database) as one:
         near, far = knowing(one), knowing(one)
         async with world(real_auth=near) as it, running(near, far):
-            row, secret = await one.tokens.create("freezer-1", "t", expires_at_ms=now_ms() + 700)
+            row, secret = await one.registry.create_token("freezer-1", "t", expires_at_ms=now_ms() + 700)
             device = await Raw.connected(it, connect_with=connect(secret, uuid="freezer-1"))
             await far.resolve(secret.encode())
             assert await device.rest() == []
@@ -106,9 +106,9 @@ async def test_the_old_token_of_a_rotation_lives_for_the_overlap(database: Datab
     async with ingest(database) as one:
         auth = knowing(one)
         async with running(auth):
-            row, secret = await one.tokens.create("freezer-1", "t")
+            row, secret = await one.registry.create_token("freezer-1", "t")
             await auth.resolve(secret.encode())
-            _, fresh = await one.tokens.rotate("freezer-1", row.id, 1)
+            _, fresh = await one.registry.rotate_token("freezer-1", row.id, 1)
             assert (await auth.resolve(fresh.encode())).device_uuid == "freezer-1"
             await until(lambda: not auth.known(secret.encode()), EFFECTIVE_S)
             await until(lambda: now_ms() > row.created_at_ms + 1_500, EFFECTIVE_S)

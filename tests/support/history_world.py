@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aemos.v1 import job_pb2
+from aemos.v1 import data_stream_pb2, history_pb2, job_pb2
 from aemos_core.database import Database
 from aemos_core.redis_link import RedisClient
+from aemos_core.times import to_timestamp
 from aemos_ingest import tables
-from aemos_ingest.history_service import History, Of
+from aemos_ingest.history_service import History
 from aemos_ingest.latest import LatestReadings
 from sqlalchemy import insert
 
@@ -47,8 +48,21 @@ class World:
             await self.latest.drain()
 
     async def newest(self, *sensors: str) -> dict[tuple[str, str], str]:
-        found = await self.history.latest(Of(1, sensors, ()))
-        return {(variable.sensor_uuid, variable.variable_name): newest.value for newest, variable in found}
+        return await newest(self.history, *sensors)
+
+
+async def newest(history: History, *sensors: str) -> dict[tuple[str, str], str]:
+    """Latest values by sensor and variable."""
+    found = await history.latest(1, history_pb2.GetLatestReadingsRequest(sensor_uuid=sensors))
+    return {(reading.sensor_uuid, reading.variable_name): reading.value for reading in found.readings}
+
+
+def asked(
+    sensors: Sequence[str], names: Sequence[str], from_ms: int, to_ms: int, **fields: Any
+) -> data_stream_pb2.QueryReadingsRequest:
+    """A question for what was in [from, to)."""
+    between = {"from": to_timestamp(from_ms), "to": to_timestamp(to_ms)}
+    return data_stream_pb2.QueryReadingsRequest(sensor_uuid=sensors, variable_name=names, **between, **fields)
 
 
 async def made_world(database: Database, redis: RedisClient) -> World:

@@ -20,7 +20,6 @@ from aemos_ingest.readings_service import Readings
 from aemos_ingest.registry_service import Registry
 from aemos_ingest.sightings import Sightings
 from aemos_ingest.sources import Sources
-from aemos_ingest.token_service import DeviceTokens
 from sqlalchemy import func, select
 
 ADMIN = Caller(1, 1, "admin", "token")
@@ -53,7 +52,6 @@ class Ingest:
     database: Database
     registry: Registry
     readings: Readings
-    tokens: DeviceTokens
     sightings: Sightings
     sources: Sources
     token_id: int = 0
@@ -83,13 +81,13 @@ async def ingest(database: Database, like: Ingest | None = None) -> AsyncIterato
     outbox = KeptOutbox(database, tables.outbox)
     redis: Any = Unreachable()
     readings = Readings(database, outbox, sources, sightings, redis, LatestReadings(database, redis))
-    tokens = DeviceTokens(database, sources.refresh, sightings)
-    one = Ingest(database, Registry(database, sources.refresh), readings, tokens, sightings, sources)
+    registry = Registry(database, sources.refresh, sightings)
+    one = Ingest(database, registry, readings, sightings, sources)
     if like is None:
-        device = await one.registry.create_device("Freezer", "freezer-1", True)
-        await one.registry.create_sensor("freezer-1", "Thermometer", "sensor-1")
-        await one.registry.create_variable("sensor-1", "temperature", "number", "°C")
-        one.token_id, one.device_id = (await tokens.create("freezer-1", "t"))[0].id, device.id
+        device = await registry.create_device("Freezer", "freezer-1", True)
+        await registry.create_sensor("freezer-1", "Thermometer", "sensor-1")
+        await registry.create_variable("sensor-1", "temperature", "number", "°C")
+        one.token_id, one.device_id = (await registry.create_token("freezer-1", "t"))[0].id, device.id
     else:
         one.token_id, one.device_id = like.token_id, like.device_id
     stop = asyncio.Event()

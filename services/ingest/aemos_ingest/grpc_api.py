@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+from aemos.v1 import connectivity_pb2 as connectivity_pb
 from aemos.v1 import (
-    connectivity_pb2,
     connectivity_pb2_grpc,
-    data_stream_pb2,
     data_stream_pb2_grpc,
-    device_pb2,
     device_pb2_grpc,
-    identity_pb2,
+    history_pb2_grpc,
     identity_pb2_grpc,
-    rejection_pb2,
     rejection_pb2_grpc,
-    sensor_pb2,
     sensor_pb2_grpc,
-    telemetry_data_pb2,
     telemetry_data_pb2_grpc,
 )
+from aemos.v1 import data_stream_pb2 as data_pb
+from aemos.v1 import device_pb2 as device_pb
+from aemos.v1 import history_pb2 as history_pb
+from aemos.v1 import identity_pb2 as id_pb
+from aemos.v1 import rejection_pb2 as rejection_pb
+from aemos.v1 import sensor_pb2 as sensor_pb
+from aemos.v1 import telemetry_data_pb2 as variable_pb
 from aemos_core.identity import caller
 from aemos_core.paging import page_of
 from aemos_core.rpc import Context, carried_trace
 
 from aemos_ingest import codec
 from aemos_ingest.connectivity import Connectivity
-from aemos_ingest.history_api import queried
 from aemos_ingest.history_service import History
 from aemos_ingest.identity_service import Identity
-from aemos_ingest.organization_service import Organizations
 from aemos_ingest.readings_service import Readings
 from aemos_ingest.registry_service import Registry
+from aemos_ingest.registry_store import DEVICE, SENSOR, TOKEN, VARIABLE
 from aemos_ingest.rejections import Rejections
-from aemos_ingest.token_service import DeviceTokens
 
 _OVERLAP_SECONDS = 24 * 60 * 60
 
@@ -39,120 +39,112 @@ _OVERLAP_SECONDS = 24 * 60 * 60
 class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     """Who is who."""
 
-    def __init__(
-        self, identity: Identity, organizations: Organizations, registry: Registry, tokens: DeviceTokens
-    ) -> None:
+    def __init__(self, identity: Identity, registry: Registry) -> None:
         self._identity = identity
-        self._organizations = organizations
         self._registry = registry
-        self._tokens = tokens
 
     async def CreateOrganization(
-        self, request: identity_pb2.CreateOrganizationRequest, context: Context
-    ) -> identity_pb2.Organization:
-        created, name = await self._identity.create_organization(
-            request.name, request.admin_email, request.admin_password
-        )
-        return identity_pb2.Organization(id=created, name=name)
+        self, request: id_pb.CreateOrganizationRequest, context: Context
+    ) -> id_pb.Organization:
+        admin = request.admin_email, request.admin_password
+        created, name = await self._identity.create_organization(request.name, *admin)
+        return id_pb.Organization(id=created, name=name)
 
-    async def GetOrganization(
-        self, request: identity_pb2.GetOrganizationRequest, context: Context
-    ) -> identity_pb2.Organization:
-        return codec.organization(await self._organizations.get())
+    async def GetOrganization(self, request: id_pb.GetOrganizationRequest, context: Context) -> id_pb.Organization:
+        return codec.organization(await self._identity.organization())
 
     async def UpdateOrganization(
-        self, request: identity_pb2.UpdateOrganizationRequest, context: Context
-    ) -> identity_pb2.Organization:
+        self, request: id_pb.UpdateOrganizationRequest, context: Context
+    ) -> id_pb.Organization:
         name = request.name if request.HasField("name") else None
         days = request.retention_days if request.HasField("retention_days") else None
-        return codec.organization(await self._organizations.change(name, days))
+        return codec.organization(await self._identity.change_organization(name, days))
 
-    async def Login(self, request: identity_pb2.LoginRequest, context: Context) -> identity_pb2.LoginResponse:
+    async def Login(self, request: id_pb.LoginRequest, context: Context) -> id_pb.LoginResponse:
         return codec.login(await self._identity.login(request.email, request.password))
 
-    async def RefreshLogin(
-        self, request: identity_pb2.RefreshLoginRequest, context: Context
-    ) -> identity_pb2.LoginResponse:
+    async def RefreshLogin(self, request: id_pb.RefreshLoginRequest, context: Context) -> id_pb.LoginResponse:
         return codec.login(await self._identity.refresh(request.refresh_token))
 
     async def GetSigningKeys(
-        self, request: identity_pb2.GetSigningKeysRequest, context: Context
-    ) -> identity_pb2.GetSigningKeysResponse:
+        self, request: id_pb.GetSigningKeysRequest, context: Context
+    ) -> id_pb.GetSigningKeysResponse:
         keys = self._identity.public_keys().items()
-        return identity_pb2.GetSigningKeysResponse(
-            keys=[identity_pb2.SigningKey(kid=kid, public_key=key.public_bytes_raw()) for kid, key in keys]
+        return id_pb.GetSigningKeysResponse(
+            keys=[id_pb.SigningKey(kid=kid, public_key=key.public_bytes_raw()) for kid, key in keys]
         )
 
     async def ResolveDeviceTokens(
-        self, request: identity_pb2.ResolveDeviceTokensRequest, context: Context
-    ) -> identity_pb2.ResolveDeviceTokensResponse:
-        found = await self._tokens.resolve(request.token_sha256)
+        self, request: id_pb.ResolveDeviceTokensRequest, context: Context
+    ) -> id_pb.ResolveDeviceTokensResponse:
+        found = await self._registry.resolve_tokens(request.token_sha256)
         devices = [codec.device_identity(found.get(digest)) for digest in request.token_sha256]
-        return identity_pb2.ResolveDeviceTokensResponse(devices=devices)
+        return id_pb.ResolveDeviceTokensResponse(devices=devices)
 
     async def ListRegistryChanges(
-        self, request: identity_pb2.ListRegistryChangesRequest, context: Context
-    ) -> identity_pb2.ListRegistryChangesResponse:
+        self, request: id_pb.ListRegistryChangesRequest, context: Context
+    ) -> id_pb.ListRegistryChangesResponse:
         device_ids, now = await self._registry.changes(request.since_ms)
-        return identity_pb2.ListRegistryChangesResponse(device_ids=device_ids, now_ms=now)
+        return id_pb.ListRegistryChangesResponse(device_ids=device_ids, now_ms=now)
 
 
 class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
     """Devices and their tokens."""
 
-    def __init__(self, registry: Registry, tokens: DeviceTokens) -> None:
+    def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._tokens = tokens
 
-    async def CreateDevice(self, request: device_pb2.CreateDeviceRequest, context: Context) -> device_pb2.Device:
+    async def CreateDevice(self, request: device_pb.CreateDeviceRequest, context: Context) -> device_pb.Device:
         creates = request.creates_variables if request.HasField("creates_variables") else True
         attributes = codec.attributes(request.attributes)
         return codec.device(
             await self._registry.create_device(request.name, request.uuid, creates, request.labels, attributes)
         )
 
-    async def GetDevice(self, request: device_pb2.GetDeviceRequest, context: Context) -> device_pb2.Device:
-        return codec.device(await self._registry.device(request.device))
+    async def GetDevice(self, request: device_pb.GetDeviceRequest, context: Context) -> device_pb.Device:
+        return codec.device(await self._registry.get(DEVICE, request.device))
 
     async def ListDevices(
-        self, request: device_pb2.ListDevicesRequest, context: Context
-    ) -> device_pb2.ListDevicesResponse:
-        rows, token = await self._registry.devices(page_of(request), request.label)
-        return device_pb2.ListDevicesResponse(devices=map(codec.device, rows), next_page_token=token)
+        self, request: device_pb.ListDevicesRequest, context: Context
+    ) -> device_pb.ListDevicesResponse:
+        rows, token = await self._registry.page(DEVICE, page_of(request), label=request.label)
+        return device_pb.ListDevicesResponse(devices=map(codec.device, rows), next_page_token=token)
 
-    async def UpdateDevice(self, request: device_pb2.UpdateDeviceRequest, context: Context) -> device_pb2.Device:
+    async def UpdateDevice(self, request: device_pb.UpdateDeviceRequest, context: Context) -> device_pb.Device:
         changes = codec.device_changes(request)
         return codec.device(await self._registry.update_device(request.device, changes, request.labels))
 
     async def DeleteDevice(
-        self, request: device_pb2.DeleteDeviceRequest, context: Context
-    ) -> device_pb2.DeleteDeviceResponse:
-        await self._registry.delete_device(request.device)
-        return device_pb2.DeleteDeviceResponse()
+        self, request: device_pb.DeleteDeviceRequest, context: Context
+    ) -> device_pb.DeleteDeviceResponse:
+        await self._registry.delete(DEVICE, request.device)
+        return device_pb.DeleteDeviceResponse()
 
     async def CreateDeviceToken(
-        self, request: device_pb2.CreateDeviceTokenRequest, context: Context
-    ) -> device_pb2.DeviceToken:
+        self, request: device_pb.CreateDeviceTokenRequest, context: Context
+    ) -> device_pb.DeviceToken:
         expires_at_ms = request.expires_at.ToMilliseconds() if request.HasField("expires_at") else None
-        return codec.token(*await self._tokens.create(request.device, request.name, request.sensor_uuid, expires_at_ms))
+        return codec.token(
+            *await self._registry.create_token(request.device, request.name, request.sensor_uuid, expires_at_ms)
+        )
 
     async def ListDeviceTokens(
-        self, request: device_pb2.ListDeviceTokensRequest, context: Context
-    ) -> device_pb2.ListDeviceTokensResponse:
-        rows, token = await self._tokens.page(request.device, page_of(request))
-        return device_pb2.ListDeviceTokensResponse(tokens=map(codec.token, rows), next_page_token=token)
+        self, request: device_pb.ListDeviceTokensRequest, context: Context
+    ) -> device_pb.ListDeviceTokensResponse:
+        rows, token = await self._registry.page(TOKEN, page_of(request), request.device)
+        return device_pb.ListDeviceTokensResponse(tokens=map(codec.token, rows), next_page_token=token)
 
     async def RotateDeviceToken(
-        self, request: device_pb2.RotateDeviceTokenRequest, context: Context
-    ) -> device_pb2.DeviceToken:
+        self, request: device_pb.RotateDeviceTokenRequest, context: Context
+    ) -> device_pb.DeviceToken:
         overlap = request.overlap_seconds if request.HasField("overlap_seconds") else _OVERLAP_SECONDS
-        return codec.token(*await self._tokens.rotate(request.device, request.id, overlap))
+        return codec.token(*await self._registry.rotate_token(request.device, request.id, overlap))
 
     async def RevokeDeviceToken(
-        self, request: device_pb2.RevokeDeviceTokenRequest, context: Context
-    ) -> device_pb2.RevokeDeviceTokenResponse:
-        await self._tokens.revoke(request.device, request.id)
-        return device_pb2.RevokeDeviceTokenResponse()
+        self, request: device_pb.RevokeDeviceTokenRequest, context: Context
+    ) -> device_pb.RevokeDeviceTokenResponse:
+        await self._registry.revoke_token(request.device, request.id)
+        return device_pb.RevokeDeviceTokenResponse()
 
 
 class ConnectivityServicer(connectivity_pb2_grpc.ConnectivityServiceServicer):
@@ -162,9 +154,9 @@ class ConnectivityServicer(connectivity_pb2_grpc.ConnectivityServiceServicer):
         self._connectivity = connectivity
 
     async def ReportConnections(
-        self, request: connectivity_pb2.ReportConnectionsRequest, context: Context
-    ) -> connectivity_pb2.ReportConnectionsResponse:
-        return connectivity_pb2.ReportConnectionsResponse(is_new=await self._connectivity.report(request))
+        self, request: connectivity_pb.ReportConnectionsRequest, context: Context
+    ) -> connectivity_pb.ReportConnectionsResponse:
+        return connectivity_pb.ReportConnectionsResponse(is_new=await self._connectivity.report(request))
 
 
 class RejectionServicer(rejection_pb2_grpc.RejectionServiceServicer):
@@ -174,18 +166,18 @@ class RejectionServicer(rejection_pb2_grpc.RejectionServiceServicer):
         self._rejections = rejections
 
     async def ListRejections(
-        self, request: rejection_pb2.ListRejectionsRequest, context: Context
-    ) -> rejection_pb2.ListRejectionsResponse:
+        self, request: rejection_pb.ListRejectionsRequest, context: Context
+    ) -> rejection_pb.ListRejectionsResponse:
         rows, token, not_kept = await self._rejections.page(request.device, page_of(request))
-        return rejection_pb2.ListRejectionsResponse(
+        return rejection_pb.ListRejectionsResponse(
             rejections=map(codec.rejection, rows), next_page_token=token, not_kept=not_kept
         )
 
     async def RecordRejections(
-        self, request: rejection_pb2.RecordRejectionsRequest, context: Context
-    ) -> rejection_pb2.RecordRejectionsResponse:
+        self, request: rejection_pb.RecordRejectionsRequest, context: Context
+    ) -> rejection_pb.RecordRejectionsResponse:
         await self._rejections.record(request)
-        return rejection_pb2.RecordRejectionsResponse()
+        return rejection_pb.RecordRejectionsResponse()
 
 
 class SensorServicer(sensor_pb2_grpc.SensorServiceServicer):
@@ -194,37 +186,34 @@ class SensorServicer(sensor_pb2_grpc.SensorServiceServicer):
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def CreateSensor(self, request: sensor_pb2.CreateSensorRequest, context: Context) -> sensor_pb2.Sensor:
+    async def CreateSensor(self, request: sensor_pb.CreateSensorRequest, context: Context) -> sensor_pb.Sensor:
         return codec.sensor(await self._registry.create_sensor(request.device, request.name, request.uuid))
 
-    async def GetSensor(self, request: sensor_pb2.GetSensorRequest, context: Context) -> sensor_pb2.Sensor:
-        return codec.sensor(await self._registry.sensor(request.sensor))
+    async def GetSensor(self, request: sensor_pb.GetSensorRequest, context: Context) -> sensor_pb.Sensor:
+        return codec.sensor(await self._registry.get(SENSOR, request.sensor))
 
     async def ListSensors(
-        self, request: sensor_pb2.ListSensorsRequest, context: Context
-    ) -> sensor_pb2.ListSensorsResponse:
-        rows, token = await self._registry.sensors(request.device, page_of(request))
-        return sensor_pb2.ListSensorsResponse(sensors=map(codec.sensor, rows), next_page_token=token)
+        self, request: sensor_pb.ListSensorsRequest, context: Context
+    ) -> sensor_pb.ListSensorsResponse:
+        rows, token = await self._registry.page(SENSOR, page_of(request), request.device or None)
+        return sensor_pb.ListSensorsResponse(sensors=map(codec.sensor, rows), next_page_token=token)
 
-    async def UpdateSensor(self, request: sensor_pb2.UpdateSensorRequest, context: Context) -> sensor_pb2.Sensor:
+    async def UpdateSensor(self, request: sensor_pb.UpdateSensorRequest, context: Context) -> sensor_pb.Sensor:
         name = request.name if request.HasField("name") else None
         return codec.sensor(await self._registry.rename_sensor(request.sensor, name))
 
     async def DeleteSensor(
-        self, request: sensor_pb2.DeleteSensorRequest, context: Context
-    ) -> sensor_pb2.DeleteSensorResponse:
-        await self._registry.delete_sensor(request.sensor)
-        return sensor_pb2.DeleteSensorResponse()
+        self, request: sensor_pb.DeleteSensorRequest, context: Context
+    ) -> sensor_pb.DeleteSensorResponse:
+        await self._registry.delete(SENSOR, request.sensor)
+        return sensor_pb.DeleteSensorResponse()
 
     async def DescribeSensors(
-        self, request: sensor_pb2.DescribeSensorsRequest, context: Context
-    ) -> sensor_pb2.DescribeSensorsResponse:
+        self, request: sensor_pb.DescribeSensorsRequest, context: Context
+    ) -> sensor_pb.DescribeSensorsResponse:
         found = await self._registry.describe_sensors(request.organization_id, request.sensor_uuids)
-        return sensor_pb2.DescribeSensorsResponse(
-            sensors=[
-                sensor_pb2.SensorDescription(sensor_uuid=uuid, variable_types=types) for uuid, types in found.items()
-            ]
-        )
+        sensors = [sensor_pb.SensorDescription(sensor_uuid=one, variable_types=types) for one, types in found.items()]
+        return sensor_pb.DescribeSensorsResponse(sensors=sensors)
 
 
 class TelemetryDataServicer(telemetry_data_pb2_grpc.TelemetryDataServiceServicer):
@@ -234,31 +223,29 @@ class TelemetryDataServicer(telemetry_data_pb2_grpc.TelemetryDataServiceServicer
         self._registry = registry
 
     async def CreateTelemetryData(
-        self, request: telemetry_data_pb2.CreateTelemetryDataRequest, context: Context
-    ) -> telemetry_data_pb2.TelemetryData:
-        row = await self._registry.create_variable(
-            request.sensor, request.variable_name, request.type or "number", request.unit
+        self, request: variable_pb.CreateTelemetryDataRequest, context: Context
+    ) -> variable_pb.TelemetryData:
+        kind = request.type or "number"
+        return codec.variable(
+            await self._registry.create_variable(request.sensor, request.variable_name, kind, request.unit)
         )
-        return codec.variable(row)
 
     async def GetTelemetryData(
-        self, request: telemetry_data_pb2.GetTelemetryDataRequest, context: Context
-    ) -> telemetry_data_pb2.TelemetryData:
-        return codec.variable(await self._registry.variable(request.id))
+        self, request: variable_pb.GetTelemetryDataRequest, context: Context
+    ) -> variable_pb.TelemetryData:
+        return codec.variable(await self._registry.get(VARIABLE, str(request.id)))
 
     async def ListTelemetryData(
-        self, request: telemetry_data_pb2.ListTelemetryDataRequest, context: Context
-    ) -> telemetry_data_pb2.ListTelemetryDataResponse:
-        rows, token = await self._registry.variables(request.sensor, page_of(request))
-        return telemetry_data_pb2.ListTelemetryDataResponse(
-            telemetry_data=map(codec.variable, rows), next_page_token=token
-        )
+        self, request: variable_pb.ListTelemetryDataRequest, context: Context
+    ) -> variable_pb.ListTelemetryDataResponse:
+        rows, token = await self._registry.page(VARIABLE, page_of(request), request.sensor or None)
+        return variable_pb.ListTelemetryDataResponse(telemetry_data=map(codec.variable, rows), next_page_token=token)
 
     async def DeleteTelemetryData(
-        self, request: telemetry_data_pb2.DeleteTelemetryDataRequest, context: Context
-    ) -> telemetry_data_pb2.DeleteTelemetryDataResponse:
-        await self._registry.delete_variable(request.id)
-        return telemetry_data_pb2.DeleteTelemetryDataResponse()
+        self, request: variable_pb.DeleteTelemetryDataRequest, context: Context
+    ) -> variable_pb.DeleteTelemetryDataResponse:
+        await self._registry.delete(VARIABLE, str(request.id))
+        return variable_pb.DeleteTelemetryDataResponse()
 
 
 class DataStreamServicer(data_stream_pb2_grpc.DataStreamServiceServicer):
@@ -269,12 +256,34 @@ class DataStreamServicer(data_stream_pb2_grpc.DataStreamServiceServicer):
         self._history = history
 
     async def WriteReadings(
-        self, request: data_stream_pb2.WriteReadingsRequest, context: Context
-    ) -> data_stream_pb2.WriteReadingsResponse:
+        self, request: data_pb.WriteReadingsRequest, context: Context
+    ) -> data_pb.WriteReadingsResponse:
         outcomes = await self._readings.write(request.readings, carried_trace(context))
-        return data_stream_pb2.WriteReadingsResponse(results=map(codec.write_result, outcomes))
+        return data_pb.WriteReadingsResponse(results=map(codec.write_result, outcomes))
 
     async def QueryReadings(
-        self, request: data_stream_pb2.QueryReadingsRequest, context: Context
-    ) -> data_stream_pb2.QueryReadingsResponse:
-        return await queried(self._history, caller().organization_id, request)
+        self, request: data_pb.QueryReadingsRequest, context: Context
+    ) -> data_pb.QueryReadingsResponse:
+        return await self._history.query(caller().organization_id, request)
+
+
+class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
+    """What was last, and for services what was."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    async def GetLatestReadings(
+        self, request: history_pb.GetLatestReadingsRequest, context: Context
+    ) -> history_pb.GetLatestReadingsResponse:
+        return await self._history.latest(caller().organization_id, request)
+
+    async def GetContext(
+        self, request: history_pb.GetContextRequest, context: Context
+    ) -> history_pb.GetContextResponse:
+        return await self._history.surroundings(request)
+
+    async def QueryHistory(
+        self, request: history_pb.QueryHistoryRequest, context: Context
+    ) -> data_pb.QueryReadingsResponse:
+        return await self._history.query(request.organization_id, request.query)

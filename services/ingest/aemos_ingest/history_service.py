@@ -2,78 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aemos.v1 import data_stream_pb2 as pb
+from aemos.v1 import history_pb2
 from aemos_core.database import Database
 from aemos_core.errors import invalid, not_found
-from aemos_core.paging import Page
+from aemos_core.paging import page_of
+from aemos_core.times import now_ms, to_timestamp
+from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import ColumnElement, or_, select
 
+from aemos_ingest import codec, registry_store
 from aemos_ingest import history_store as store
-from aemos_ingest import registry_store
-from aemos_ingest.history_store import Cut
+from aemos_ingest import tables as t
+from aemos_ingest.history_store import END_OF_TIME, Cut
 from aemos_ingest.intervals import LATEST_MS, MOST, Span, spans
-from aemos_ingest.latest import LatestReadings, Newest
-from aemos_ingest.registry_store import AnyRow
+from aemos_ingest.latest import LatestReadings
+from aemos_ingest.registry_store import DEVICE, SENSOR, AnyRow, refers_to
 
 MOST_NAMED = 1_000
 _MOST_MERGED = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Of:
-    """Variables of an organization's sensors; no names are all names."""
-
-    organization_id: int
-    sensor_uuids: Sequence[str]
-    variable_names: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Aggregation:
-    """What to compute ("min", ..., "last") of which intervals."""
-
-    wanted: Sequence[str]
-    interval: str
-    timezone: str
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """Aggregates of one variable: intervals, and (count, what is wanted) of those that have readings, by start."""
-
-    variable: AnyRow
-    spans: Sequence[Span]
-    wanted: Sequence[str]
-    values: Mapping[int, Sequence[Any]]
-
-    def intervals(self) -> Iterator[tuple[int, int, Sequence[Any]]]:
-        """Start, end and values of every interval; no values in a gap."""
-        for span in self.spans:
-            for start in span.starts():
-                yield start, start + span.width_ms, self.values.get(start, ())
-
-
-@dataclass(frozen=True, slots=True)
-class Around:
-    """Devices of an organization by id or uuid, and those of sensors; where none is named, all or those of a label."""
-
-    organization_id: int
-    devices: Sequence[str] = ()
-    sensor_uuids: Sequence[str] = ()
-    label: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """Devices, their sensors, the variables of these in order of sensor and name, and the latest by variable id."""
-
-    devices: Sequence[AnyRow]
-    sensors: Sequence[AnyRow]
-    variables: Sequence[AnyRow]
-    latest: Mapping[int, Newest]
-    next_page_token: str
+_MOST_TEXT = 700_000
+"""Characters of a page's values, each up to 4 bytes: a message has at most 4 MiB."""
+Asked = pb.QueryReadingsRequest | history_pb2.GetLatestReadingsRequest
 
 
 class History:
@@ -83,67 +37,143 @@ class History:
         self._database = database
         self._latest = latest
 
-    async def readings(self, of: Of, cut: Cut) -> tuple[Sequence[AnyRow], Mapping[int, AnyRow]]:
-        """At most `cut.limit` readings, and their variables by id."""
-        variables = await self._variables(of)
+    async def query(self, organization_id: int, request: pb.QueryReadingsRequest) -> pb.QueryReadingsResponse:
+        """A page of readings, or aggregates: a series for each variable, whose intervals have no hole between them."""
+        if request.aggregate:
+            return await self._aggregates(organization_id, request)
+        cut = _cut(request)
+        variables = await self._variables(organization_id, request)
         if len(variables) > _MOST_MERGED:
             raise invalid("sensorUuid", f"names more than {_MOST_MERGED} variables", "too_many_variables")
         by_id = {variable.id: variable for variable in variables}
-        return await store.page(self._database, list(by_id), cut) if by_id else (), by_id
+        return _page(await store.page(self._database, list(by_id), cut) if by_id else (), by_id, cut.limit)
 
-    async def aggregates(self, of: Of, bounds: tuple[int, int], how: Aggregation) -> list[Series]:
-        """A series for each variable; its intervals cover [bounds) without a hole."""
-        if unknown := [name for name in how.wanted if name not in store.AGGREGATES]:
-            raise invalid("aggregate", f"{unknown[0][:20]!r} is none of {', '.join(store.AGGREGATES)}")
-        variables = await self._variables(of)
-        bounds = max(bounds[0], 0), min(bounds[1], LATEST_MS)
-        found = spans(how.interval, how.timezone, *bounds, MOST // max(len(variables), 1))
-        values: dict[int, dict[int, Sequence[Any]]] = {variable.id: {} for variable in variables}
-        for span in found if variables else ():
-            rows = await store.aggregates(self._database, list(values), span, bounds, how.wanted)
-            for variable_id, start, *row in rows:
-                values[variable_id][start] = row
-        wanted = [name for name in store.AGGREGATES if name in how.wanted and name != "count"]
-        return [Series(variable, found, wanted, values[variable.id]) for variable in variables]
-
-    async def latest(self, of: Of) -> list[tuple[Newest, AnyRow]]:
-        """The newest reading of each variable that has one, with its variable."""
-        variables = await self._variables(of)
+    async def latest(
+        self, organization_id: int, request: history_pb2.GetLatestReadingsRequest
+    ) -> history_pb2.GetLatestReadingsResponse:
+        """The newest reading of each variable that has one."""
+        variables = await self._variables(organization_id, request)
         newest = await self._latest.get([variable.id for variable in variables])
-        return [(newest[variable.id], variable) for variable in variables if variable.id in newest]
+        readings = [codec.reading(newest[v.id], v) for v in variables if v.id in newest]
+        return history_pb2.GetLatestReadingsResponse(readings=readings)
 
-    async def surroundings(self, around: Around, page: Page) -> Surroundings:
-        """Devices with their sensors and what these said last."""
-        named = around.devices, around.sensor_uuids
+    async def surroundings(self, request: history_pb2.GetContextRequest) -> history_pb2.GetContextResponse:
+        """Devices that are named or whose sensors are, else all or those of a label; their sensors with the latest."""
+        page, named = page_of(request), (request.devices, request.sensor_uuids)
         for loc, references in zip(("devices", "sensorUuids"), named, strict=True):
             if len(references) > MOST_NAMED:
                 raise invalid(loc, f"must be at most {MOST_NAMED}")
-        organization_id = around.organization_id
+        if any(named) and request.label:
+            raise invalid("label", "must not stand beside devices or sensors")
+        of, token = request.organization_id, ""
         async with self._database.read() as connection:
             if any(named):
-                if around.label:
-                    raise invalid("label", "must not stand beside devices or sensors")
-                rows, token = await store.named_devices(connection, organization_id, *named), ""
+                devices = await registry_store.entries(connection, DEVICE, *_named_devices(of, *named))
             else:
-                listed = await registry_store.list_devices(
-                    connection, organization_id, page.after, page.limit, around.label
-                )
-                rows, token = page.cut(listed)
-            sensors = await store.sensors_of(connection, [row.id for row in rows])
-        uuids = [sensor.uuid for sensor in sensors]
-        found = await store.variables_of(self._database, organization_id, uuids, ())
+                devices, token = await registry_store.listed(connection, DEVICE, of, page, label=request.label)
+            of_devices = t.sensor.c.device_id.in_([device.id for device in devices])
+            sensors = await registry_store.entries(connection, SENSOR, of_devices)
+            of_sensors = t.sensor.c.id.in_([sensor.id for sensor in sensors])
+            found = await registry_store.variables_of(connection, of_sensors)
         variables = [variable for variable in found if variable.id is not None]
-        latest = await self._latest.get([variable.id for variable in variables])
-        return Surroundings(rows, sensors, variables, latest, token)
+        newest = await self._latest.get([variable.id for variable in variables])
+        contexts = {row.uuid: history_pb2.SensorContext(sensor=codec.sensor(row)) for row in sensors}
+        for variable in variables:
+            if variable.id in newest:
+                reading = codec.reading(newest[variable.id], variable)
+                contexts[variable.sensor_uuid].latest[variable.variable_name].CopyFrom(reading)
+        return history_pb2.GetContextResponse(
+            devices=map(codec.device, devices), sensors=contexts.values(), next_page_token=token
+        )
 
-    async def _variables(self, of: Of) -> list[AnyRow]:
+    async def _aggregates(self, organization_id: int, request: pb.QueryReadingsRequest) -> pb.QueryReadingsResponse:
+        given, asked = _bounds(request), request.aggregate
+        if unknown := [name for name in asked if name not in store.AGGREGATES]:
+            raise invalid("aggregate", f"{unknown[0][:20]!r} is none of {', '.join(store.AGGREGATES)}")
+        variables = await self._variables(organization_id, request)
+        bounds = max(given[0], 0), min(given[1], LATEST_MS)
+        found = spans(request.interval, request.timezone, *bounds, MOST // max(len(variables), 1))
+        values: dict[int, dict[int, Sequence[Any]]] = {variable.id: {} for variable in variables}
+        for span in found if variables else ():
+            rows = await store.aggregates(self._database, list(values), span, bounds, asked)
+            for variable_id, start, *row in rows:
+                values[variable_id][start] = row
+        wanted = ("count", *(name for name in store.AGGREGATES if name in asked and name != "count"))
+        series = [_series(variable, found, wanted, values[variable.id]) for variable in variables]
+        return pb.QueryReadingsResponse(aggregates=series)
+
+    async def _variables(self, organization_id: int, asked: Asked) -> list[AnyRow]:
         """Those that exist; NOT_FOUND when a sensor does not, or a name is no sensor's."""
-        for loc, named, least in (("sensorUuid", of.sensor_uuids, 1), ("variableName", of.variable_names, 0)):
+        sensors, names = asked.sensor_uuid, asked.variable_name
+        for loc, named, least in (("sensorUuid", sensors, 1), ("variableName", names, 0)):
             if not least <= len(named) <= MOST_NAMED or "" in named:
                 raise invalid(loc, f"must be given, at most {MOST_NAMED} times" if least else "must not be empty")
-        rows = await store.variables_of(self._database, of.organization_id, of.sensor_uuids, of.variable_names)
-        if {row.sensor_uuid for row in rows} != set(of.sensor_uuids):
+        where = t.sensor.c.organization_id == organization_id, t.sensor.c.uuid.in_(sensors)
+        async with self._database.read() as connection:
+            rows = await registry_store.variables_of(connection, *where, names=names)
+        if {row.sensor_uuid for row in rows} != set(sensors):
             raise not_found("sensor")
-        if not {row.variable_name for row in rows} >= set(of.variable_names):
+        if not {row.variable_name for row in rows} >= set(names):
             raise not_found("telemetry data")
         return [row for row in rows if row.id is not None]
+
+
+def _named_devices(of: int, references: Sequence[str], sensor_uuids: Sequence[str]) -> list[ColumnElement[bool]]:
+    """Devices of an organization by id or uuid, and those of these sensors."""
+    d, of_sensors = t.device.c, select(t.sensor.c.device_id).where(t.sensor.c.uuid.in_(sensor_uuids))
+    return [d.organization_id == of, or_(refers_to(t.device, references), d.id.in_(of_sensors))]
+
+
+def _bounds(request: pb.QueryReadingsRequest) -> tuple[int, int]:
+    """The range in milliseconds, exclusive its end."""
+    begin: Timestamp = getattr(request, "from")
+    open_end = now_ms() if request.interval else END_OF_TIME
+    if request.interval and not request.HasField("from"):
+        raise invalid("from", "is required where an interval is given")
+    return begin.ToMilliseconds(), request.to.ToMilliseconds() if request.HasField("to") else open_end
+
+
+def _cut(request: pb.QueryReadingsRequest) -> Cut:
+    """Which page of readings, and one more; the page token is the last one's time and id in digits."""
+    if request.order not in ("", "asc", "desc"):
+        raise invalid("order", 'must be "asc" or "desc"')
+    if request.interval:
+        raise invalid("interval", "needs an aggregate")
+    limit = page_of(pb.QueryReadingsRequest(page_size=request.page_size)).limit
+    after = None
+    if request.page_token:
+        match = re.fullmatch(r"([0-9]{1,16})-([0-9]{1,16})", request.page_token)
+        if match is None:
+            raise invalid("pageToken", "is not one that a list gave")
+        after = int(match[1]), int(match[2])
+    return Cut(*_bounds(request), limit + 1, request.order == "desc", after)
+
+
+def _page(rows: Sequence[AnyRow], variables: Mapping[int, AnyRow], limit: int) -> pb.QueryReadingsResponse:
+    """A page out of the rows that were read, of which the last of `limit` is the next page's; less of long ones."""
+    page: list[AnyRow] = []
+    room = _MOST_TEXT
+    for row in rows[: limit - 1]:
+        page.append(row)
+        room -= len(row.value)
+        if room < 0:
+            break
+    token = f"{page[-1].received_at_ms}-{page[-1].id}" if len(page) < len(rows) else ""
+    return pb.QueryReadingsResponse(
+        readings=[codec.reading(row, variables[row.telemetry_data_id]) for row in page], next_page_token=token
+    )
+
+
+def _series(
+    variable: AnyRow, found: Sequence[Span], wanted: Sequence[str], values: Mapping[int, Sequence[Any]]
+) -> pb.AggregateSeries:
+    """Every interval; of those that have readings what is wanted, from `values` by start."""
+    made = pb.AggregateSeries(
+        sensor_uuid=variable.sensor_uuid, variable_name=variable.variable_name, telemetry_data_id=variable.id
+    )
+    add = made.intervals.add  # thousands: what is done for each is what a call costs
+    for span in found:
+        for start in span.starts():
+            given = dict(zip(wanted, values.get(start, ()), strict=False))
+            add(**{"from": to_timestamp(start), "to": to_timestamp(start + span.width_ms)}, **given)
+    return made

@@ -8,7 +8,6 @@ from typing import Any
 
 from aemos_core.database import Database
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select, union_all
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import tables as t
 from aemos_ingest.intervals import Span
@@ -50,43 +49,6 @@ class Cut:
         """The first `limit` of a query in this order."""
         keys = (ms.desc(), reading_id.desc()) if self.newest_first else (ms, reading_id)
         return query.order_by(*keys).limit(self.limit)
-
-
-async def variables_of(
-    database: Database, organization_id: int, sensor_uuids: Sequence[str], names: Sequence[str]
-) -> Sequence[AnyRow]:
-    """Variables of sensors, one row at least for each sensor that exists, in order of sensor and name.
-
-    A row's `id` is None where the sensor has no variable of these names; no names are all names.
-    """
-    v = t.telemetry_data.c
-    named = and_(v.sensor_id == t.sensor.c.id, v.variable_name.in_(names) if names else v.id.is_not(None))
-    query = (
-        select(v.id, v.variable_name, v.type, t.sensor.c.uuid.label("sensor_uuid"))
-        .select_from(t.sensor.outerjoin(t.telemetry_data, named))
-        .where(t.sensor.c.organization_id == organization_id, t.sensor.c.uuid.in_(sensor_uuids))
-        .order_by(t.sensor.c.id, v.variable_name)
-    )
-    async with database.read() as connection:
-        return (await connection.execute(query)).all()
-
-
-async def named_devices(
-    connection: AsyncConnection, organization_id: int, references: Sequence[str], sensor_uuids: Sequence[str]
-) -> Sequence[AnyRow]:
-    """Devices of an organization by id or uuid, and those of these sensors, by id."""
-    d, ids = t.device.c, [int(r) for r in references if r.isascii() and r.isdigit() and len(r) < 19]
-    of_sensors = select(t.sensor.c.device_id).where(t.sensor.c.uuid.in_(sensor_uuids))
-    named = or_(d.id.in_(ids), d.uuid.in_(references), d.id.in_(of_sensors))
-    query = select(t.device).where(d.organization_id == organization_id, named).order_by(d.id)
-    return (await connection.execute(query)).all()
-
-
-async def sensors_of(connection: AsyncConnection, device_ids: Sequence[int]) -> Sequence[AnyRow]:
-    """The sensors of devices with their devices' uuids, by id."""
-    query = select(*t.sensor.c, t.device.c.uuid.label("device_uuid")).join(t.device)
-    of = query.where(t.sensor.c.device_id.in_(device_ids)).order_by(t.sensor.c.id)
-    return (await connection.execute(of)).all()
 
 
 async def page(database: Database, variable_ids: Sequence[int], cut: Cut) -> Sequence[AnyRow]:

@@ -7,25 +7,30 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jwt
+from aemos_core import audit
 from aemos_core.database import Database
-from aemos_core.errors import AemosError, Kind, invalid, unauthenticated
-from aemos_core.identity import AUDIENCE, ISSUER, TokenVerifier
+from aemos_core.errors import AemosError, Kind, invalid, not_found, unauthenticated
+from aemos_core.identity import AUDIENCE, ISSUER, TokenVerifier, caller
 from aemos_core.times import now_ms
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import tables as t
 from aemos_ingest.domain import check_name
+from aemos_ingest.registry_store import AnyRow
 
 ACCESS_SECONDS = 15 * 60
 REFRESH_SECONDS = 30 * 24 * 60 * 60
 _REFRESH_AUDIENCE = "aemos-refresh"
 _SHORTEST_PASSWORD = 8
 _LONGEST_PASSWORD = 200
+_MOST_DAYS = 36_500
 _CONCURRENT_HASHES = 2
 _WRONG = "e-mail or password is wrong"
 
@@ -91,6 +96,26 @@ class Identity:
             )
         return organization_id, name
 
+    async def organization(self) -> AnyRow:
+        """The caller's organization."""
+        async with self._database.read() as connection:
+            return await _own(connection)
+
+    async def change_organization(self, name: str | None, retention_days: int | None) -> AnyRow:
+        """Changes what is given; readings older than `retention_days` are deleted from then on (0: none)."""
+        values: dict[str, Any] = {} if name is None else {"name": check_name("name", name)}
+        if retention_days is not None:
+            if not 0 <= retention_days <= _MOST_DAYS:
+                raise invalid("retentionDays", f"must be 0 to {_MOST_DAYS}")
+            values["retention_days"] = retention_days
+        async with self._database.write() as connection:
+            found = await _own(connection)
+            if values:
+                own = t.organization.c.id == found.id
+                await connection.execute(update(t.organization).where(own).values(**values))
+                await audit.record(connection, t.audit, "organization.update", f"organization {found.id}")
+            return await _own(connection)
+
     async def login(self, email: str, password: str) -> Login:
         """Tokens for an e-mail and a password; as slow for an unknown e-mail as for a wrong password."""
         query = select(t.user).where(t.user.c.email == email.lower()[:254])
@@ -129,3 +154,11 @@ class Identity:
 
         access, refresh = sign(AUDIENCE, ACCESS_SECONDS), sign(_REFRESH_AUDIENCE, REFRESH_SECONDS)
         return Login(access, refresh, ACCESS_SECONDS)
+
+
+async def _own(connection: AsyncConnection) -> AnyRow:
+    query = select(t.organization).where(t.organization.c.id == caller().organization_id)
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise not_found("organization")
+    return row

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from aemos_core import audit
 from aemos_core.database import by_id
 from aemos_core.errors import not_found
+from aemos_core.paging import Page
 from aemos_core.times import now_ms
 from sqlalchemy import (
     Column,
     ColumnElement,
     Select,
     Table,
+    and_,
     delete,
+    false,
     func,
     insert,
     literal,
     null,
+    or_,
     select,
     tuple_,
     update,
@@ -31,124 +36,137 @@ from aemos_ingest.labels import part_of_labels
 
 AnyRow = Any
 """A row of a query, whose columns the query names."""
-_NAMES = {"device": "device", "sensor": "sensor", "telemetry_data": "telemetry data", "device_token": "token"}
+Listed = tuple[Sequence[AnyRow], str]
+"""A page's rows, and the token of the next one."""
 _CHANGES_OVERLAP_MS = 10_000
 """Longer than a transaction may take: its change was stamped before its commit."""
 _CHANGES_KEPT_MS = 60 * 60 * 1000
+_d, _s, _v, _token = t.device.c, t.sensor.c, t.telemetry_data.c, t.device_token.c
 
 
-def _by_reference(table: Table, reference: str) -> ColumnElement[bool]:
-    """An id or a uuid: what has the shape of an id may still be a uuid."""
-    by_uuid = table.c.uuid == reference
-    is_id = reference.isascii() and reference.isdigit() and len(reference) < 19
-    return (table.c.id == int(reference)) | by_uuid if is_id else by_uuid
+@dataclass(frozen=True)
+class Entity:
+    """A kind of entry: what people call it, its rows with their device's id, and what its lists may be limited to."""
+
+    name: str
+    table: Table
+    query: Select[Any]
+    parent: Entity | None = None
+    parent_id: Column[Any] | None = None
 
 
-def _sensors() -> Select[Any]:
-    return select(*t.sensor.c, t.device.c.uuid.label("device_uuid")).join(t.device)
+DEVICE = Entity("device", t.device, select(*_d, _d.id.label("device_id")))
+SENSOR = Entity("sensor", t.sensor, select(*_s, _d.uuid.label("device_uuid")).join(t.device), DEVICE, _s.device_id)
+VARIABLE = Entity(
+    "telemetry data",
+    t.telemetry_data,
+    select(*_v, _s.uuid.label("sensor_uuid"), _s.device_id).join(t.sensor),
+    SENSOR,
+    _v.sensor_id,
+)
+TOKEN = Entity(
+    "token",
+    t.device_token,
+    select(*_token, _s.uuid.label("sensor_uuid")).outerjoin(t.sensor, _s.id == _token.sensor_id),
+    DEVICE,
+    _token.device_id,
+)
 
 
-def _variables() -> Select[Any]:
-    return select(*t.telemetry_data.c, t.sensor.c.uuid.label("sensor_uuid"), t.sensor.c.device_id).join(t.sensor)
+def refers_to(table: Table, references: Sequence[str]) -> ColumnElement[bool]:
+    """Rows by id, or by uuid where they have one: what has the shape of an id may still be a uuid."""
+    ids = [int(one) for one in references if one.isascii() and one.isdigit() and len(one) < 19]
+    by_id = table.c.id.in_(ids) if ids else false()
+    return or_(by_id, table.c.uuid.in_(references)) if "uuid" in table.c else by_id
 
 
-async def _one(connection: AsyncConnection, query: Select[Any], what: str) -> AnyRow:
-    row = (await connection.execute(query)).first()
+async def get(
+    connection: AsyncConnection,
+    entity: Entity,
+    organization_id: int,
+    reference: str,
+    *conditions: ColumnElement[bool],
+    lock: bool = False,
+) -> AnyRow:
+    """An entry by id or uuid, locked until the transaction's end when asked; NOT_FOUND when there is none."""
+    named = entity.table.c.organization_id == organization_id, refers_to(entity.table, [reference])
+    query = entity.query.where(*named, *conditions)
+    row = (await connection.execute(query.with_for_update() if lock else query)).first()
     if row is None:
-        raise not_found(what)
+        raise not_found(entity.name)
     return row
 
 
-async def get_device(
-    connection: AsyncConnection, organization_id: int, reference: str, *, lock: bool = False
-) -> AnyRow:
-    """A device by id or uuid, locked until the transaction's end when asked."""
-    query = select(t.device).where(t.device.c.organization_id == organization_id, _by_reference(t.device, reference))
-    return await _one(connection, query.with_for_update() if lock else query, "device")
+async def listed(
+    connection: AsyncConnection,
+    entity: Entity,
+    organization_id: int,
+    page: Page,
+    parent: str | None = None,
+    label: str = "",
+) -> Listed:
+    """A page of entries by id: those of one parent when it is named, devices with a label "key=value" when it is given.
 
-
-async def get_sensor(connection: AsyncConnection, organization_id: int, reference: str) -> AnyRow:
-    """A sensor by id or uuid, with its device's uuid."""
-    query = _sensors().where(t.sensor.c.organization_id == organization_id, _by_reference(t.sensor, reference))
-    return await _one(connection, query, "sensor")
-
-
-async def get_variable(connection: AsyncConnection, organization_id: int, variable_id: int) -> AnyRow:
-    """A variable, with its sensor's uuid."""
-    v = t.telemetry_data.c
-    query = _variables().where(v.organization_id == organization_id, v.id == variable_id)
-    return await _one(connection, query, "telemetry data")
-
-
-def _tokens() -> Select[Any]:
-    query = select(*t.device_token.c, t.sensor.c.uuid.label("sensor_uuid"))
-    return query.outerjoin(t.sensor, t.sensor.c.id == t.device_token.c.sensor_id)
-
-
-def _is_valid() -> ColumnElement[bool]:
-    token = t.device_token.c
-    return token.revoked_at_ms.is_(None) & (token.expires_at_ms.is_(None) | (token.expires_at_ms > now_ms()))
-
-
-async def get_token(connection: AsyncConnection, device_id: int, token_id: int, *, lock: bool = False) -> AnyRow:
-    """A token of a device, with its own sensor's uuid; locked until the transaction's end when asked."""
-    token = t.device_token.c
-    query = _tokens().where(token.device_id == device_id, token.id == token_id)
-    return await _one(connection, query.with_for_update() if lock else query, "token")
-
-
-async def list_tokens(connection: AsyncConnection, device_id: int, after: int, limit: int) -> Sequence[AnyRow]:
-    """At most limit + 1 tokens of a device behind an id, as `get_token` gives them."""
-    token = t.device_token.c
-    query = _tokens().where(token.device_id == device_id, token.id > after)
-    rows: Sequence[AnyRow] = (await connection.execute(query.order_by(token.id).limit(limit + 1))).all()
-    return rows
-
-
-async def list_devices(
-    connection: AsyncConnection, organization_id: int, after: int, limit: int, label: str = ""
-) -> Sequence[AnyRow]:
-    """At most limit + 1 devices behind an id, with a label "key=value" when it is given."""
-    query = select(t.device)
+    And the token of the next page.
+    """
+    c = entity.table.c
+    conditions: list[ColumnElement[bool]] = [c.organization_id == organization_id, c.id > page.after]
+    if entity.parent is not None and parent is not None:
+        conditions.append(entity.parent_id == (await get(connection, entity.parent, organization_id, parent)).id)
     if label:
-        query = query.where(func.instr(t.device.c.labels, part_of_labels(label)) > 0)
-    return await _list(connection, query, t.device, organization_id, after, limit)
+        conditions.append(func.instr(_d.labels, part_of_labels(label)) > 0)
+    return page.cut(await entries(connection, entity, *conditions, limit=page.limit + 1))
 
 
-async def list_sensors(
-    connection: AsyncConnection, organization_id: int, device: str, after: int, limit: int
+async def entries(
+    connection: AsyncConnection, entity: Entity, *conditions: ColumnElement[bool], limit: int | None = None
 ) -> Sequence[AnyRow]:
-    """At most limit + 1 sensors behind an id, of one device when it is named."""
-    query = _sensors()
-    if device:
-        query = query.where(t.sensor.c.device_id == (await get_device(connection, organization_id, device)).id)
-    return await _list(connection, query, t.sensor, organization_id, after, limit)
-
-
-async def list_variables(
-    connection: AsyncConnection, organization_id: int, sensor: str, after: int, limit: int
-) -> Sequence[AnyRow]:
-    """At most limit + 1 variables behind an id, of one sensor when it is named."""
-    query = _variables()
-    if sensor:
-        query = query.where(t.telemetry_data.c.sensor_id == (await get_sensor(connection, organization_id, sensor)).id)
-    return await _list(connection, query, t.telemetry_data, organization_id, after, limit)
-
-
-async def _list(
-    connection: AsyncConnection, query: Select[Any], table: Table, organization_id: int, after: int, limit: int
-) -> Sequence[AnyRow]:
-    page = query.where(table.c.organization_id == organization_id, table.c.id > after)
-    rows: Sequence[AnyRow] = (await connection.execute(page.order_by(table.c.id).limit(limit + 1))).all()
+    """Entries by id."""
+    query = entity.query.where(*conditions).order_by(entity.table.c.id).limit(limit)
+    rows: Sequence[AnyRow] = (await connection.execute(query)).all()
     return rows
 
 
-async def add(connection: AsyncConnection, table: Table, device_id: int | None, values: dict[str, Any]) -> int:
-    """Inserts a row of the registry and records it. A device's id is its own `device_id`."""
-    inserted = await connection.execute(insert(table).values(**values))
-    new_id = int(inserted.inserted_primary_key[0])  # type: ignore[index]
-    await _changed(connection, table, "create", new_id, new_id if device_id is None else device_id)
-    return new_id
+async def add(connection: AsyncConnection, entity: Entity, organization_id: int, values: dict[str, Any]) -> AnyRow:
+    """Inserts an entry and records it; the entry."""
+    created = {"created_at_ms": now_ms()} if "created_at_ms" in entity.table.c else {}
+    inserting = insert(entity.table).values(organization_id=organization_id, **created, **values)
+    new_id = (await connection.execute(inserting)).inserted_primary_key[0]  # type: ignore[index]
+    return await _recorded(connection, entity, new_id, "create")
+
+
+async def change(
+    connection: AsyncConnection, entity: Entity, row: AnyRow, values: dict[str, Any], verb: str = "update"
+) -> AnyRow:
+    """Updates an entry and records it, by the verb; the entry as it is then."""
+    await connection.execute(update(entity.table).where(entity.table.c.id == row.id).values(**values))
+    return await _recorded(connection, entity, row.id, verb)
+
+
+async def remove(connection: AsyncConnection, entity: Entity, row: AnyRow) -> None:
+    """Deletes an entry with what hangs on it, and records it."""
+    await connection.execute(delete(entity.table).where(entity.table.c.id == row.id))
+    await _record(connection, entity, row, "delete")
+
+
+async def _recorded(connection: AsyncConnection, entity: Entity, row_id: int, verb: str) -> AnyRow:
+    row = (await connection.execute(entity.query.where(entity.table.c.id == row_id))).one()
+    await _record(connection, entity, row, verb)
+    return row
+
+
+async def _record(connection: AsyncConnection, entity: Entity, row: AnyRow, verb: str) -> None:
+    now = now_ms()
+    await connection.execute(insert(t.registry_change).values(device_id=row.device_id, at_ms=now))
+    await connection.execute(delete(t.registry_change).where(t.registry_change.c.at_ms < now - _CHANGES_KEPT_MS))
+    await audit.record(connection, t.audit, f"{entity.table.name}.{verb}", f"{entity.name} {row.id}")
+
+
+async def changes_since(connection: AsyncConnection, since_ms: int) -> list[int]:
+    """Ids of the devices whose entries changed since then, and a little before."""
+    c = t.registry_change.c
+    query = select(c.device_id).where(c.at_ms >= since_ms - _CHANGES_OVERLAP_MS).distinct()
+    return list((await connection.execute(query)).scalars())
 
 
 async def make_variables(connection: AsyncConnection, unknown: Mapping[tuple[int, str], UnknownVariable]) -> None:
@@ -157,12 +175,11 @@ async def make_variables(connection: AsyncConnection, unknown: Mapping[tuple[int
     Nobody's copy of the registry lacks anything by it but these variables, which each finds missing for itself, so the
     change is not announced.
     """
-    v = t.telemetry_data.c
     sensors = {sensor_id for sensor_id, _ in unknown}
-    query = select(v.sensor_id, func.count()).where(v.sensor_id.in_(sensors)).group_by(v.sensor_id)
+    query = select(_v.sensor_id, func.count()).where(_v.sensor_id.in_(sensors)).group_by(_v.sensor_id)
     used = {row[0]: row[1] for row in await connection.execute(query)}
-    query = select(v.sensor_id, v.variable_name)
-    query = query.where(v.sensor_id.in_(sensors), v.variable_name.in_({name for _, name in unknown}))
+    query = select(_v.sensor_id, _v.variable_name)
+    query = query.where(_v.sensor_id.in_(sensors), _v.variable_name.in_({name for _, name in unknown}))
     there = {(row[0], row[1]) for row in await connection.execute(query)}
     made = []
     for key in sorted(unknown.keys() - there):  # in one order everywhere: no two processes wait for each other
@@ -186,19 +203,6 @@ def _new_variable(unknown: UnknownVariable) -> dict[str, Any]:
     }
 
 
-async def change(
-    connection: AsyncConnection,
-    table: Table,
-    device_id: int,
-    row_id: int,
-    values: dict[str, Any],
-    verb: str = "update",
-) -> None:
-    """Updates a row of the registry and records it, by the verb."""
-    await connection.execute(update(table).where(table.c.id == row_id).values(**values))
-    await _changed(connection, table, verb, row_id, device_id)
-
-
 async def set_times(connection: AsyncConnection, column: Column[Any], times: Mapping[int, int]) -> None:
     """A time for each of many rows by id, in one statement. Nothing is recorded: nobody keeps a copy of it."""
     table = column.table
@@ -206,109 +210,57 @@ async def set_times(connection: AsyncConnection, column: Column[Any], times: Map
     await connection.execute(update(table).where(table.c.id.in_(times)).values(values))
 
 
-async def remove(connection: AsyncConnection, table: Table, device_id: int, row_id: int) -> None:
-    """Deletes a row of the registry with what hangs on it, and records it."""
-    await connection.execute(delete(table).where(table.c.id == row_id))
-    await _changed(connection, table, "delete", row_id, device_id)
-
-
-async def _changed(connection: AsyncConnection, table: Table, verb: str, row_id: int, device_id: int) -> None:
-    now = now_ms()
-    await connection.execute(insert(t.registry_change).values(device_id=device_id, at_ms=now))
-    await connection.execute(delete(t.registry_change).where(t.registry_change.c.at_ms < now - _CHANGES_KEPT_MS))
-    await audit.record(connection, t.audit, f"{table.name}.{verb}", f"{_NAMES[table.name]} {row_id}")
-
-
-async def changes_since(connection: AsyncConnection, since_ms: int) -> list[int]:
-    """Ids of the devices whose entries changed since then, and a little before."""
-    c = t.registry_change.c
-    query = select(c.device_id).where(c.at_ms >= since_ms - _CHANGES_OVERLAP_MS).distinct()
-    return list((await connection.execute(query)).scalars())
-
-
-async def find_tokens(connection: AsyncConnection, digests: Iterable[bytes]) -> Sequence[AnyRow]:
-    """The valid ones of the tokens with these SHA-256, with their devices' uuids."""
-    token = t.device_token.c
+async def valid_tokens(connection: AsyncConnection, which: ColumnElement[bool]) -> Sequence[AnyRow]:
+    """The valid ones of some tokens, with their devices' uuids and their own sensors' uuids."""
+    ends = _token.expires_at_ms
     query = (
         select(
-            token.id,
-            token.token_sha256,
-            token.organization_id,
-            token.device_id,
-            t.device.c.uuid.label("device_uuid"),
-            token.expires_at_ms,
+            _token.id,
+            _token.token_sha256,
+            _token.organization_id,
+            _token.device_id,
+            _d.uuid.label("device_uuid"),
+            _d.creates_variables,
+            _s.uuid.label("sensor_uuid"),
+            ends,
         )
-        .join(t.device, t.device.c.id == token.device_id)
-        .where(token.token_sha256.in_(list(digests)), _is_valid())
-    )
-    rows: Sequence[AnyRow] = (await connection.execute(query)).all()
-    return rows
-
-
-async def tokens_of(connection: AsyncConnection, token_ids: Iterable[int]) -> Sequence[AnyRow]:
-    """The valid ones of these tokens, with their devices' uuids and their own sensors' uuids."""
-    token = t.device_token.c
-    query = (
-        select(
-            token.id,
-            token.organization_id,
-            token.device_id,
-            t.device.c.uuid.label("device_uuid"),
-            t.device.c.creates_variables,
-            t.sensor.c.uuid.label("sensor_uuid"),
-            token.expires_at_ms,
-        )
-        .join(t.device, t.device.c.id == token.device_id)
-        .outerjoin(t.sensor, t.sensor.c.id == token.sensor_id)
-        .where(token.id.in_(list(token_ids)), _is_valid())
+        .join(t.device, _d.id == _token.device_id)
+        .outerjoin(t.sensor, _s.id == _token.sensor_id)
+        .where(which, _token.revoked_at_ms.is_(None), ends.is_(None) | (ends > now_ms()))
     )
     return (await connection.execute(query)).all()
 
 
 async def owners_of(connection: AsyncConnection, sensors: Iterable[tuple[int, str]]) -> Sequence[AnyRow]:
-    """As tokens_of, for sensors by organization and uuid: what rules derived needs no token."""
-    sensor = t.sensor.c
+    """As `valid_tokens`, for sensors by organization and uuid: what rules derived needs no token."""
     query = (
         select(
             literal(0).label("id"),
-            sensor.organization_id,
-            sensor.device_id,
-            t.device.c.uuid.label("device_uuid"),
-            t.device.c.creates_variables,
-            sensor.uuid.label("sensor_uuid"),
+            _s.organization_id,
+            _s.device_id,
+            _d.uuid.label("device_uuid"),
+            _d.creates_variables,
+            _s.uuid.label("sensor_uuid"),
             null().label("expires_at_ms"),
         )
-        .join(t.device, t.device.c.id == sensor.device_id)
-        .where(tuple_(sensor.organization_id, sensor.uuid).in_(list(sensors)))
+        .join(t.device, _d.id == _s.device_id)
+        .where(tuple_(_s.organization_id, _s.uuid).in_(list(sensors)))
     )
     return (await connection.execute(query)).all()
 
 
-async def sensors_of(connection: AsyncConnection, device_ids: Iterable[int]) -> Sequence[AnyRow]:
-    """The sensors of devices and their variables, one row for each variable, at least one for each sensor."""
-    v = t.telemetry_data.c
-    query = (
-        select(
-            t.sensor.c.device_id,
-            t.sensor.c.id,
-            t.sensor.c.uuid,
-            v.id.label("variable_id"),
-            v.variable_name,
-            v.type,
-        )
-        .outerjoin(t.telemetry_data, v.sensor_id == t.sensor.c.id)
-        .where(t.sensor.c.device_id.in_(list(device_ids)))
-        .order_by(t.sensor.c.id)
-    )
-    return (await connection.execute(query)).all()
+async def variables_of(
+    connection: AsyncConnection, *sensors: ColumnElement[bool], names: Sequence[str] = ()
+) -> Sequence[AnyRow]:
+    """Variables of sensors, one row at least for each sensor, in order of sensor and name.
 
-
-async def describe_sensors(connection: AsyncConnection, organization_id: int, uuids: Iterable[str]) -> Sequence[AnyRow]:
-    """Sensors of an organization by uuid and their variables, rows as in `sensors_of`."""
-    v = t.telemetry_data.c
+    A row's `id` is None where the sensor has no variable of these names; no names are all names.
+    """
+    named = and_(_v.sensor_id == _s.id, _v.variable_name.in_(names)) if names else _v.sensor_id == _s.id
     query = (
-        select(t.sensor.c.uuid, v.variable_name, v.type)
-        .outerjoin(t.telemetry_data, v.sensor_id == t.sensor.c.id)
-        .where(t.sensor.c.organization_id == organization_id, t.sensor.c.uuid.in_(list(uuids)))
+        select(_v.id, _v.variable_name, _v.type, _s.device_id, _s.id.label("sensor_id"), _s.uuid.label("sensor_uuid"))
+        .select_from(t.sensor.outerjoin(t.telemetry_data, named))
+        .where(*sensors)
+        .order_by(_s.id, _v.variable_name)
     )
     return (await connection.execute(query)).all()

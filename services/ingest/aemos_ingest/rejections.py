@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import registry_store
 from aemos_ingest import tables as t
-from aemos_ingest.registry_store import AnyRow
+from aemos_ingest.registry_store import DEVICE, AnyRow
 
 KEPT = 100
 _LENGTHS = {"reason": 60, "detail": 500, "payload": 200}
@@ -48,7 +48,7 @@ class Rejections:
         """Refusals of a device, newest first, the token of the next page, and how many more there were."""
         c = t.rejection.c
         async with self._database.read() as connection:
-            owner = await registry_store.get_device(connection, caller().organization_id, device)
+            owner = await registry_store.get(connection, DEVICE, caller().organization_id, device)
             query = select(t.rejection).where(c.device_id == owner.id)
             if page.after:
                 query = query.where(c.number < page.after)

@@ -15,6 +15,7 @@ from aemos_core.times import now_ms
 from aemos_core.waiting import wait
 
 from aemos_ingest import registry_store as store
+from aemos_ingest import tables as t
 from aemos_ingest.domain import Sensor, Source, UnknownVariable, Variable
 from aemos_ingest.registry_store import AnyRow
 
@@ -57,9 +58,11 @@ class Sources:
             self._sources.clear()
         named = [key for key in keys if isinstance(key, tuple)]
         async with self._database.read() as connection:
-            rows = list(await store.tokens_of(connection, [key for key in keys if isinstance(key, int)]))
+            tokens = t.device_token.c.id.in_([key for key in keys if isinstance(key, int)])
+            rows = list(await store.valid_tokens(connection, tokens))
             rows += await store.owners_of(connection, named) if named else []
-            sensors = _sensors_by_device(await store.sensors_of(connection, {row.device_id for row in rows}))
+            of_devices = t.sensor.c.device_id.in_({row.device_id for row in rows})
+            sensors = _sensors_by_device(await store.variables_of(connection, of_devices))
         read: set[SourceKey] = set()
         for row in rows:
             key: SourceKey = row.id or (row.organization_id, row.sensor_uuid)
@@ -132,7 +135,8 @@ class Sources:
 def _sensors_by_device(rows: Iterable[AnyRow]) -> dict[int, dict[str, Sensor]]:
     found: dict[int, dict[str, Sensor]] = {}
     for row in rows:
-        sensor = found.setdefault(row.device_id, {}).setdefault(row.uuid, Sensor(row.id, row.uuid))
-        if row.variable_id is not None:
-            sensor.variables[row.variable_name] = Variable(row.variable_id, row.type)
+        made = Sensor(row.sensor_id, row.sensor_uuid)
+        sensor = found.setdefault(row.device_id, {}).setdefault(row.sensor_uuid, made)
+        if row.id is not None:
+            sensor.variables[row.variable_name] = Variable(row.id, row.type)
     return found

@@ -27,16 +27,15 @@ from aemos_ingest.grpc_api import (
     ConnectivityServicer,
     DataStreamServicer,
     DeviceServicer,
+    HistoryServicer,
     IdentityServicer,
     RejectionServicer,
     SensorServicer,
     TelemetryDataServicer,
 )
-from aemos_ingest.history_api import HistoryServicer
 from aemos_ingest.history_service import History
 from aemos_ingest.identity_service import Identity
 from aemos_ingest.latest import LatestReadings
-from aemos_ingest.organization_service import Organizations
 from aemos_ingest.readings_service import Readings
 from aemos_ingest.registry_service import Registry
 from aemos_ingest.rejections import Rejections
@@ -45,7 +44,6 @@ from aemos_ingest.retention import Retention
 from aemos_ingest.settings import IngestSettings
 from aemos_ingest.sightings import Sightings
 from aemos_ingest.sources import Sources
-from aemos_ingest.token_service import DeviceTokens
 
 PREPARED = 64
 """Statements that a connection keeps prepared: what commits and look-ups use stays, what is rare comes and goes."""
@@ -82,9 +80,8 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
         announce_change = partial(_announce_change, sources, redis)
         identity = Identity(database)
         await identity.load_keys()
-        registry = Registry(database, announce_change)
         sightings = Sightings(database, sources)
-        tokens = DeviceTokens(database, announce_change, sightings)
+        registry = Registry(database, announce_change, sightings)
         latest = LatestReadings(database, redis)
         readings = Readings(database, outbox, sources, sightings, redis, latest)
         history = History(database, latest)
@@ -97,8 +94,8 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
                 settings.service_secret,
                 identity.verifier,
                 [
-                    IdentityServicer(identity, Organizations(database), registry, tokens),
-                    DeviceServicer(registry, tokens),
+                    IdentityServicer(identity, registry),
+                    DeviceServicer(registry),
                     ConnectivityServicer(connectivity),
                     RejectionServicer(Rejections(database)),
                     SensorServicer(registry),

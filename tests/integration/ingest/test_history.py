@@ -10,18 +10,18 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from aemos.v1 import data_stream_pb2 as pb
+from aemos.v1 import history_pb2
 from aemos_core.errors import AemosError, Kind
 from aemos_core.names import LATEST_READINGS
-from aemos_core.paging import Page
 from aemos_core.redis_link import open_redis
-from aemos_ingest import history_codec, tables
-from aemos_ingest.history_service import Aggregation, Around, History, Of
-from aemos_ingest.history_store import Cut
+from aemos_ingest import tables
+from aemos_ingest.history_service import History
 from aemos_ingest.latest import LatestReadings
 from aemos_ingest.retention import DAY_MS
 from sqlalchemy import update
 
-from tests.support.history_world import Reading, World, row
+from tests.support.history_world import Reading, World, asked, newest, row
 
 pytestmark = pytest.mark.asyncio
 HOUR_MS = 3_600_000
@@ -53,6 +53,12 @@ def model(rows: Sequence[Reading], start: int, end: int) -> list[Any]:
     return [len(inside), min(numbers), max(numbers), mean, total, inside[0][3], inside[-1][3]]
 
 
+def values(found: pb.Aggregate) -> list[Any]:
+    """What an interval says, in the model's order; nothing in a gap."""
+    given = {field.name: value for field, value in found.ListFields()}
+    return [given[name] for name in ("count", *ALL[:-1]) if name in given]
+
+
 @pytest.mark.parametrize(
     ("interval", "zone", "count"),
     [("1h", "", 240), ("7m", "", 2058), ("day", "Europe/Berlin", 10), ("week", "Asia/Kathmandu", 2), ("", "", 1)],
@@ -61,29 +67,25 @@ async def test_aggregates_are_those_of_a_model(world: World, interval: str, zone
     """Of every interval of both variables, gaps included, across the end of summer time on 2026-10-25."""
     rows = {1: ten_days(1), 2: ten_days(2)}
     await world.store(*rows[1], *rows[2], told=False)
-    series = await world.history.aggregates(
-        Of(1, ["s1", "s2"], ["temperature"]), (BEGIN, END), Aggregation(ALL, interval, zone)
-    )
-    assert [one.variable.id for one in series] == [1, 2]
+    ask = asked(["s1", "s2"], ["temperature"], BEGIN, END, aggregate=ALL, interval=interval, timezone=zone)
+    series = (await world.history.query(1, ask)).aggregates
+    assert [one.telemetry_data_id for one in series] == [1, 2]
     for one in series:
-        assert one.wanted == list(ALL[:-1])
-        intervals = list(one.intervals())
-        assert len(intervals) == count
-        for start, end, found in intervals:
-            expected = model(rows[one.variable.id], max(start, BEGIN), min(end, END))
-            assert list(found) == expected
+        assert len(one.intervals) == count
+        for found in one.intervals:
+            start, end = getattr(found, "from").ToMilliseconds(), found.to.ToMilliseconds()
+            expected = model(rows[one.telemetry_data_id], max(start, BEGIN), min(end, END))
+            assert values(found) == expected
 
 
 async def test_text_has_first_last_and_count(world: World) -> None:
     """Numbers of what is no number are absent; of a gap all is absent but the count."""
     await world.store(row(1, BEGIN, 4, "a"), row(2, BEGIN, 4, "b"), row(3, BEGIN + 5, 4, "c"))
-    how = Aggregation(("avg", "first", "last"), "1h", "")
-    series = await world.history.aggregates(Of(1, ["s1"], ["note"]), (BEGIN, BEGIN + 2 * HOUR_MS), how)
-    answer = history_codec.aggregates(series).aggregates[0]
-    first, gap = answer.intervals
+    ask = asked(["s1"], ["note"], BEGIN, BEGIN + 2 * HOUR_MS, aggregate=("avg", "first", "last"), interval="1h")
+    first, empty = (await world.history.query(1, ask)).aggregates[0].intervals
     assert (first.count, first.first, first.last, first.HasField("avg")) == (3, "a", "c", False)
-    assert (gap.count, gap.HasField("first"), gap.HasField("last")) == (0, False, False)
-    assert getattr(gap, "from") == first.to
+    assert (empty.count, empty.HasField("first"), empty.HasField("last")) == (0, False, False)
+    assert getattr(empty, "from") == first.to
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
@@ -99,13 +101,18 @@ async def test_pages_give_every_reading_once_in_order(world: World, sensors: lis
         reverse=newest_first,
     )  # fmt: skip
     found: list[tuple[int, int]] = []
-    while True:
-        cut = Cut(BEGIN, END, 98, newest_first, found[-1] if found else None)
-        page, _ = await world.history.readings(Of(1, sensors, ["temperature"]), cut)
-        found += [(r.received_at_ms, r.id) for r in page]
-        if len(page) < 98:
-            break
+    page = pb.QueryReadingsResponse()
+    while not found or page.next_page_token:
+        order, token = "desc" if newest_first else "asc", page.next_page_token
+        ask = asked(sensors, ["temperature"], BEGIN, END, page_size=97, page_token=token, order=order)
+        page = await world.history.query(1, ask)
+        found += [(r.recieved_at.ToMilliseconds(), r.id) for r in page.readings]
     assert found == keys
+
+
+async def context(world: World, **fields: Any) -> history_pb2.GetContextResponse:
+    """Of organization 1."""
+    return await world.history.surroundings(history_pb2.GetContextRequest(organization_id=1, **fields))
 
 
 async def test_nothing_of_another_organization(world: World) -> None:
@@ -113,14 +120,14 @@ async def test_nothing_of_another_organization(world: World) -> None:
     await world.store(row(1, BEGIN, 3))
     for sensors in (["s3"], ["s1", "s3"], ["nowhere"]):
         for ask in (
-            world.history.readings(Of(1, sensors, ()), Cut(0, END, 10)),
-            world.history.aggregates(Of(1, sensors, ()), (BEGIN, END), Aggregation(["avg"], "1h", "")),
-            world.history.latest(Of(1, sensors, ())),
+            world.history.query(1, asked(sensors, [], 0, END)),
+            world.history.query(1, asked(sensors, [], BEGIN, END, aggregate=["avg"], interval="1h")),
+            world.history.latest(1, history_pb2.GetLatestReadingsRequest(sensor_uuid=sensors)),
         ):
             with pytest.raises(AemosError) as refused:
                 await ask
             assert refused.value.kind is Kind.NOT_FOUND
-    found = await world.history.surroundings(Around(1, ["d3", "3"], ["s3"]), Page(100, 0))
+    found = await context(world, devices=["d3", "3"], sensor_uuids=["s3"])
     assert not found.devices
     assert not found.sensors
 
@@ -158,7 +165,7 @@ async def test_latest_of_a_write_that_was_lost(world: World) -> None:
     assert await world.newest("s1") == {("s1", "temperature"): "2.0"}
     await world.store(row(3, BEGIN + 2, 1, 3.0), told=False)
     restarted = History(world.database, LatestReadings(world.database, world.redis))
-    assert [newest.value for newest, _ in await restarted.latest(Of(1, ["s1"], ()))] == ["3.0"]
+    assert list((await newest(restarted, "s1")).values()) == ["3.0"]
 
 
 async def test_latest_without_redis(world: World) -> None:
@@ -182,7 +189,7 @@ async def test_a_fill_that_was_overtaken_by_a_drop_adds_nothing(world: World) ->
         return found
 
     world.latest._stored = slow  # type: ignore[method-assign]
-    await world.history.latest(Of(1, ["s1"], ["temperature"]))
+    await world.newest("s1")
     world.latest._stored = stored  # type: ignore[method-assign]
     assert await world.newest("s1") == {("s1", "temperature"): "2.0"}
 
@@ -219,17 +226,14 @@ async def test_context_is_devices_sensors_and_latest(world: World) -> None:
     """By device id, uuid or sensor uuid; all by page when none is named."""
     await world.store(row(1, BEGIN, 1, 1.0), row(2, BEGIN, 2, 2.0))
     for devices, sensors in ((["1"], ["s2"]), (["d1", "2"], []), ([], ["s1", "s2"]), ([], [])):
-        found = await world.history.surroundings(Around(1, devices, sensors), Page(100, 0))
-        answer = history_codec.surroundings(found)
+        answer = await context(world, devices=devices, sensor_uuids=sensors)
         assert [device.uuid for device in answer.devices] == ["d1", "d2"]
         assert {one.sensor.uuid: {n: r.value for n, r in one.latest.items()} for one in answer.sensors} == {
             "s1": {"temperature": "1.0"},
             "s2": {"temperature": "2.0"},
         }
-    first = history_codec.surroundings(await world.history.surroundings(Around(1), Page(1, 0)))
-    second = history_codec.surroundings(
-        await world.history.surroundings(Around(1), Page(1, int(first.next_page_token)))
-    )
+    first = await context(world, page_size=1)
+    second = await context(world, page_size=1, page_token=first.next_page_token)
     assert [d.uuid for d in (*first.devices, *second.devices)] == ["d1", "d2"]
     assert second.next_page_token == ""
 
@@ -239,7 +243,7 @@ async def test_context_of_a_label(world: World) -> None:
     async with world.database.write() as connection:
         changed = {"labels": '{"site":"north"}', "attributes": '{"limit":5}'}
         await connection.execute(update(tables.device).where(tables.device.c.uuid == "d2").values(**changed))
-    answer = history_codec.surroundings(await world.history.surroundings(Around(1, label="site=north"), Page(100, 0)))
+    answer = await context(world, label="site=north")
     assert [(device.uuid, device.labels["site"], device.attributes["limit"]) for device in answer.devices] == [
         ("d2", "north", 5.0)
     ]

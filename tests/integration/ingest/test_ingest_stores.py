@@ -5,40 +5,44 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind
+from aemos_core.paging import Page
 from aemos_core.times import now_ms
 from aemos_ingest import history_store, readings_store, registry_store
 from aemos_ingest import tables as t
 from aemos_ingest.history_store import Cut
 from aemos_ingest.readings_store import Message, ReadingIds
+from aemos_ingest.registry_store import DEVICE, SENSOR, TOKEN, VARIABLE
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 OWN, OTHER = 1, 2
 EVER = Cut(0, 2**53, 10)
+TEN = Page(10, 0)
 
 
 async def add_device(connection: AsyncConnection, uuid: str, organization: int = OWN) -> int:
-    values = {"organization_id": organization, "uuid": uuid, "name": "n", "created_at_ms": 1}
-    return await registry_store.add(connection, t.device, None, values)
+    values = {"uuid": uuid, "name": "n", "creates_variables": True}
+    return int((await registry_store.add(connection, DEVICE, organization, values)).id)
 
 
-async def add_sensor(connection: AsyncConnection, device_id: int, uuid: str, organization: int = OWN) -> int:
-    values = {"organization_id": organization, "device_id": device_id, "uuid": uuid, "name": "s", "created_at_ms": 1}
-    return await registry_store.add(connection, t.sensor, device_id, values)
+async def add_sensor(connection: AsyncConnection, device_id: int, uuid: str) -> int:
+    values = {"device_id": device_id, "uuid": uuid, "name": "s"}
+    return int((await registry_store.add(connection, SENSOR, OWN, values)).id)
 
 
-async def add_variable(connection: AsyncConnection, device_id: int, sensor_id: int, name: str) -> int:
-    values = {"organization_id": OWN, "sensor_id": sensor_id, "variable_name": name, "type": "number", "unit": ""}
-    return await registry_store.add(connection, t.telemetry_data, device_id, values)
+async def add_variable(connection: AsyncConnection, sensor_id: int, name: str) -> int:
+    values = {"sensor_id": sensor_id, "variable_name": name, "type": "number", "unit": ""}
+    return int((await registry_store.add(connection, VARIABLE, OWN, values)).id)
 
 
-async def add_token(connection: AsyncConnection, device_id: int, digest: bytes, sensor_id: int | None) -> int:
-    values = {"organization_id": OWN, "device_id": device_id, "sensor_id": sensor_id, "name": "", "created_at_ms": 1}
-    return await registry_store.add(connection, t.device_token, device_id, {**values, "token_sha256": digest})
+async def add_token(connection: AsyncConnection, device_id: int, digest: bytes, sensor_id: int | None) -> Any:
+    values = {"device_id": device_id, "sensor_id": sensor_id, "name": "", "token_sha256": digest}
+    return await registry_store.add(connection, TOKEN, OWN, values)
 
 
 async def test_names_are_found_by_id_and_by_uuid(database: Database) -> None:
@@ -47,10 +51,10 @@ async def test_names_are_found_by_id_and_by_uuid(database: Database) -> None:
         plain = await add_device(connection, "Pump-ÄÖ-🌡️")
         number = await add_device(connection, "123456")
         for reference, found in ((str(plain), plain), ("Pump-ÄÖ-🌡️", plain), ("123456", number)):
-            assert (await registry_store.get_device(connection, OWN, reference)).id == found
+            assert (await registry_store.get(connection, DEVICE, OWN, reference)).id == found
         for reference in ("pump-äö-🌡️", "", "0", "²", "9" * 30):
             with pytest.raises(AemosError) as refused:
-                await registry_store.get_device(connection, OWN, reference)
+                await registry_store.get(connection, DEVICE, OWN, reference)
             assert refused.value.kind is Kind.NOT_FOUND
 
 
@@ -59,21 +63,24 @@ async def test_nothing_is_found_from_another_organization(database: Database) ->
     async with database.write() as connection:
         device = await add_device(connection, "d")
         sensor = await add_sensor(connection, device, "s")
-        variable = await add_variable(connection, device, sensor, "v")
+        variable = await add_variable(connection, sensor, "v")
+        token = await add_token(connection, device, b"t" * 32, None)
         for looked_up in (
-            registry_store.get_device(connection, OTHER, "d"),
-            registry_store.get_device(connection, OTHER, str(device)),
-            registry_store.get_sensor(connection, OTHER, "s"),
-            registry_store.get_variable(connection, OTHER, variable),
-            registry_store.list_sensors(connection, OTHER, "d", 0, 10),
-            registry_store.list_variables(connection, OTHER, "s", 0, 10),
+            registry_store.get(connection, DEVICE, OTHER, "d"),
+            registry_store.get(connection, DEVICE, OTHER, str(device)),
+            registry_store.get(connection, SENSOR, OTHER, "s"),
+            registry_store.get(connection, VARIABLE, OTHER, str(variable)),
+            registry_store.get(connection, TOKEN, OTHER, str(token.id)),
+            registry_store.listed(connection, SENSOR, OTHER, TEN, "d"),
+            registry_store.listed(connection, VARIABLE, OTHER, TEN, "s"),
+            registry_store.listed(connection, TOKEN, OTHER, TEN, "d"),
         ):
             with pytest.raises(AemosError) as refused:
                 await looked_up
             assert refused.value.kind is Kind.NOT_FOUND
-        assert not await registry_store.list_devices(connection, OTHER, 0, 10)
-        assert not await registry_store.describe_sensors(connection, OTHER, ["s"])
-        assert len(await registry_store.describe_sensors(connection, OWN, ["s"])) == 1
+        for entity in (DEVICE, SENSOR, VARIABLE, TOKEN):
+            assert await registry_store.listed(connection, entity, OTHER, TEN) == ([], "")
+            assert len((await registry_store.listed(connection, entity, OWN, TEN))[0]) == 1
 
 
 @pytest.mark.parametrize("organization", [OWN, OTHER])
@@ -95,13 +102,13 @@ async def test_a_uuid_is_taken_once(database: Database, organization: int) -> No
 
 
 async def test_lists_go_on_behind_an_id(database: Database) -> None:
-    """One more than asked says that there are more."""
+    """A token says that there are more."""
     async with database.write() as connection:
         ids = [await add_device(connection, f"d{n}") for n in range(5)]
-        first = await registry_store.list_devices(connection, OWN, 0, 2)
-        rest = await registry_store.list_devices(connection, OWN, ids[1], 10)
-    assert [row.id for row in (*first[:2], *rest)] == ids
-    assert len(first) == 3
+        first, token = await registry_store.listed(connection, DEVICE, OWN, Page(2, 0))
+        rest, end = await registry_store.listed(connection, DEVICE, OWN, Page(10, int(token)))
+    assert [row.id for row in (*first, *rest)] == ids
+    assert (len(first), end) == (2, "")
 
 
 async def test_a_device_goes_with_all_that_hangs_on_it(database: Database) -> None:
@@ -109,10 +116,10 @@ async def test_a_device_goes_with_all_that_hangs_on_it(database: Database) -> No
     async with database.write() as connection:
         device = await add_device(connection, "d")
         sensor = await add_sensor(connection, device, "s")
-        await add_variable(connection, device, sensor, "v")
+        await add_variable(connection, sensor, "v")
         await add_token(connection, device, b"\xff" * 32, sensor)
         kept = await add_device(connection, "kept")
-        await registry_store.remove(connection, t.device, device, device)
+        await registry_store.remove(connection, DEVICE, await registry_store.get(connection, DEVICE, OWN, "d"))
     async with database.read() as connection:
         for table, left in ((t.device, 1), (t.sensor, 0), (t.telemetry_data, 0), (t.device_token, 0)):
             assert (await connection.execute(select(func.count()).select_from(table))).scalar() == left
@@ -129,12 +136,12 @@ async def test_revoked_tokens_are_found_no_more(database: Database) -> None:
         device = await add_device(connection, "d")
         sensor = await add_sensor(connection, device, "s")
         bound = [sensor, None, None]
-        ids = [await add_token(connection, device, d, s) for d, s in zip(digests, bound, strict=True)]
-        await registry_store.change(connection, t.device_token, device, ids[2], {"revoked_at_ms": 5})
-        found = {row.token_sha256: row.id for row in await registry_store.find_tokens(connection, digests)}
-        assert found == dict(zip(digests[:2], ids[:2], strict=True))
-        rows = await registry_store.tokens_of(connection, ids)
-        assert {(row.id, row.device_uuid, row.sensor_uuid) for row in rows} == {(ids[0], "d", "s"), (ids[1], "d", None)}
+        made = [await add_token(connection, device, d, s) for d, s in zip(digests, bound, strict=True)]
+        await registry_store.change(connection, TOKEN, made[2], {"revoked_at_ms": 5})
+        for which in (t.device_token.c.token_sha256.in_(digests), t.device_token.c.id.in_([row.id for row in made])):
+            rows = await registry_store.valid_tokens(connection, which)
+            found = {(row.token_sha256, row.id, row.device_uuid, row.sensor_uuid) for row in rows}
+            assert found == {(digests[0], made[0].id, "d", "s"), (digests[1], made[1].id, "d", None)}
 
 
 async def test_a_sensor_without_variables_is_there(database: Database) -> None:
@@ -143,9 +150,9 @@ async def test_a_sensor_without_variables_is_there(database: Database) -> None:
         device = await add_device(connection, "d")
         full, bare = [await add_sensor(connection, device, uuid) for uuid in ("full", "bare")]
         for name in ("a", "A"):
-            await add_variable(connection, device, full, name)
-        rows = await registry_store.sensors_of(connection, [device])
-    assert sorted((row.id, row.variable_name or "") for row in rows) == [(full, "A"), (full, "a"), (bare, "")]
+            await add_variable(connection, full, name)
+        rows = await registry_store.variables_of(connection, t.sensor.c.device_id == device)
+    assert [(row.sensor_id, row.variable_name or "") for row in rows] == [(full, "A"), (full, "a"), (bare, "")]
 
 
 async def store(database: Database, rows: Sequence[readings_store.Values], names: readings_store.Messages) -> None:

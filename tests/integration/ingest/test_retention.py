@@ -9,7 +9,7 @@ from aemos_core.errors import AemosError
 from aemos_core.identity import Caller, set_caller
 from aemos_core.times import now_ms
 from aemos_ingest import tables
-from aemos_ingest.organization_service import Organizations
+from aemos_ingest.identity_service import Identity
 from aemos_ingest.retention import DAY_MS, Retention
 from sqlalchemy import func, select
 
@@ -49,7 +49,7 @@ async def test_retention_deletes_what_is_too_old_and_what_is_gone(world: World) 
     young = [row(9_000, now - 6 * day, v) for v in (1, 3, 99)]
     await world.store(*old, *young, told=False)
     set_caller(Caller(1, 1, "admin"))
-    await Organizations(world.database).change(None, 7)
+    await Identity(world.database).change_organization(None, 7)
     stop = asyncio.Event()
     assert not await Retention(world.database, Lost(), 1.0).round(stop)
     assert sum((await left(world)).values()) == 7_503
@@ -98,11 +98,11 @@ async def test_retention_stops_at_once_and_goes_on_after_a_restart(world: World)
 async def test_an_organization_is_changed_within_bounds(world: World) -> None:
     """Days that cannot be are refused; what is not given stays."""
     set_caller(Caller(1, 1, "admin"))
-    organizations = Organizations(world.database)
-    assert (await organizations.change("Plant", None)).name == "Plant"
-    assert (await organizations.change(None, 30)).retention_days == 30
-    assert (await organizations.get()).name == "Plant"
+    identity = Identity(world.database)
+    assert (await identity.change_organization("Plant", None)).name == "Plant"
+    assert (await identity.change_organization(None, 30)).retention_days == 30
+    assert (await identity.organization()).name == "Plant"
     for days in (-1, 40_000):
         with pytest.raises(AemosError) as refused:
-            await organizations.change(None, days)
+            await identity.change_organization(None, days)
         assert refused.value.errors[0].loc == "retentionDays"
