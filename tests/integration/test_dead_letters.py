@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from aemos_client import dead_letters_page
+from aemos_client.dead_letters import DeadLetters, act
 from aemos_core.broker import WakeRedisBroker, open_broker
-from aemos_core.dead_letters import DeadLetters
 from aemos_core.jobs import RECORD_NOTIFICATIONS, JobQueue
 from aemos_core.worker import JobWorker, actor_on_loop
 
@@ -48,13 +47,13 @@ async def test_a_job_that_failed_is_kept_and_replayed(
         first, second = letters.all()
         assert (first.queue, first.job) == (QUEUE, SPEC.name)
         assert "it does not add up" in first.error
-        assert dead_letters_page._act(letters, "list", []) == 0
+        assert act(letters, "list", []) == 0
         assert "it does not add up" in capsys.readouterr().out
         assert letters.replay(QUEUE, first.id)
         await until(lambda: len(done) == 1, 10)
         assert [letter.id for letter in letters.all()] == [second.id]
-        assert dead_letters_page._act(letters, "drop", [f"{QUEUE}/{second.id}"]) == 0
-        assert dead_letters_page._act(letters, "drop", [f"{QUEUE}/{second.id}"]) == 1
+        assert act(letters, "drop", [f"{QUEUE}/{second.id}"]) == 0
+        assert act(letters, "drop", [f"{QUEUE}/{second.id}"]) == 1
         assert list(letters.all()) == []
     finally:
         stop.set()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aemos_core.database import migrate
 
-from aemos_client import chain_commands, dead_letters_page, settings_page, trace_page, up
+from aemos_client import chain_commands, dead_letters, settings_page, trace_page, up
 
 OWNERS = ("ingest", "rules", "scheduler", "notify")
 """Services that own a database."""
@@ -28,7 +28,7 @@ def main() -> None:
     trace.add_argument("trace_id")
     trace.add_argument("--dir", type=Path, default=Path("var/traces"))
     chain_commands.add_commands(commands)
-    dead_letters_page.add_commands(commands)
+    dead_letters.add_commands(commands)
     arguments = parser.parse_args()
     match arguments.command:
         case "up":
@@ -42,7 +42,7 @@ def main() -> None:
         case "chains":
             raise SystemExit(chain_commands.run(arguments))
         case "dead-letters":
-            raise SystemExit(dead_letters_page.run(arguments))
+            raise SystemExit(dead_letters.run(arguments))
         case "demo":
             importlib.import_module("aemos_client.demo").main(arguments.seconds)
 

@@ -8,12 +8,15 @@ import socket
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from aemos_core.waiting import wait
+
+T = TypeVar("T")
 _MOST_DEATHS = 5
 _DEATHS_SECONDS = 60.0
 _RESTART_SECONDS = 0.5
@@ -40,7 +43,7 @@ class Supervisor:
     def __init__(self, environment: Mapping[str, str], drain_seconds: float) -> None:
         self.status = 0
         self._drain_seconds = drain_seconds
-        self._stopping = asyncio.Event()
+        self.stopping = asyncio.Event()
         self._processes: list[Process] = []
         self._keepers: set[asyncio.Task[None]] = set()
         self._directory = tempfile.TemporaryDirectory(prefix="aemos-")
@@ -64,27 +67,23 @@ class Supervisor:
         self._notify.close()
         self._directory.cleanup()
 
-    @property
-    def stopping(self) -> bool:
-        """Whether the end has begun."""
-        return self._stopping.is_set()
-
     def stop(self) -> None:
         """Begins the end."""
-        self._stopping.set()
+        self.stopping.set()
 
-    async def stopped(self) -> None:
-        """Waits for the end to begin."""
-        await self._stopping.wait()
-
-    async def first(self, task: asyncio.Task[Any]) -> None:
-        """Waits for a task, or for the end to begin; then the task is cancelled."""
-        end = asyncio.create_task(self._stopping.wait())
+    async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What it gives, or None when the end begins first: then it is cancelled, or not even begun."""
+        if self.stopping.is_set():
+            work.close()
+            return None
+        task, end = asyncio.create_task(work), asyncio.create_task(self.stopping.wait())
         await asyncio.wait([task, end], return_when=asyncio.FIRST_COMPLETED)
         end.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task])
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.wait([task])
+        return None
 
     async def run_once(self, command: Sequence[str]) -> bool:
         """Runs a command to its end; whether it succeeded."""
@@ -94,20 +93,16 @@ class Supervisor:
     async def start(self, processes: Sequence[Process]) -> None:
         """Starts processes and waits until all are ready, or the end begins."""
         self._processes += processes
+        self._keepers |= {asyncio.create_task(self._keep(process)) for process in processes}
+        until = time.monotonic() + _READY_SECONDS
         for process in processes:
-            keeper = asyncio.create_task(self._keep(process))
-            self._keepers.add(keeper)
-        every_ready = asyncio.create_task(_all_ready(processes))
-        end = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait([every_ready, end], timeout=_READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if not every_ready.done() and not self.stopping:
-            late = ", ".join(process.name for process in processes if not process.ready.is_set())
-            self._give_up(f"not ready within {_READY_SECONDS:.0f} s: {late}")
-        every_ready.cancel()
-        end.cancel()
+            await wait(self.stopping, until - time.monotonic(), process.ready)
+        late = [process.name for process in processes if not process.ready.is_set()]
+        if late and not self.stopping.is_set():
+            self._give_up(f"not ready within {_READY_SECONDS:.0f} s: {', '.join(late)}")
 
     async def _keep(self, process: Process) -> None:
-        while not self.stopping:
+        while not self.stopping.is_set():
             process.running = await asyncio.create_subprocess_exec(
                 *process.command, env=self._environment, start_new_session=True
             )
@@ -115,7 +110,7 @@ class Supervisor:
             status = await process.running.wait()
             if waiting is not None:
                 waiting.cancel()
-            if self.stopping:
+            if self.stopping.is_set():
                 return
             self._died(process, status)
             await asyncio.sleep(_RESTART_SECONDS)
@@ -160,8 +155,3 @@ class Supervisor:
             if running.returncode is None:
                 os.killpg(running.pid, 9)
                 await running.wait()
-
-
-async def _all_ready(processes: Sequence[Process]) -> None:
-    for process in processes:
-        await process.ready.wait()

@@ -68,12 +68,10 @@ async def _up(var: Path, environment: Mapping[str, str], redis: Process | None) 
         if not await supervisor.run_once([sys.executable, "-m", "aemos_client", "migrate"]):
             return 1
         await supervisor.start([Process(name, [sys.executable, *arguments]) for name, arguments in _MODULES])
-        if not supervisor.stopping:
-            seeding = asyncio.create_task(demo_seed.seed(var, environment))
-            await supervisor.first(seeding)
-            if seeding.done() and not seeding.cancelled():
-                print(seeding.result(), flush=True)
-        await supervisor.stopped()
+        seeding = demo_seed.seed(var, environment)
+        if banner := await supervisor.unless_stopped(seeding):
+            print(banner, flush=True)
+        await supervisor.stopping.wait()
     return supervisor.status
 
 

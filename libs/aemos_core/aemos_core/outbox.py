@@ -13,6 +13,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple, Protocol
 from uuid import uuid4
 
@@ -166,26 +167,22 @@ class Outbox:
     def _lane(self, kind: str, partition: int) -> Lane:
         lane = self._lanes.get((kind, partition))
         if lane is None:
-            read = self._read(kind, partition)
+            read = partial(self._read, kind, partition)
             lane = Lane(self.relay_id, self._senders[kind], partition, read, self._settle, self._in_order)
             self._lanes[kind, partition] = lane
         return lane
 
-    def _read(self, kind: str, partition: int):  # type: ignore[no-untyped-def]
+    async def _read(self, kind: str, partition: int, relay: str, after: int, limit: int) -> list[Row]:
         rows = self._tables.rows.c
-
-        async def read(relay: str, after: int, limit: int) -> list[Row]:
-            query = (
-                select(rows.seq, rows.payload, rows.weight)
-                .where(rows.relay == relay, rows.seq > after, rows.kind == kind, rows.lane == partition)
-                .order_by(rows.seq)
-                .limit(limit)
-            )
-            async with self._database.read() as connection:
-                found = (await connection.execute(query)).all()
-            return [Row(kind, partition, bytes(r.payload), r.weight, relay, r.seq) for r in found]
-
-        return read
+        query = (
+            select(rows.seq, rows.payload, rows.weight)
+            .where(rows.relay == relay, rows.seq > after, rows.kind == kind, rows.lane == partition)
+            .order_by(rows.seq)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            found = (await connection.execute(query)).all()
+        return [Row(kind, partition, bytes(r.payload), r.weight, relay, r.seq) for r in found]
 
     def _settle(self, rows: Sequence[Row], keep_ms: int) -> None:
         due = now_ms() + keep_ms

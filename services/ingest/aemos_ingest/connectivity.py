@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from aemos.v1 import connectivity_pb2 as pb
@@ -18,10 +18,10 @@ from aemos_core.names import DEVICE_CONNECTIVITY
 from aemos_core.outbox import OutboxRows, Row
 from aemos_core.times import now_ms, rfc3339
 from aemos_core.waiting import wait
+from sqlalchemy import ColumnElement, delete, false, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aemos_ingest import connectivity_store as store
-from aemos_ingest.connectivity_store import HEARD
+from aemos_ingest import tables as t
 from aemos_ingest.registry_store import AnyRow
 
 log = logging.getLogger("aemos.ingest")
@@ -30,6 +30,12 @@ LEASE_SECONDS = 10.0
 _SWEEP_SECONDS = 1.0
 _FROZEN_SECONDS = 5.0
 _AT_ONCE = 500
+HEARD = ""
+"""Stands for a gateway where a device has no connection but was heard of, for a time of its own."""
+_lease = t.gateway_lease.c
+_place = t.device_connection.c
+Place = tuple[int, str]
+"""A device, and the gateway that it is connected to."""
 
 
 class Connectivity:
@@ -50,7 +56,7 @@ class Connectivity:
         rows: list[Row] = []
         async with self._database.write() as connection:
             until = now_ms() + int(self._lease_seconds * 1000)
-            is_new = await store.renew(connection, request.gateway_id, until)
+            is_new = await _renew(connection, request.gateway_id, until)
             if request.connected or request.disconnected or request.heard:
                 rows = await self._take(connection, request)
         self._outbox.committed(rows)
@@ -75,48 +81,53 @@ class Connectivity:
         """Takes offline whom nothing holds online any more."""
         while True:
             async with self._database.read() as connection:
-                found = await store.orphans(connection, now_ms(), _AT_ONCE)
+                found = await _orphans(connection, now_ms(), _AT_ONCE)
             if only_look or not found:
                 return
             async with self._database.write() as connection:
-                await store.end_leases(connection, now_ms())
+                # Whoever renews one of these later is told that it is new.
+                await connection.execute(delete(t.gateway_lease).where(_lease.until_ms < now_ms()))
             await self._let_go({device_id for device_id, _ in found})
 
     async def _let_go(self, device_ids: set[int]) -> None:
         async with self._database.write() as connection:
-            devices = await store.lock_devices(connection, device_ids)
-            gone = await store.orphans(connection, now_ms(), 4 * _AT_ONCE, device_ids)
-            await store.disconnect(connection, gone)
+            devices = await _lock_devices(connection, device_ids)
+            gone = await _orphans(connection, now_ms(), 4 * _AT_ONCE, device_ids)
+            await _disconnect(connection, gone)
             reasons = {device_id: "silent" if gateway == HEARD else "gateway_lost" for device_id, gateway in gone}
             rows = await self._settle(connection, devices, reasons, 0)
         self._outbox.committed(rows)
 
     async def _take(self, connection: AsyncConnection, request: pb.ReportConnectionsRequest) -> list[Row]:
         gateway, connected, heard = request.gateway_id, set(request.connected), set(request.heard)
-        devices = await store.lock_devices(connection, {*connected, *heard, *request.disconnected})
+        devices = await _lock_devices(connection, {*connected, *heard, *request.disconnected})
         known = {device.id for device in devices}
-        places = await store.places_of(connection, known)
+        places = await _places_of(connection, known)
         new = (one for one in sorted(connected & known) if (one, gateway) not in places)
-        await store.connect(connection, gateway, new, None)
+        await _connect(connection, gateway, new, None)
         if heard:
             until = now_ms() + request.heard_for_ms
-            await store.prolong(connection, heard, until)
+            again = (_place.gateway_id == HEARD) & _place.device_id.in_(heard)
+            await connection.execute(update(t.device_connection).where(again).values(until_ms=until))
             first = (one for one in sorted(heard & known) if (one, HEARD) not in places)
-            await store.connect(connection, HEARD, first, until)
-        await store.disconnect(connection, [(one, gateway) for one in set(request.disconnected) - connected])
+            await _connect(connection, HEARD, first, until)
+        await _disconnect(connection, [(one, gateway) for one in set(request.disconnected) - connected])
         reasons = {**dict.fromkeys(heard, "reading"), **dict.fromkeys(connected, "connected")}
         return await self._settle(connection, devices, reasons, now_ms())
 
     async def _settle(
         self, connection: AsyncConnection, devices: Sequence[AnyRow], reasons: Mapping[int, str], seen_ms: int
     ) -> list[Row]:
-        """Sets and announces what changed of locked devices. Who has no reason here has disconnected."""
-        places = await store.places_of(connection, {device.id for device in devices})
+        """Sets and announces what changed of locked devices. Who has no reason here has disconnected; `seen_ms` is 0
+        when they were not seen just now."""
+        places = await _places_of(connection, {device.id for device in devices})
         online = {device_id for device_id, _ in places}
         changed = [device for device in devices if device.online != (device.id in online)]
         for state in (True, False):
             ids = [device.id for device in changed if (device.id in online) is state]
-            await store.set_online(connection, ids, state, seen_ms)
+            values = {"online": state, **({"last_seen_at_ms": seen_ms} if seen_ms else {})}
+            if ids:
+                await connection.execute(update(t.device).where(t.device.c.id.in_(ids)).values(values))
         told = [
             connectivity_changed(
                 device, device.id in online, reasons.get(device.id, "disconnected"), seen_ms or device.last_seen_at_ms
@@ -131,3 +142,60 @@ def connectivity_changed(device: Any, online: bool, reason: str, seen_ms: int | 
     last_seen = rfc3339(seen_ms) if seen_ms else None
     metadata = {"online": online, "reason": reason, "lastSeenAt": last_seen}
     return announcement(DEVICE_CONNECTIVITY, device, metadata, telemetry.NO_CONTEXT)
+
+
+async def _renew(connection: AsyncConnection, gateway_id: str, until_ms: int) -> bool:
+    """Prolongs a lease; True when there was none."""
+    mine = update(t.gateway_lease).where(_lease.gateway_id == gateway_id).values(until_ms=until_ms)
+    if (await connection.execute(mine)).rowcount:
+        return False
+    await connection.execute(insert(t.gateway_lease).values(gateway_id=gateway_id, until_ms=until_ms))
+    return True
+
+
+async def _lock_devices(connection: AsyncConnection, device_ids: Iterable[int]) -> Sequence[AnyRow]:
+    """Those that exist, locked until the transaction's end: what makes one online changes only under this lock."""
+    c = t.device.c
+    columns = (c.id, c.id.label("device_id"), c.organization_id, c.uuid.label("device_uuid"), c.online)
+    query = select(*columns, c.last_seen_at_ms).where(c.id.in_(list(device_ids))).order_by(c.id)
+    return (await connection.execute(query.with_for_update())).all()
+
+
+async def _places_of(connection: AsyncConnection, device_ids: Collection[int]) -> set[Place]:
+    """Where these devices are connected."""
+    query = select(_place.device_id, _place.gateway_id).where(_place.device_id.in_(device_ids))
+    return {(row.device_id, row.gateway_id) for row in await connection.execute(query)}
+
+
+async def _connect(
+    connection: AsyncConnection, gateway_id: str, device_ids: Iterable[int], until_ms: int | None
+) -> None:
+    """Makes connections that are not there."""
+    rows = [{"device_id": one, "gateway_id": gateway_id, "until_ms": until_ms} for one in device_ids]
+    if rows:
+        await connection.execute(insert(t.device_connection), rows)
+
+
+async def _disconnect(connection: AsyncConnection, places: Collection[Place]) -> None:
+    """Takes connections away; those that are not there are no mistake."""
+    if places:
+        key = tuple_(_place.device_id, _place.gateway_id)
+        await connection.execute(delete(t.device_connection).where(key.in_(list(places))))
+
+
+async def _orphans(
+    connection: AsyncConnection, at_ms: int, limit: int, device_ids: Collection[int] | None = None
+) -> list[Place]:
+    """Connections that hold nobody online any more, of some devices when they are given."""
+    dead = await _without_lease(connection, at_ms)
+    orphan: ColumnElement[bool] = _place.gateway_id.in_(dead) if dead else false()
+    query = select(_place.device_id, _place.gateway_id).where(orphan | (_place.until_ms < at_ms))
+    if device_ids is not None:
+        query = query.where(_place.device_id.in_(device_ids))
+    return [(row.device_id, row.gateway_id) for row in await connection.execute(query.limit(limit))]
+
+
+async def _without_lease(connection: AsyncConnection, at_ms: int) -> set[str]:
+    holders = set((await connection.execute(select(_place.gateway_id).distinct())).scalars()) - {HEARD}
+    alive = select(_lease.gateway_id).where(_lease.until_ms >= at_ms)
+    return holders - set((await connection.execute(alive)).scalars())

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import groupby, pairwise
 
 from aemos_core.cron import wrong_zone, zone_of
 from aemos_core.errors import invalid
@@ -96,19 +97,9 @@ def _next(interval: str, day: date) -> date:
 
 
 def _joined(boundaries: Iterable[int]) -> Iterator[Span]:
-    run: Span | None = None
-    iterator = iter(boundaries)
-    start = next(iterator)
-    for end in iterator:
-        if run is not None and run.width_ms == end - start:
-            run = Span(run.start_ms, run.width_ms, run.count + 1)
-        else:
-            if run is not None:
-                yield run
-            run = Span(start, end - start, 1)
-        start = end
-    if run is not None:
-        yield run
+    for width_ms, run in groupby(pairwise(boundaries), lambda pair: pair[1] - pair[0]):
+        starts = [start for start, _ in run]
+        yield Span(starts[0], width_ms, len(starts))
 
 
 def _too_many(most: int) -> Exception:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aemos_core.audit import audit_table
 from aemos_core.database import TABLE_ARGS, Id
 from aemos_core.outbox import OutboxTables
@@ -22,43 +24,42 @@ from sqlalchemy import (
     false,
 )
 from sqlalchemy.dialects.mysql import BINARY, MEDIUMTEXT
+from sqlalchemy.schema import SchemaItem
 
 metadata = MetaData()
 outbox = OutboxTables(metadata)
 audit = audit_table(metadata)
 _Digest = LargeBinary(32).with_variant(BINARY(32), "mysql", "mariadb")
 
-organization = Table(
+
+def _table(name: str, *columns: SchemaItem, **options: Any) -> Table:
+    return Table(name, metadata, *columns, **options, **TABLE_ARGS)
+
+
+organization = _table(
     "organization",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("name", String(200), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("retention_days", Integer, nullable=False, server_default="0"),
-    **TABLE_ARGS,
 )
-user = Table(
+user = _table(
     "app_user",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("organization_id", BigInteger, nullable=False),
     Column("email", String(254), nullable=False, unique=True),
     Column("password_hash", String(200), nullable=False),
     Column("role", String(20), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
-    **TABLE_ARGS,
 )
-signing_key = Table(
+signing_key = _table(
     "signing_key",
-    metadata,
     Column("kid", String(32), primary_key=True),
     Column("private_key", LargeBinary(32), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
-    **TABLE_ARGS,
 )
-device = Table(
+device = _table(
     "device",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("organization_id", BigInteger, nullable=False),
     Column("uuid", String(64), nullable=False, unique=True),
@@ -72,11 +73,9 @@ device = Table(
     Column("rejections_recorded", BigInteger, nullable=False, server_default="0"),
     Column("rejections_counted", BigInteger, nullable=False, server_default="0"),
     Index("device_by_organization", "organization_id", "id"),
-    **TABLE_ARGS,
 )
-sensor = Table(
+sensor = _table(
     "sensor",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("organization_id", BigInteger, nullable=False),
     Column("device_id", Id, ForeignKey("device.id", ondelete="CASCADE"), nullable=False),
@@ -84,11 +83,9 @@ sensor = Table(
     Column("name", String(200), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Index("sensor_by_organization", "organization_id", "id"),
-    **TABLE_ARGS,
 )
-telemetry_data = Table(
+telemetry_data = _table(
     "telemetry_data",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("organization_id", BigInteger, nullable=False),
     Column("sensor_id", Id, ForeignKey("sensor.id", ondelete="CASCADE"), nullable=False),
@@ -97,11 +94,9 @@ telemetry_data = Table(
     Column("unit", String(40), nullable=False),
     UniqueConstraint("sensor_id", "variable_name", name="telemetry_data_name"),
     Index("telemetry_data_by_organization", "organization_id", "id"),
-    **TABLE_ARGS,
 )
-device_token = Table(
+device_token = _table(
     "device_token",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("organization_id", BigInteger, nullable=False),
     Column("device_id", Id, ForeignKey("device.id", ondelete="CASCADE"), nullable=False),
@@ -112,12 +107,10 @@ device_token = Table(
     Column("revoked_at_ms", BigInteger),
     Column("expires_at_ms", BigInteger),
     Column("last_used_at_ms", BigInteger),
-    **TABLE_ARGS,
 )
 # Clustered by what is asked for: one variable, a range of time. An insert touches one page, a day is read in one sweep.
-data_stream = Table(
+data_stream = _table(
     "data_stream",
-    metadata,
     Column("telemetry_data_id", BigInteger, primary_key=True, autoincrement=False),
     Column("received_at_ms", BigInteger, primary_key=True, autoincrement=False),
     Column("id", BigInteger, primary_key=True, autoincrement=False),
@@ -125,35 +118,29 @@ data_stream = Table(
     Column("number", Double),
     Column("origin_key", BigInteger),
     sqlite_with_rowid=False,
-    **TABLE_ARGS,
 )
 # What devices named by a messageId: which reading it became, for a day.
-reading_message = Table(
+reading_message = _table(
     "reading_message",
-    metadata,
     Column("device_id", BigInteger, primary_key=True, autoincrement=False),
     Column("message_id", String(128), primary_key=True),
     Column("digest", LargeBinary(16).with_variant(BINARY(16), "mysql", "mariadb"), nullable=False),
     Column("reading_id", BigInteger, nullable=False),
     Column("received_at_ms", BigInteger, nullable=False),
     Column("at_ms", BigInteger, nullable=False, index=True),
-    **TABLE_ARGS,
 )
 # Origins of which a repetition is being stored, for ten minutes: other processes look here before they store the same.
-origin_claim = Table(
+origin_claim = _table(
     "origin_claim",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("telemetry_data_id", BigInteger, nullable=False),
     Column("origin_key", BigInteger, nullable=False),
     Column("before_ms", BigInteger, nullable=False, index=True),
     Index("origin_claim_by_origin", "telemetry_data_id", "origin_key"),
-    **TABLE_ARGS,
 )
 # The last refused messages of a device, in a ring: number n stands in slot n % 100.
-rejection = Table(
+rejection = _table(
     "rejection",
-    metadata,
     Column("device_id", Id, ForeignKey("device.id", ondelete="CASCADE"), primary_key=True),
     Column("slot", Integer, primary_key=True, autoincrement=False),
     Column("number", BigInteger, nullable=False),
@@ -163,37 +150,28 @@ rejection = Table(
     Column("detail", String(500), nullable=False),
     Column("errors", Text, nullable=False),
     Column("payload", String(200), nullable=False),
-    **TABLE_ARGS,
 )
-gateway_lease = Table(
+gateway_lease = _table(
     "gateway_lease",
-    metadata,
     Column("gateway_id", String(32), primary_key=True),
     Column("until_ms", BigInteger, nullable=False, index=True),
-    **TABLE_ARGS,
 )
 # What makes a device online: a connection as long as its gateway has a lease, or, without one, a time of its own.
-device_connection = Table(
+device_connection = _table(
     "device_connection",
-    metadata,
     Column("device_id", Id, ForeignKey("device.id", ondelete="CASCADE"), primary_key=True),
     Column("gateway_id", String(32), primary_key=True),
     Column("until_ms", BigInteger, index=True),
     Index("device_connection_by_gateway", "gateway_id"),
-    **TABLE_ARGS,
 )
-id_block = Table(
+id_block = _table(
     "id_block",
-    metadata,
     Column("name", String(20), primary_key=True),
     Column("next_id", BigInteger, nullable=False),
-    **TABLE_ARGS,
 )
-registry_change = Table(
+registry_change = _table(
     "registry_change",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("device_id", BigInteger, nullable=False),
     Column("at_ms", BigInteger, nullable=False, index=True),
-    **TABLE_ARGS,
 )
