@@ -11,23 +11,14 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from aemos.v1 import device_pb2 as device
-from aemos.v1 import device_pb2_grpc as device_rpc
-from aemos.v1 import device_state_pb2 as state
-from aemos.v1 import device_state_pb2_grpc as state_rpc
-from aemos.v1 import identity_pb2 as identity
-from aemos.v1 import identity_pb2_grpc as identity_rpc
-from aemos.v1 import rule_chain_pb2 as chain
-from aemos.v1 import rule_chain_pb2_grpc as chain_rpc
-from aemos.v1 import sensor_pb2 as sensor
-from aemos.v1 import sensor_pb2_grpc as sensor_rpc
-from aemos.v1 import telemetry_data_pb2 as variable
-from aemos.v1 import telemetry_data_pb2_grpc as variable_rpc
+from aemos.v1.rule_chain_pb2 import Node
+from aemos_core.contract import methods
 from aemos_core.identity import Caller, set_caller
 from aemos_core.rpc import open_channel
 
 EMAIL = "demo@aemos.example"
 _AT_ONCE = 8
+_SECRET = "AEMOS_SERVICE_SECRET"
 _SERVICES = ("gateway", "ingest", "rules", "scheduler", "notify")
 _SCHEDULES = (
     ("Hourly Temperature Check", "0 0 * * * *"),
@@ -85,89 +76,75 @@ Everything else is in {var / "demo.json"}. A first reading, which raises an aler
 
 
 class _Seeder:
+    """Calls what it needs by its name in the contract, as the demo's administrator once there is one."""
+
     def __init__(self, stack: AsyncExitStack, environment: Mapping[str, str]) -> None:
         self._stack = stack
         self._environment = environment
+        self._channels: dict[str, Any] = {}
+        self._made: list[dict[str, Any]] = []
 
-    async def _channel(self, service: str) -> Any:
-        target = self._environment[f"AEMOS_{service.upper()}_TARGET"]
-        return await self._stack.enter_async_context(open_channel(target, self._environment["AEMOS_SERVICE_SECRET"]))
+    async def _call(self, owner: str, name: str, /, **fields: Any) -> Any:
+        method = methods()[f"/aemos.v1.{name}"]
+        serialize, parse = method.request.SerializeToString, method.response.FromString
+        return await self._channels[owner].unary_unary(method.path, serialize, parse)(method.request(**fields))
 
     async def seed(self, count: int) -> dict[str, Any]:
         """The organization with its devices and chains."""
-        ingest, rules = await self._channel("ingest"), await self._channel("rules")
+        for owner in ("ingest", "rules"):
+            channel = open_channel(self._environment[f"AEMOS_{owner.upper()}_TARGET"], self._environment[_SECRET])
+            self._channels[owner] = await self._stack.enter_async_context(channel)
         login = {"email": EMAIL, "password": secrets.token_urlsafe(9)}
-        people = identity_rpc.IdentityServiceStub(ingest)
-        await people.CreateOrganization(
-            identity.CreateOrganizationRequest(name="Demo", admin_email=EMAIL, admin_password=login["password"])
-        )
-        tokens = await people.Login(identity.LoginRequest(**login))
+        admin = {"admin_email": EMAIL, "admin_password": login["password"]}
+        await self._call("ingest", "IdentityService/CreateOrganization", name="Demo", **admin)
+        tokens = await self._call("ingest", "IdentityService/Login", **login)
         set_caller(Caller(0, 0, "admin", tokens.access_token))
-        self._devices = device_rpc.DeviceServiceStub(ingest)
-        self._sensors = sensor_rpc.SensorServiceStub(ingest)
-        self._variables = variable_rpc.TelemetryDataServiceStub(ingest)
-        self._states = state_rpc.DeviceStateServiceStub(rules)
-        self._chains = chain_rpc.RuleChainServiceStub(rules)
-        self._made: list[dict[str, Any]] = []
         at_once = asyncio.Semaphore(_AT_ONCE)
         devices = await asyncio.gather(*(self._device(number, at_once) for number in range(1, count + 1)))
         for name, cron in _SCHEDULES if devices else ():
-            await self._scheduled(name, cron, devices[0]["stateId"])
+            await self._chain(name, _set_state(devices[0]["stateId"], "normal"), cron_expression=cron, timezone="UTC")
         for one in devices:
             del one["stateId"]
         return {"login": login, "devices": devices, "ruleChains": sorted(self._made, key=lambda made: made["id"])}
 
     async def _device(self, number: int, at_once: asyncio.Semaphore) -> dict[str, Any]:
         async with at_once:
-            return await self._equipped(number)
-
-    async def _equipped(self, number: int) -> dict[str, Any]:
-        made = await self._devices.CreateDevice(device.CreateDeviceRequest(name=f"Demo device {number}"))
-        part = await self._sensors.CreateSensor(sensor.CreateSensorRequest(device=made.uuid, name="Thermometer"))
-        await self._variables.CreateTelemetryData(
-            variable.CreateTelemetryDataRequest(sensor=part.uuid, variable_name="temperature", type="number", unit="°C")
-        )
-        token = await self._devices.CreateDeviceToken(device.CreateDeviceTokenRequest(device=made.uuid, name="demo"))
-        alert = await self._states.CreateDeviceState(
-            state.CreateDeviceStateRequest(device=made.uuid, name="temperatureAlert", default_value="normal")
-        )
-        await self._chain("High Temperature Alert", part.uuid, "value > 25", alert.id, "warning", convert=True)
-        await self._chain("Temperature Normal", part.uuid, "value <= 25", alert.id, "normal", convert=False)
+            made = await self._call("ingest", "DeviceService/CreateDevice", name=f"Demo device {number}")
+            of = {"device": made.uuid}
+            sensor = await self._call("ingest", "SensorService/CreateSensor", name="Thermometer", **of)
+            variable = {"variable_name": "temperature", "type": "number", "unit": "°C"}
+            await self._call("ingest", "TelemetryDataService/CreateTelemetryData", sensor=sensor.uuid, **variable)
+            token = await self._call("ingest", "DeviceService/CreateDeviceToken", name="demo", **of)
+            state = {"name": "temperatureAlert", "default_value": "normal"}
+            alert = await self._call("rules", "DeviceStateService/CreateDeviceState", **of, **state)
+            convert = _node("transform", "to Fahrenheit", {"action": "convertToFahrenheit"})
+            high, normal = _filter(sensor.uuid, "value > 25"), _filter(sensor.uuid, "value <= 25")
+            await self._chain("High Temperature Alert", high, convert, _set_state(alert.id, "warning"))
+            await self._chain("Temperature Normal", normal, _set_state(alert.id, "normal"))
         return {
             "id": made.id,
             "uuid": made.uuid,
             "token": token.token,
-            "sensorId": part.id,
-            "sensorUuid": part.uuid,
+            "sensorId": sensor.id,
+            "sensorUuid": sensor.uuid,
             "stateId": alert.id,
         }
 
-    async def _chain(
-        self, name: str, sensor_uuid: str, condition: str, state_id: int, value: str, *, convert: bool
-    ) -> None:
-        nodes = [_node("filter", condition, {"sensorUUID": sensor_uuid, "condition": condition})]
-        if convert:
-            nodes.append(_node("transform", "to Fahrenheit", {"action": "convertToFahrenheit"}))
-        nodes.append(_set_state(state_id, value))
-        await self._make(chain.CreateRuleChainRequest(name=name, nodes=nodes))
-
-    async def _scheduled(self, name: str, cron: str, state_id: int) -> None:
-        request = chain.CreateRuleChainRequest(
-            name=name, nodes=[_set_state(state_id, "normal")], cron_expression=cron, timezone="UTC"
-        )
-        await self._make(request)
-
-    async def _make(self, request: chain.CreateRuleChainRequest) -> None:
-        made = await self._chains.CreateRuleChain(request)
+    async def _chain(self, name: str, *nodes: Node, **fields: Any) -> None:
+        made = await self._call("rules", "RuleChainService/CreateRuleChain", name=name, nodes=nodes, **fields)
         self._made.append({"id": made.id, "name": made.name})
 
 
-def _set_state(state_id: int, value: str) -> chain.Node:
+def _filter(sensor_uuid: str, condition: str) -> Node:
+    return _node("filter", condition, {"sensorUUID": sensor_uuid, "condition": condition})
+
+
+def _set_state(state_id: int, value: str) -> Node:
     config = {"action": "sendNotification", "deviceStateId": state_id, "newStateValue": value}
     return _node("action", f"set {value}", config)
 
 
-def _node(kind: str, name: str, config: Mapping[str, Any]) -> chain.Node:
-    node = chain.Node(type=kind, name=name)
+def _node(kind: str, name: str, config: Mapping[str, Any]) -> Node:
+    node = Node(type=kind, name=name)
     node.config.update(config)
     return node

@@ -12,7 +12,6 @@ from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aemos_ingest.identity_service import Login
 from aemos_ingest.labels import attributes_of, labels_of, stored_attributes
 from aemos_ingest.readings_service import Outcome
 from aemos_ingest.registry_store import AnyRow
@@ -118,13 +117,6 @@ def variable(row: AnyRow) -> telemetry_data_pb2.TelemetryData:
     """A variable."""
     return telemetry_data_pb2.TelemetryData(
         id=row.id, variable_name=row.variable_name, type=row.type, unit=row.unit, sensor_uuid=row.sensor_uuid
-    )
-
-
-def login(tokens: Login) -> identity_pb2.LoginResponse:
-    """Tokens of a user."""
-    return identity_pb2.LoginResponse(
-        access_token=tokens.access_token, refresh_token=tokens.refresh_token, expires_in=tokens.expires_in
     )
 
 

@@ -61,10 +61,10 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         return codec.organization(await self._identity.change_organization(name, days))
 
     async def Login(self, request: id_pb.LoginRequest, context: Context) -> id_pb.LoginResponse:
-        return codec.login(await self._identity.login(request.email, request.password))
+        return await self._identity.login(request.email, request.password)
 
     async def RefreshLogin(self, request: id_pb.RefreshLoginRequest, context: Context) -> id_pb.LoginResponse:
-        return codec.login(await self._identity.refresh(request.refresh_token))
+        return await self._identity.refresh(request.refresh_token)
 
     async def GetSigningKeys(
         self, request: id_pb.GetSigningKeysRequest, context: Context

@@ -6,10 +6,10 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jwt
+from aemos.v1.identity_pb2 import LoginResponse
 from aemos_core import audit
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind, invalid, not_found, unauthenticated
@@ -33,15 +33,6 @@ _LONGEST_PASSWORD = 200
 _MOST_DAYS = 36_500
 _CONCURRENT_HASHES = 2
 _WRONG = "e-mail or password is wrong"
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """Tokens of a user; seconds until the access token expires."""
-
-    access_token: str
-    refresh_token: str
-    expires_in: int
 
 
 class Identity:
@@ -116,7 +107,7 @@ class Identity:
                 await audit.record(connection, t.audit, "organization.update", f"organization {found.id}")
             return await _own(connection)
 
-    async def login(self, email: str, password: str) -> Login:
+    async def login(self, email: str, password: str) -> LoginResponse:
         """Tokens for an e-mail and a password; as slow for an unknown e-mail as for a wrong password."""
         query = select(t.user).where(t.user.c.email == email.lower()[:254])
         async with self._database.read() as connection:
@@ -125,7 +116,7 @@ class Identity:
             raise AemosError(Kind.UNAUTHENTICATED, _WRONG, reason="wrong_credentials")
         return self._tokens(found.id, found.organization_id, found.role)
 
-    async def refresh(self, refresh_token: str) -> Login:
+    async def refresh(self, refresh_token: str) -> LoginResponse:
         """New tokens for a refresh token, with the role that the user has now."""
         known = await self.verifier.verify(refresh_token, _REFRESH_AUDIENCE)
         async with self._database.read() as connection:
@@ -144,7 +135,7 @@ class Identity:
     async def _local_keys(self) -> Mapping[str, Ed25519PublicKey]:
         return self.public_keys()
 
-    def _tokens(self, user_id: int, organization_id: int, role: str) -> Login:
+    def _tokens(self, user_id: int, organization_id: int, role: str) -> LoginResponse:
         now = int(time.time())
         claims = {"iss": ISSUER, "sub": str(user_id), "org": organization_id, "role": role, "iat": now, "nbf": now}
 
@@ -153,7 +144,7 @@ class Identity:
             return jwt.encode(body, self._private[self._kid], algorithm="EdDSA", headers={"kid": self._kid})
 
         access, refresh = sign(AUDIENCE, ACCESS_SECONDS), sign(_REFRESH_AUDIENCE, REFRESH_SECONDS)
-        return Login(access, refresh, ACCESS_SECONDS)
+        return LoginResponse(access_token=access, refresh_token=refresh, expires_in=ACCESS_SECONDS)
 
 
 async def _own(connection: AsyncConnection) -> AnyRow:

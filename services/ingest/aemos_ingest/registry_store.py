@@ -210,20 +210,14 @@ async def set_times(connection: AsyncConnection, column: Column[Any], times: Map
     await connection.execute(update(table).where(table.c.id.in_(times)).values(values))
 
 
+_SOURCE = (_d.uuid.label("device_uuid"), _d.creates_variables, _s.uuid.label("sensor_uuid"))
+
+
 async def valid_tokens(connection: AsyncConnection, which: ColumnElement[bool]) -> Sequence[AnyRow]:
     """The valid ones of some tokens, with their devices' uuids and their own sensors' uuids."""
     ends = _token.expires_at_ms
     query = (
-        select(
-            _token.id,
-            _token.token_sha256,
-            _token.organization_id,
-            _token.device_id,
-            _d.uuid.label("device_uuid"),
-            _d.creates_variables,
-            _s.uuid.label("sensor_uuid"),
-            ends,
-        )
+        select(_token.id, _token.token_sha256, _token.organization_id, _token.device_id, ends, *_SOURCE)
         .join(t.device, _d.id == _token.device_id)
         .outerjoin(t.sensor, _s.id == _token.sensor_id)
         .where(which, _token.revoked_at_ms.is_(None), ends.is_(None) | (ends > now_ms()))
@@ -233,16 +227,9 @@ async def valid_tokens(connection: AsyncConnection, which: ColumnElement[bool]) 
 
 async def owners_of(connection: AsyncConnection, sensors: Iterable[tuple[int, str]]) -> Sequence[AnyRow]:
     """As `valid_tokens`, for sensors by organization and uuid: what rules derived needs no token."""
+    never = null().label("expires_at_ms")
     query = (
-        select(
-            literal(0).label("id"),
-            _s.organization_id,
-            _s.device_id,
-            _d.uuid.label("device_uuid"),
-            _d.creates_variables,
-            _s.uuid.label("sensor_uuid"),
-            null().label("expires_at_ms"),
-        )
+        select(literal(0).label("id"), _s.organization_id, _s.device_id, never, *_SOURCE)
         .join(t.device, _d.id == _s.device_id)
         .where(tuple_(_s.organization_id, _s.uuid).in_(list(sensors)))
     )

@@ -9,5 +9,5 @@ down_revision = "0002"
 
 def upgrade() -> None:
     """Adds the columns."""
-    op.add_column("device", sa.Column("labels", sa.Text(), nullable=True))
-    op.add_column("device", sa.Column("attributes", sa.Text(), nullable=True))
+    op.add_column("device", sa.Column("labels", sa.Text()))
+    op.add_column("device", sa.Column("attributes", sa.Text()))

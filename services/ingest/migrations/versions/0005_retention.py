@@ -9,4 +9,4 @@ down_revision = "0004"
 
 def upgrade() -> None:
     """For ever, until somebody says otherwise."""
-    op.add_column("organization", sa.Column("retention_days", sa.Integer(), nullable=False, server_default="0"))
+    op.add_column("organization", sa.Column("retention_days", sa.Integer, nullable=False, server_default="0"))

@@ -9,4 +9,4 @@ down_revision = "0001"
 
 def upgrade() -> None:
     """Adds the column; what is older stays without."""
-    op.add_column("notification", sa.Column("rooms", sa.Text(), nullable=True))
+    op.add_column("notification", sa.Column("rooms", sa.Text()))

@@ -1,6 +1,7 @@
 """Connections between nodes, and every version of a chain."""
 
 import sqlalchemy as sa
+from aemos_core.migrations import create_table
 from alembic import op
 from sqlalchemy.dialects import mysql
 
@@ -14,20 +15,15 @@ _TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mariadb").with_variant(mysql
 def upgrade() -> None:
     """Adds the column and the table; what chains are now is their first known version."""
     op.add_column("rule_chain", sa.Column("connections", _TEXT))
-    op.create_table(
+    create_table(
         "rule_chain_version",
-        sa.Column("rule_chain_id", _ID, nullable=False),
-        sa.Column("version", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("rule_chain_id", _ID, sa.ForeignKey("rule_chain.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("version", sa.Integer, autoincrement=False, primary_key=True),
+        sa.Column("name", sa.String(200), nullable=False),
         sa.Column("nodes", _TEXT, nullable=False),
         sa.Column("connections", _TEXT),
-        sa.Column("saved_at_ms", sa.BigInteger(), nullable=False),
-        sa.Column("user_id", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["rule_chain_id"], ["rule_chain.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("rule_chain_id", "version"),
-        mysql_charset="utf8mb4",
-        mysql_collate="utf8mb4_bin",
-        mysql_engine="InnoDB",
+        sa.Column("saved_at_ms", sa.BigInteger, nullable=False),
+        sa.Column("user_id", sa.BigInteger, nullable=False),
     )
     op.execute(
         "INSERT INTO rule_chain_version (rule_chain_id, version, name, nodes, saved_at_ms, user_id) "

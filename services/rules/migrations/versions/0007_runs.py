@@ -1,6 +1,7 @@
 """Recorded runs, and chains that are suspended because they only fail."""
 
 import sqlalchemy as sa
+from aemos_core.migrations import create_table
 from alembic import op
 from sqlalchemy.dialects import mysql
 
@@ -13,33 +14,27 @@ _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     """Adds columns and a table."""
     zero, empty = sa.text("0"), sa.text("''")
-    op.add_column("rule_chain", sa.Column("suspended_at_ms", sa.BigInteger(), nullable=False, server_default=zero))
-    op.add_column("rule_chain", sa.Column("suspension", sa.String(length=500), nullable=False, server_default=empty))
-    op.create_table(
+    op.add_column("rule_chain", sa.Column("suspended_at_ms", sa.BigInteger, nullable=False, server_default=zero))
+    op.add_column("rule_chain", sa.Column("suspension", sa.String(500), nullable=False, server_default=empty))
+    create_table(
         "chain_run",
-        sa.Column("id", _ID, nullable=False),
-        sa.Column("rule_chain_id", _ID, nullable=False),
-        sa.Column("organization_id", sa.BigInteger(), nullable=False),
-        sa.Column("version", sa.Integer(), nullable=False),
-        sa.Column("trigger_kind", sa.String(length=20), nullable=False),
-        sa.Column("data_stream_id", sa.BigInteger(), nullable=False),
-        sa.Column("device_uuid", sa.String(length=64), nullable=False),
-        sa.Column("sensor_uuid", sa.String(length=64), nullable=False),
-        sa.Column("outcome", sa.String(length=20), nullable=False),
-        sa.Column("error", sa.String(length=500), nullable=False),
-        sa.Column("at_ms", sa.BigInteger(), nullable=False),
-        sa.Column("recorded_at_ms", sa.BigInteger(), nullable=False),
-        sa.Column("trace_id", sa.String(length=32), nullable=False),
+        sa.Column("id", _ID, primary_key=True),
+        sa.Column("rule_chain_id", _ID, sa.ForeignKey("rule_chain.id", ondelete="CASCADE"), nullable=False),
+        sa.Column("organization_id", sa.BigInteger, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("trigger_kind", sa.String(20), nullable=False),
+        sa.Column("data_stream_id", sa.BigInteger, nullable=False),
+        sa.Column("device_uuid", sa.String(64), nullable=False),
+        sa.Column("sensor_uuid", sa.String(64), nullable=False),
+        sa.Column("outcome", sa.String(20), nullable=False),
+        sa.Column("error", sa.String(500), nullable=False),
+        sa.Column("at_ms", sa.BigInteger, nullable=False),
+        sa.Column("recorded_at_ms", sa.BigInteger, nullable=False, index=True),
+        sa.Column("trace_id", sa.String(32), nullable=False),
         sa.Column(
             "detail",
             sa.Text().with_variant(mysql.MEDIUMTEXT(), "mariadb").with_variant(mysql.MEDIUMTEXT(), "mysql"),
             nullable=False,
         ),
-        sa.ForeignKeyConstraint(["rule_chain_id"], ["rule_chain.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("id"),
-        mysql_charset="utf8mb4",
-        mysql_collate="utf8mb4_bin",
-        mysql_engine="InnoDB",
     )
     op.create_index("chain_run_by_chain", "chain_run", ["rule_chain_id", "id"])
-    op.create_index(op.f("ix_chain_run_recorded_at_ms"), "chain_run", ["recorded_at_ms"])

@@ -9,5 +9,5 @@ down_revision = "0007"
 
 def upgrade() -> None:
     """Adds a column."""
-    run = sa.Column("chain_run_id", sa.BigInteger(), nullable=False, server_default=sa.text("0"))
+    run = sa.Column("chain_run_id", sa.BigInteger, nullable=False, server_default=sa.text("0"))
     op.add_column("device_state_instance", run)
