@@ -1,4 +1,4 @@
-"""What the CoAP edge answers: a code, a JSON body, and the options that go with them. Pure."""
+"""What the CoAP edge answers: a code, a JSON body, and the options that go with them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 from aemos_core.errors import AemosError, Kind, internal
 from aiocoap.optiontypes import BlockOption
 
+from aemos_gateway import problems
 from aemos_gateway.readings import MAX_READING_BYTES, Receipt
 
 log = logging.getLogger("aemos.gateway")
@@ -89,17 +90,10 @@ def refused(error: BaseException) -> Answer:
         log.error("a CoAP request failed: %s", type(error).__name__, exc_info=error)
         error = internal()
     code = error.code if isinstance(error, CoapError) else error.kind.answers.coap
-    body = {
-        "type": f"urn:aemos:error:{error.reason}",
-        "title": error.reason.replace("_", " ").capitalize(),
-        "status": code // 32 * 100 + code % 32,
-        "detail": error.detail,
-        "reason": error.reason,
-        "errors": error.errors,
-    }
     options = {**PLAIN}
     if error.retry_after is not None:
         options[MAX_AGE] = error.retry_after
     if code == _TOO_LARGE:
         options[SIZE1] = MAX_READING_BYTES
-    return Answer(code, msgspec.json.encode(body), options)
+    title = error.reason.replace("_", " ").capitalize()
+    return Answer(code, problems.body(error, code // 32 * 100 + code % 32, title), options)

@@ -6,23 +6,25 @@ Protobuf's own JSON writes 64-bit integers as text and cannot say which field is
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from aemos_core.errors import AemosError, FieldError, Kind
-from aemos_core.times import parse_rfc3339, rfc3339
+from aemos_core.times import parse_rfc3339, rfc3339, to_timestamp
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from aemos_gateway.readings import MAX_DEPTH
 
 _F = FieldDescriptor
 # Of the two implementations of protobuf the stubs name both, and neither has the other's type.
 Field = Any
 Shape = Any
-_INTEGERS = {_F.CPPTYPE_INT32, _F.CPPTYPE_INT64, _F.CPPTYPE_UINT32, _F.CPPTYPE_UINT64}
-_NUMBERS = {_F.CPPTYPE_DOUBLE, _F.CPPTYPE_FLOAT}
 MOST = 2**53
 """What every JSON reader keeps exactly (RFC 8259, 6)."""
 
@@ -41,11 +43,11 @@ def to_json(message: Message) -> Any:
 
 
 def _value_to_json(field: Field, value: Any) -> Any:
-    if field.is_repeated:
-        if is_map(field):
-            return dict(value)
-        return [to_json(item) if field.message_type else item for item in value]
-    return to_json(value) if field.message_type else value
+    if is_map(field):
+        return dict(value)
+    if not field.is_repeated:
+        return to_json(value) if field.message_type else value
+    return [to_json(item) for item in value] if field.message_type else list(value)
 
 
 def is_map(field: Field) -> bool:
@@ -54,116 +56,101 @@ def is_map(field: Field) -> bool:
 
 
 def from_json(message: Message, values: Any, loc: str = "") -> list[FieldError]:
-    """Fills a message from JSON values; returns every mistake with its place."""
+    """Fills a message from JSON values; returns every mistake with its place, and fills nothing if there is one."""
     if not isinstance(values, Mapping):
         return [FieldError(loc or "body", "must be an object")]
     fields = message.DESCRIPTOR.fields_by_camelcase_name
-    errors = []
+    read, errors = {}, []
     for name, value in values.items():
         where = f"{loc}.{name}" if loc else str(name)
         if name not in fields:
             errors.append(FieldError(where, "is not a field"))
         elif value is not None:
-            errors += _fill(message, fields[name], value, where)
-    return errors
-
-
-def _fill(message: Message, field: Field, value: Any, loc: str) -> list[FieldError]:
-    if field.is_repeated:
-        fill = _fill_map if is_map(field) else _fill_list
-        return fill(getattr(message, field.name), field, value, loc)
-    if field.message_type:
-        child = getattr(message, field.name)
-        child.SetInParent()
-        return _fill_message(child, value, loc)
-    mistake = _mistake(field, value)
-    if not mistake:
-        setattr(message, field.name, value)
-    return [FieldError(loc, mistake)] if mistake else []
-
-
-def _fill_list(items: Any, field: Field, values: Any, loc: str) -> list[FieldError]:
-    if not isinstance(values, list):
-        return [FieldError(loc, "must be a list")]
-    errors = []
-    for index, value in enumerate(values):
-        where = f"{loc}.{index}"
-        if field.message_type:
-            errors += _fill_message(items.add(), value, where)
-        elif mistake := _mistake(field, value):
-            errors.append(FieldError(where, mistake))
-        else:
-            items.append(value)
-    return errors
-
-
-def _fill_map(items: Any, field: Field, values: Any, loc: str) -> list[FieldError]:
-    """A map from text to scalars, which is all that the contract has."""
-    if not isinstance(values, dict):
-        return [FieldError(loc, "must be an object")]
-    of_value = field.message_type.fields_by_name["value"]
-    errors = []
-    for key, value in values.items():
-        if mistake := _text(key) or _mistake(of_value, value):
-            errors.append(FieldError(f"{loc}.{key}", mistake))
-        else:
-            items[key] = value
-    return errors
-
-
-def _fill_message(message: Message, value: Any, loc: str) -> list[FieldError]:
-    if isinstance(message, Timestamp):
-        try:
-            message.FromMilliseconds(parse_rfc3339(value))
-        except (TypeError, ValueError, OverflowError):
-            return [FieldError(loc, "must be an RFC 3339 time with its offset")]
-        return []
-    if isinstance(message, Struct):
-        return _fill_struct(message, value, loc)
-    if isinstance(message, Value):
-        json_format.ParseDict(value, message)
-        return []
-    return from_json(message, value, loc)
-
-
-def _fill_struct(message: Struct, value: Any, loc: str) -> list[FieldError]:
-    if not isinstance(value, dict):
-        return [FieldError(loc, "must be an object")]
+            read[fields[name].name] = _read(fields[name], value, where, errors)
+    if errors:
+        return errors
     try:
-        message.update(value)
-    except OverflowError:
-        return [FieldError(loc, "a number in it is too large")]
+        message.MergeFrom(type(message)(**read))
+    except DecodeError:  # on the wire, messages within each other are at most 100
+        return [FieldError(loc or "body", "is nested too deep")]
     return []
 
 
-def _mistake(field: Field, value: Any) -> str:
-    return _CHECKS[field.cpp_type](value)
+def _read(field: Field, value: Any, loc: str, errors: list[FieldError]) -> Any:
+    """What protobuf takes for a field; None after a mistake, which is added to `errors`."""
+    if not field.is_repeated:
+        return _read_one(field, value, loc, errors)
+    if is_map(field) and isinstance(value, dict):
+        of_value = field.message_type.fields_by_name["value"]
+        return {key: _read_one(of_value, item, f"{loc}.{key}", errors) for key, item in value.items()}
+    if not is_map(field) and isinstance(value, list):
+        return [_read_one(field, item, f"{loc}.{index}", errors) for index, item in enumerate(value)]
+    errors.append(FieldError(loc, "must be an object" if is_map(field) else "must be a list"))
+    return None
 
 
-def _integer(value: Any) -> str:
-    return "" if type(value) is int and abs(value) <= MOST else "must be an integer"
+def _read_one(field: Field, value: Any, loc: str, errors: list[FieldError]) -> Any:
+    shape = field.message_type
+    reader = _READERS.get(shape.full_name if shape else field.cpp_type)
+    if reader is None:
+        message = GetMessageClass(shape)()
+        errors += from_json(message, value, loc)
+        return message
+    try:
+        return reader(value)
+    except ValueError as mistake:
+        errors.append(FieldError(loc, str(mistake)))
+        return None
 
 
-def _number(value: Any) -> str:
-    return "" if type(value) in (int, float) else "must be a number"
+def _only(complaint: str, *types: type, most: float = MOST) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if type(value) not in types or abs(value) > most:
+            raise ValueError(complaint)
+        return value
 
-
-def _boolean(value: Any) -> str:
-    return "" if isinstance(value, bool) else "must be true or false"
+    return read
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        return "must be text"
-    return "must not contain the character NUL" if "\0" in value else ""
+        raise ValueError("must be text")
+    if "\0" in value:
+        raise ValueError("must not contain the character NUL")
+    return value
 
 
-_CHECKS: dict[int, Callable[[Any], str]] = {
-    **dict.fromkeys(_INTEGERS, _integer),
-    **dict.fromkeys(_NUMBERS, _number),
-    _F.CPPTYPE_BOOL: _boolean,
+def _time(value: Any) -> Timestamp:
+    try:
+        return to_timestamp(parse_rfc3339(value))
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("must be an RFC 3339 time with its offset") from None
+
+
+def _object(value: Any) -> Struct:
+    if not isinstance(value, dict):
+        raise ValueError("must be an object")
+    return _anything(value).struct_value
+
+
+def _anything(value: Any) -> Value:
+    try:
+        return json_format.ParseDict(value, Value(), max_recursion_depth=4 * MAX_DEPTH)
+    except (OverflowError, json_format.ParseError):
+        raise ValueError("a number in it is too large") from None
+
+
+_READERS: dict[int | str, Callable[[Any], Any]] = {
+    _F.CPPTYPE_INT32: _only("must be an integer", int, most=2**31 - 1),
+    _F.CPPTYPE_INT64: _only("must be an integer", int),
+    _F.CPPTYPE_DOUBLE: _only("must be a number", int, float, most=sys.float_info.max),
+    _F.CPPTYPE_BOOL: _only("must be true or false", bool),
     _F.CPPTYPE_STRING: _text,
+    "google.protobuf.Timestamp": _time,
+    "google.protobuf.Struct": _object,
+    "google.protobuf.Value": _anything,
 }
+"""How a value is read, by the type of its field; ValueError says what it must be. Other messages have fields."""
 
 
 def from_parameters(descriptor: Shape, parameters: Mapping[str, list[str]]) -> tuple[dict[str, Any], list[FieldError]]:
@@ -184,7 +171,7 @@ def from_parameters(descriptor: Shape, parameters: Mapping[str, list[str]]) -> t
 
 
 def _parameter(field: Field, text: str) -> Any:
-    if field.cpp_type not in _INTEGERS:
+    if field.cpp_type not in (_F.CPPTYPE_INT32, _F.CPPTYPE_INT64):
         return text
     return int(text) if text.isascii() and text.isdigit() and len(text) < 17 else None
 

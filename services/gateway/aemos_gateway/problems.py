@@ -1,10 +1,9 @@
-"""Errors over HTTP: RFC 9457 problem details."""
+"""Errors as RFC 9457 problem details."""
 
 from __future__ import annotations
 
 import logging
 from http import HTTPStatus
-from typing import Any
 
 import msgspec
 from aemos_core.errors import AemosError, Kind, internal
@@ -19,29 +18,27 @@ log = logging.getLogger("aemos.gateway")
 MEDIA_TYPE = "application/problem+json"
 
 
+def body(error: AemosError, status: int, title: str) -> bytes:
+    """The JSON of a problem."""
+    problem = {"type": f"urn:aemos:error:{error.reason}", "title": title, "status": status, "detail": error.detail}
+    return msgspec.json.encode({**problem, "reason": error.reason, "errors": error.errors})
+
+
 def problem(error: AemosError, status: int = 0) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of an error's answer."""
     status = status or error.kind.answers.http
-    body: dict[str, Any] = {
-        "type": f"urn:aemos:error:{error.reason}",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": error.detail,
-        "reason": error.reason,
-        "errors": error.errors,
-    }
     headers = {"content-type": MEDIA_TYPE}
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
     if error.kind is Kind.UNAUTHENTICATED:
         headers["www-authenticate"] = 'Bearer realm="aemos"'
-    return status, headers, msgspec.json.encode(body)
+    return status, headers, body(error, status, HTTPStatus(status).phrase)
 
 
 def response(error: AemosError, status: int = 0) -> Response:
     """The answer as Starlette has it."""
-    code, headers, body = problem(error, status)
-    return Response(body, code, headers)
+    code, headers, content = problem(error, status)
+    return Response(content, code, headers)
 
 
 def _allowed(app: FastAPI, scope: Scope) -> str:

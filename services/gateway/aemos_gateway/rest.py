@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import msgspec
 from aemos_core.contract import Access, Method, methods
-from aemos_core.errors import FieldError, invalid, malformed, unauthenticated
+from aemos_core.errors import invalid, malformed, unauthenticated
 from aemos_core.identity import TokenVerifier, check_access, set_caller
 from fastapi import FastAPI
 from google.api.httpbody_pb2 import HttpBody
@@ -70,16 +70,12 @@ def bearer(authorization: str) -> str:
 async def _message(request: Request, method: Method) -> Message:
     message = method.request()
     parameters = {name: [value] for name, value in request.path_params.items()}
-    errors: list[FieldError] = []
+    if not method.has_body:
+        parameters = query_of(request) | parameters
+    values, errors = from_parameters(method.request.DESCRIPTOR, parameters)
     if method.has_body:
-        body = decode_body(await http_body.read(request.receive, MAX_BODY_BYTES))
-        values, errors = from_parameters(method.request.DESCRIPTOR, parameters)
-        errors += from_json(message, body)
-        errors += from_json(message, values)
-    else:
-        values, errors = from_parameters(method.request.DESCRIPTOR, {**query_of(request), **parameters})
-        errors += from_json(message, values)
-    refuse(errors)
+        errors += from_json(message, decode_body(await http_body.read(request.receive, MAX_BODY_BYTES)))
+    refuse(errors + from_json(message, values))
     return message
 
 

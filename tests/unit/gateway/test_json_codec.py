@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from aemos.v1 import device_pb2
+from aemos.v1 import chain_run_pb2, data_stream_pb2, device_pb2, rule_chain_pb2
 from aemos_core.errors import FieldError
 from aemos_gateway.json_codec import from_json, to_json
 from aemos_gateway.openapi import document
@@ -32,6 +32,32 @@ def test_a_map_and_an_object_come_back_as_they_went_in() -> None:
 def test_a_mistake_in_a_map_has_its_place(body: dict[str, Any], mistake: FieldError) -> None:
     """As in every other field."""
     assert from_json(device_pb2.CreateDeviceRequest(), body) == [mistake]
+
+
+@pytest.mark.parametrize(
+    ("message", "body", "mistake"),
+    [
+        (data_stream_pb2.QueryReadingsRequest(), {"pageSize": 2**31}, FieldError("pageSize", "must be an integer")),
+        (chain_run_pb2.MadeUpReading(), {"value": 10**400}, FieldError("value", "a number in it is too large")),
+        (rule_chain_pb2.Node(), {"config": {"x": [10**400]}}, FieldError("config", "a number in it is too large")),
+    ],
+)
+def test_a_number_that_its_field_cannot_hold_is_a_mistake(
+    message: Any, body: dict[str, Any], mistake: FieldError
+) -> None:
+    """And no failure of ours."""
+    assert from_json(message, body) == [mistake]
+
+
+@pytest.mark.parametrize(("levels", "mistakes"), [(30, []), (64, [FieldError("body", "is nested too deep")])])
+def test_an_object_is_nested_as_deep_as_the_wire_takes(levels: int, mistakes: list[FieldError]) -> None:
+    """64 levels are JSON, and too many for the message that carries them."""
+    value: Any = 1.0
+    for level in range(levels):
+        value = [value] if level % 2 else {"x": value}
+    message = device_pb2.CreateDeviceRequest()
+    assert from_json(message, {"attributes": {"x": value}}) == mistakes
+    assert mistakes or to_json(message)["attributes"] == {"x": value}
 
 
 def test_the_openapi_page_says_what_a_map_holds() -> None:
