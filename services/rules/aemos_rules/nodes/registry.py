@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias, dataclass_transform, get_args
 
 import msgspec
@@ -159,7 +160,7 @@ def make_node(node: Node, variable_types: VariableTypes) -> NodeKind:
 
 def parse(kind: type[NodeKind], given: Mapping[str, Any]) -> NodeKind:
     """The node of a configuration; InvalidConfig with every field that is wrong, not only the first."""
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    fields = _fields(kind)
     errors: Errors = [(name, "unknown") for name in given if name not in fields]
     values = {}
     for name, field in fields.items():
@@ -173,6 +174,11 @@ def parse(kind: type[NodeKind], given: Mapping[str, Any]) -> NodeKind:
     if errors:
         raise InvalidConfig(errors)
     return kind(**values)
+
+
+@cache
+def _fields(kind: type[NodeKind]) -> Mapping[str, msgspec.structs.FieldInfo]:
+    return {field.encode_name: field for field in msgspec.structs.fields(kind)}
 
 
 def _whole(value: Any) -> Any:
