@@ -6,7 +6,7 @@ from typing import Any
 
 from aemos_rules.domain import Connection, Node, Reading, RuleChain
 from aemos_rules.engine import CompiledChain, RunResult, compile_chain
-from aemos_rules.run import Cell, Deadline, Remembered, Run, World
+from aemos_rules.run import Cell, Deadline, Remembered, World
 
 SENSOR = "sensor-abc-123"
 T0 = 1_768_905_000_000  # 2026-01-20T10:30:00Z, a Tuesday
@@ -69,9 +69,7 @@ class Play:
         """One deadline comes, perhaps again."""
         if self.deadlines.get(deadline.cell) == deadline:
             del self.deadlines[deadline.cell]
-        run = Run(self.chain.chain, deadline.reading, deadline.at_ms, self._world())
-        run.data, run.depth = dict(deadline.data), deadline.depth
-        return self._kept(self.chain.resume(deadline.cell.node, run, deadline.due_ms))
+        return self._kept(self.chain.resume(deadline.start, self._world()))
 
     def outcomes(self, *sent: tuple[Any, float]) -> list[bool]:
         """Whether the chain fired, for each (value, seconds)."""

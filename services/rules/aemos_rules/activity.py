@@ -11,9 +11,8 @@ from aemos_core.redis_link import RedisClient
 from aemos_core.waiting import wait
 from redis.exceptions import RedisError
 
-from aemos_rules.counting import Activity
 from aemos_rules.domain import Reading
-from aemos_rules.engine import RunResult
+from aemos_rules.engine import Activity, RunResult
 
 log = logging.getLogger("aemos.rules")
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from .domain import Reading
 from .engine import CompiledChain, RunResult
-from .explain import NodeRun, Start, explained
-from .run import Cell, Context, Deadline, Remembered, World
+from .explain import NodeRun, explained
+from .run import Cell, Context, Deadline, Remembered, Start, World
 
 
 class Tried(NamedTuple):
@@ -46,9 +46,8 @@ class _Trial:
         while due := [deadline for deadline in self._deadlines.values() if deadline.due_ms <= now_ms]:
             first = min(due, key=lambda deadline: deadline.due_ms)
             del self._deadlines[first.cell]
-            start = Start(first.reading, first.at_ms, first.cell.node, first.due_ms, first.data, first.depth)
             if first.cell.chain_id == self._chain.chain.id:  # another chain's runs are its own
-                yield self.run(start, first.due_ms)
+                yield self.run(first.start, first.due_ms)
 
     def run(self, start: Start, now_ms: int) -> Tried:
         """One run, and what it leaves behind."""

@@ -6,17 +6,18 @@ the set of nodes that are to run as bits of one number, so each node runs once a
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from .counting import Activity
 from .domain import NodeFailed, Question, Reading, RuleChain
 from .graph import Graph, graph_of, name_mistakes
 from .nodes import InvalidConfig, NodeKind, make_node
 from .nodes.registry import Errors, VariableTypes
-from .run import NOWHERE, Loop, Run, World
+from .run import NOWHERE, Loop, Run, Start, World
 
 MAX_NODES = 100
+KEPT_IDLE = 20
 
 Apply: TypeAlias = Callable[[Run], bool | None]
 Step: TypeAlias = tuple[int, Apply, int, int, int]
@@ -48,6 +49,36 @@ class RunResult(NamedTuple):
     node_name: str = ""
     error: str = ""
     data: Mapping[str, Any] = {}
+
+
+class Activity:
+    """What the runs of one chain amount to since it was last written; `errors_in_row` since it last succeeded."""
+
+    __slots__ = ("errors_in_row", "failed", "fired", "idle", "not_recorded", "second", "second_count", "stopped")
+
+    def __init__(self) -> None:
+        self.fired = self.stopped = self.failed = self.not_recorded = self.errors_in_row = 0
+        self.second = self.second_count = 0
+        self.idle: deque[tuple[Reading | None, RunResult]] = deque(maxlen=KEPT_IDLE)
+
+    def note(self, reading: Reading | None, result: RunResult) -> None:
+        """A run that changed nothing, as far as is known yet."""
+        self.errors_in_row = 0
+        self.idle.append((reading, result))
+        if result.outcome == "fired":
+            self.fired += 1
+        else:
+            self.stopped += 1
+
+    def note_error(self) -> None:
+        """A run that failed."""
+        self.failed += 1
+        self.errors_in_row += 1
+
+    @property
+    def is_fresh(self) -> bool:
+        """Something happened since it was last written."""
+        return bool(self.fired or self.stopped or self.failed)
 
 
 class CompiledChain:
@@ -84,15 +115,17 @@ class CompiledChain:
         """Judges `reading`, or None on a schedule, whose instant `at_ms` is then the event time. Never raises."""
         return self.go(Run(self.chain, reading, at_ms, world), self._entries, self.table)
 
-    def resume(self, node: str, run: Run, deadline_ms: int, table: Sequence[Step] = ()) -> RunResult:
-        """Goes on at the node whose deadline has come, or from the start when it is "". Never raises. See `go`."""
-        if not node:
+    def resume(self, start: Start, world: World, table: Sequence[Step] = ()) -> RunResult:
+        """Runs from the beginning, or goes on at the node whose deadline has come. Never raises. See `go`."""
+        run = Run(self.chain, start.reading, start.at_ms, world)
+        run.data, run.depth = dict(start.data), start.depth
+        if not start.node:
             return self.go(run, self._entries, table or self.table)
         for index, kind in enumerate(self.nodes):
-            if kind.name == node:
-                run.deadline_ms = deadline_ms
+            if kind.name == start.node:
+                run.deadline_ms = start.deadline_ms
                 return self.go(run, 1 << self._places[index], table or self.table)
-        return RunResult("stopped", (), None, node)
+        return RunResult("stopped", (), None, start.node)
 
     def go(self, run: Run, todo: int, table: Sequence[Step]) -> RunResult:
         """Runs the nodes whose bits are in `todo`, and those that they lead to. Never raises.

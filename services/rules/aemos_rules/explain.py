@@ -9,37 +9,12 @@ from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 from .alarms import CLEARED, AlarmAssertion
-from .domain import DerivedReading, NodeFailed, Notice, Reading, ReportWanted, RuleChain, StateAssertion
+from .domain import DerivedReading, NodeFailed, Notice, ReportWanted, RuleChain, StateAssertion
 from .engine import CompiledChain, RunResult, Step
 from .nodes import NodeKind
-from .run import Deadline, Remembered, Run, World
+from .run import Deadline, Remembered, Run, Start, World
 
 _MOST_TEXT = 500
-
-
-class Start(NamedTuple):
-    """How a run began. `node` is empty, or the one at which a deadline (`deadline_ms`) let it go on with `data`."""
-
-    reading: Reading | None
-    at_ms: int = 0
-    node: str = ""
-    deadline_ms: int = 0
-    data: Mapping[str, Any] = {}
-    depth: int = 0
-
-    @property
-    def trigger(self) -> str:
-        """In a word."""
-        if self.node:
-            return "deadline"
-        if self.depth:
-            return "chain"
-        return "schedule" if self.reading is None else "reading"
-
-    @property
-    def moment(self) -> int:
-        """Event time, ms since 1970."""
-        return self.at_ms or (self.reading.received_at_ms if self.reading else 0)
 
 
 class NodeRun(NamedTuple):
@@ -57,9 +32,7 @@ def explained(chain: CompiledChain, start: Start, world: World) -> tuple[RunResu
     """The result of a run, and its nodes in the order in which they ran. Never raises."""
     notes: list[NodeRun] = []
     table = [_noting(step, chain.nodes[index], notes) for step, index in zip(chain.table, chain.order, strict=True)]
-    run = Run(chain.chain, start.reading, start.at_ms, world)
-    run.data, run.depth = dict(start.data), start.depth
-    return chain.resume(start.node, run, start.deadline_ms, table), notes
+    return chain.resume(start, world, table), notes
 
 
 def facts_of(chain: RuleChain, start: Start, result: RunResult) -> dict[str, Any]:

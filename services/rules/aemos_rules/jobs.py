@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from functools import partial
 from typing import Any, TypeAlias
 from zlib import crc32
 
@@ -22,11 +23,10 @@ from aemos_rules.deadlines import deadline_of
 from aemos_rules.domain import Reading
 from aemos_rules.effects import Effects
 from aemos_rules.engine import CompiledChain, RunResult
-from aemos_rules.explain import Start
 from aemos_rules.memory import Fenced, Memory
 from aemos_rules.nodes.remembering import seen
-from aemos_rules.run import Cell, Deadline, Remembered, Run, World
-from aemos_rules.run_records import Ran
+from aemos_rules.run import Cell, Deadline, Remembered, Start, World
+from aemos_rules.run_records import Ran, note
 
 log = logging.getLogger("aemos.rules")
 
@@ -77,8 +77,7 @@ class Judge:
             asking = self._index.asking & sensors
             for portion in list(_portions(readings, judges)):  # the index may forget meanwhile
                 if asking:
-                    asked = _asked_by(partition, portion, asking)
-                    await self._judge(partition, asked, lambda world, portion=portion: _judged(portion, world))  # type: ignore[misc]
+                    await self._judge(partition, _asked_by(partition, portion, asking), partial(_judged, portion))
                 else:
                     await self._effects.apply(_judged(portion, World(now_ms(), partition)))
         await self._done(job_id)
@@ -96,7 +95,7 @@ class Judge:
                 asked = Asked()
                 for chain, deadline in own:
                     asked.add(partition, chain, deadline.reading)
-                await self._judge(partition, asked, lambda world, own=own: _resumed(own, newest, world))  # type: ignore[misc]
+                await self._judge(partition, asked, partial(_resumed, own, newest))
         await self._done(job_id)
 
     async def _judge(self, partition: int, asked: Asked, judge: Callable[[World], list[Any]]) -> None:
@@ -128,14 +127,10 @@ class _Runs:
     def take(self, chain: CompiledChain, result: RunResult, start: Start) -> None:
         """One that said something, or failed."""
         if result.error:
-            chain.activity.note_error()
             self._failures[
                 f"chain {chain.chain.id}, node {result.node_index} {result.node_name!r}: {result.error}"
             ] += 1
-        else:
-            chain.activity.note(start.reading, result)
-        self.effects += result.effects
-        self.effects.append(Ran(chain, start, self._before(chain, start), result))
+        note(Ran(chain, start, self._before(chain, start), result), self.effects)
         if chain.remembering:
             for effect in result.effects:
                 if type(effect) is Remembered:
@@ -197,12 +192,8 @@ def _resumed(
             wait = min(_AGAIN_MS << deadline.tries, _MOST_AGAIN_MS)
             runs.effects.append(deadline._replace(put_off_ms=world.now_ms + wait, tries=deadline.tries + 1))
             continue
-        run = Run(chain.chain, deadline.reading, deadline.at_ms, world)
-        run.data, run.depth = dict(deadline.data), deadline.depth
-        start = Start(
-            deadline.reading, deadline.at_ms, deadline.cell.node, deadline.due_ms, deadline.data, deadline.depth
-        )
-        runs.take(chain, chain.resume(deadline.cell.node, run, deadline.due_ms), start)
+        start = deadline.start
+        runs.take(chain, chain.resume(start, world), start)
     return runs.report()
 
 

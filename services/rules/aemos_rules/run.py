@@ -18,6 +18,31 @@ class Loop(NodeFailed):
     """Chains lead to one another without end: no way of the chain goes on from here."""
 
 
+class Start(NamedTuple):
+    """How a run began. `node` is empty, or the one at which a deadline (`deadline_ms`) let it go on with `data`."""
+
+    reading: Reading | None
+    at_ms: int = 0
+    node: str = ""
+    deadline_ms: int = 0
+    data: Mapping[str, Any] = {}
+    depth: int = 0
+
+    @property
+    def trigger(self) -> str:
+        """In a word."""
+        if self.node:
+            return "deadline"
+        if self.depth:
+            return "chain"
+        return "schedule" if self.reading is None else "reading"
+
+    @property
+    def moment(self) -> int:
+        """Event time, ms since 1970."""
+        return self.at_ms or (self.reading.received_at_ms if self.reading else 0)
+
+
 class Cell(NamedTuple):
     """Names what a node remembers: of one chain, by the node's name, for one key (a variable's id)."""
 
@@ -49,6 +74,11 @@ class Deadline(NamedTuple):
     depth: int = 0
     put_off_ms: int = 0
     tries: int = 0
+
+    @property
+    def start(self) -> Start:
+        """Of the run that goes on."""
+        return Start(self.reading, self.at_ms, self.cell.node, self.due_ms, self.data, self.depth)
 
 
 class World:

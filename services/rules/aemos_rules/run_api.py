@@ -27,10 +27,10 @@ from aemos_rules.contexts import Asked, Contexts
 from aemos_rules.domain import RuleChain
 from aemos_rules.dry_run import Tried, dry_run
 from aemos_rules.engine import compile_chain
-from aemos_rules.explain import Start, described, explained, facts_of
+from aemos_rules.explain import described, explained, facts_of
 from aemos_rules.made_up import MadeUpReadings
 from aemos_rules.memory import Memory
-from aemos_rules.run import World
+from aemos_rules.run import Start, World
 
 MOST_READINGS = 1_000
 OUTCOMES = ("fired", "stopped", "error", "loop")

@@ -20,8 +20,8 @@ from aemos_rules.announcements import chain_looped, chain_suspended
 from aemos_rules.chain_index import chains_changed
 from aemos_rules.domain import Cause, RunIds, StateAssertion
 from aemos_rules.engine import CompiledChain, RunResult
-from aemos_rules.explain import Start, described, explained, facts_of
-from aemos_rules.run import Deadline, Remembered, World
+from aemos_rules.explain import described, explained, facts_of
+from aemos_rules.run import Deadline, Remembered, Start, World
 
 ERRORS_TO_SUSPEND = 20
 MOST_A_SECOND = 50
@@ -48,6 +48,16 @@ class Ran(NamedTuple):
     def is_sure(self) -> bool:
         """It is to be recorded whatever the appliers say."""
         return bool(self.result.error) or any(type(e) not in _QUIET for e in self.result.effects)
+
+
+def note(ran: Ran, effects: list[Any]) -> None:
+    """Counts a run; adds what follows from it, its record included."""
+    if ran.result.error:
+        ran.chain.activity.note_error()
+    else:
+        ran.chain.activity.note(ran.start.reading, ran.result)
+    effects += ran.result.effects
+    effects.append(ran)
 
 
 class Recorder:

@@ -22,9 +22,8 @@ from aemos_rules.chain_index import ChainIndex
 from aemos_rules.domain import Question
 from aemos_rules.effects import Effects
 from aemos_rules.engine import CompiledChain
-from aemos_rules.explain import Start
-from aemos_rules.run import World
-from aemos_rules.run_records import Ran
+from aemos_rules.run import Start, World
+from aemos_rules.run_records import Ran, note
 from aemos_rules.sensor_source import SensorSource
 
 log = logging.getLogger("aemos.rules")
@@ -82,9 +81,9 @@ class ScheduledRuns:
     async def _answers(self, run: job_pb2.ScheduledRun, chain: CompiledChain | None) -> Answers:
         if chain is None or self._source is None or not chain.questions:
             return {}
-        asked, about = sorted(chain.questions), (run.organization_id, run.planned_at_ms, chain.chain.timezone)
-        organization_id, at_ms, timezone = about
-        found = await asyncio.gather(*(self._source.answer(organization_id, q, at_ms, timezone) for q in asked))
+        asked, organization_id, at_ms = sorted(chain.questions), run.organization_id, run.planned_at_ms
+        answer, timezone = self._source.answer, chain.chain.timezone
+        found = await asyncio.gather(*(answer(organization_id, each, at_ms, timezone) for each in asked))
         return dict(zip(asked, found, strict=True))
 
 
@@ -100,13 +99,10 @@ def _run(run: job_pb2.ScheduledRun, chain: CompiledChain | None, answers: Answer
         world = World(now_ms(), answers=answers)
         result = chain.run(None, run.planned_at_ms, world)
         end.outcome = _OUTCOMES[result.outcome]
-        effects += [*result.effects, Ran(chain, Start(None, run.planned_at_ms), world, result)]
+        note(Ran(chain, Start(None, run.planned_at_ms), world, result), effects)
         if result.error:
-            chain.activity.note_error()
             end.error = f"node {result.node_index} {result.node_name!r}: {result.error}"[:_MOST_ERROR]
             log.warning("scheduled chain %d failed: %s", run.rule_chain_id, end.error)
-        else:
-            chain.activity.note(None, result)
     end.finished_at_ms = now_ms()
     return effects
 

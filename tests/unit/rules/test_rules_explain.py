@@ -8,8 +8,8 @@ from aemos_rules.alarms import AlarmAssertion
 from aemos_rules.domain import Node, Reading, RuleChain
 from aemos_rules.dry_run import dry_run
 from aemos_rules.engine import CompiledChain, compile_chain
-from aemos_rules.explain import Start, described, explained
-from aemos_rules.run import World
+from aemos_rules.explain import described, explained
+from aemos_rules.run import Start, World
 
 MINUTE = 60_000
 S = "sensor-1"
