@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
@@ -18,7 +18,7 @@ from aemos_core.paging import Page
 from aemos_core.times import to_timestamp
 
 M = TypeVar("M", bound=Message)
-AnyRow = Row[Any]
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
 
 async def own(connection: AsyncConnection, table: Table, row_id: int, lock: bool = False) -> AnyRow:
@@ -40,7 +40,7 @@ async def listed(
     return page.cut((await connection.execute(query)).all(), key.name)
 
 
-def message(kind: type[M], row: Any, **given: Any) -> M:
+def message(kind: type[M], row: Any, /, **given: Any) -> M:
     """The message of a row.
 
     A field is the column of its name, a time the one with `_ms` behind it; NULL and the time 0 stay unset. `given` has

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 from aemos.v1 import job_pb2, rule_chain_pb2, schedule_pb2
+from aemos_core.records import AnyRow, message
 from aemos_core.times import now_ms, to_timestamp
 from aemos_core.timing import Timing
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aemos_scheduler.domain import Instant, Planned, Schedule
+from aemos_scheduler.domain import LOST_MS, Instant, Planned, Schedule
 from aemos_scheduler.words import in_words
 
-_LONGEST = {"outcome": 10, "run_id": 64, "trace_id": 32, "error": 200}
 # Many schedules say the same, and a hundred thousand of them are in memory.
 _timing = lru_cache(8_192)(Timing)
 
@@ -47,7 +46,7 @@ def timing_from_pb(request: schedule_pb2.PreviewScheduleRequest) -> Timing:
 def job_payload(instant: Instant) -> bytes:
     """One scheduled run; payloads join byte by byte."""
     run = job_pb2.ScheduledRun(
-        rule_chain_id=instant.schedule.rule_chain_id,
+        rule_chain_id=instant.rule_chain_id,
         organization_id=instant.schedule.organization_id,
         cron_expression=instant.schedule.timing.cron_expression,
         timezone=instant.schedule.timing.timezone,
@@ -75,39 +74,23 @@ def planned_to_pb(planned: Planned) -> schedule_pb2.ScheduledChain:
     )
 
 
-def firing_to_pb(row: Any, lost_ms: int) -> schedule_pb2.Firing:
-    """One firing with its end, when it has one; `lost_ms`: how long it may be unfinished."""
-    unfinished = "lost" if row.created_at_ms < now_ms() - lost_ms else "running"
-    return schedule_pb2.Firing(
-        rule_chain_id=row.rule_chain_id,
-        planned_at=to_timestamp(row.planned_at_ms),
+def firing_to_pb(row: AnyRow) -> schedule_pb2.Firing:
+    """One firing with its end, when it has one."""
+    unfinished = "lost" if row.created_at_ms < now_ms() - LOST_MS else "running"
+    return message(
+        schedule_pb2.Firing,
+        row,
         kind="manual" if row.manual else "scheduled",
         fired_at=to_timestamp(row.created_at_ms),
-        started_at=_moment(row.started_at_ms),
-        finished_at=_moment(row.finished_at_ms),
         outcome="queued" if row.queued else row.outcome or unfinished,
-        run_id=row.run_id or "",
-        trace_id=row.trace_id or "",
-        error=row.error or "",
     )
 
 
-def end_row(end: schedule_pb2.FiringEnd) -> dict[str, Any]:
-    """The columns of an end."""
-    return {
-        "rule_chain_id": end.rule_chain_id,
-        "planned_at_ms": end.planned_at_ms,
-        "started_at_ms": end.started_at_ms,
-        "finished_at_ms": end.finished_at_ms,
-        **{name: getattr(end, name)[:longest] for name, longest in _LONGEST.items()},
-    }
-
-
-def end_without_run(rule_chain_id: int, planned_at_ms: int, outcome: str) -> dict[str, Any]:
-    """The columns of an end that no worker reports."""
-    end = schedule_pb2.FiringEnd(rule_chain_id=rule_chain_id, planned_at_ms=planned_at_ms, outcome=outcome)
-    end.finished_at_ms = now_ms()
-    return end_row(end)
+def end_without_run(run: Instant | AnyRow, outcome: str) -> schedule_pb2.FiringEnd:
+    """An end that no worker reports."""
+    return schedule_pb2.FiringEnd(
+        rule_chain_id=run.rule_chain_id, planned_at_ms=run.planned_at_ms, finished_at_ms=now_ms(), outcome=outcome
+    )
 
 
 def _moment(ms: int | None) -> Timestamp | None:

@@ -14,6 +14,8 @@ MISFIRE_MS = 60_000
 """What is later than this was missed, and the schedule's misfire policy decides; anything else is only late."""
 LATE_MS = 5_000
 """What is later than this is reported."""
+LOST_MS = 60 * 60 * 1000
+"""As long as a job may be old: a run that has not ended by then has not run, or cannot say so."""
 MOST_MADE_UP = 100
 """How many missed instants of a schedule "run-all" runs."""
 MOST_QUEUED = 100
@@ -42,6 +44,11 @@ class Instant:
     schedule: Schedule
     planned_at_ms: int
     manual: bool = False
+
+    @property
+    def rule_chain_id(self) -> int:
+        """The chain; with the planned time it names an instant."""
+        return self.schedule.rule_chain_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +149,7 @@ class Timetable:
 
     def _current(self, instants: Sequence[Instant]) -> list[tuple[Schedule, int]]:
         """Their schedules as far as they still are what they were, each with its last instant."""
-        last = {i.schedule.rule_chain_id: i for i in instants if not i.manual}
+        last = {i.rule_chain_id: i for i in instants if not i.manual}
         found = ((self._planned.get(chain), instant) for chain, instant in last.items())
         return [(i.schedule, i.planned_at_ms) for p, i in found if p is not None and p.schedule is i.schedule]
 
@@ -179,7 +186,7 @@ def by_overlap(
     queued: list[Instant] = []
     skipped: list[Instant] = []
     for instant in instants:
-        chain, policy = instant.schedule.rule_chain_id, instant.schedule.overlap
+        chain, policy = instant.rule_chain_id, instant.schedule.overlap
         if policy == "allow" or not busy[chain]:
             runs.append(instant)
         elif policy == "queue" and busy[chain] <= MOST_QUEUED:

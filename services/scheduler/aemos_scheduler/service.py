@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
 
+from aemos.v1 import rule_chain_pb2 as pb
+from aemos.v1 import rule_chain_pb2_grpc
 from aemos_core import telemetry
 from aemos_core.errors import AemosError
 from aemos_core.times import now_ms
 from aemos_core.waiting import wait
 
-from aemos_scheduler.codec import end_without_run
+from aemos_scheduler.codec import end_without_run, schedule_from_pb
 from aemos_scheduler.domain import LATE_MS, Instant, Timetable
-from aemos_scheduler.rules_client import Changes
 from aemos_scheduler.store import FiringStore
 
 log = logging.getLogger("aemos.scheduler")
@@ -28,8 +28,7 @@ MOST_AT_ONCE = 1_000
 """Instants claimed in one transaction, as many as one job holds."""
 TIDY_SECONDS = 10.0
 FIRED_BEFORE_PRUNING = 100
-
-Fire = Callable[[Sequence[Instant]], Awaitable[list[Instant]]]
+_PAGE = 1_000
 
 
 class Clock:
@@ -38,9 +37,9 @@ class Clock:
     What cannot be fired now (no database) is tried again each second; for what is a minute late then see Timetable.
     """
 
-    def __init__(self, timetable: Timetable, fire: Fire, tidier: Tidier) -> None:
+    def __init__(self, timetable: Timetable, firings: FiringStore, tidier: Tidier) -> None:
         self._timetable = timetable
-        self._fire = fire
+        self._firings = firings
         self._tidier = tidier
         self._changed = asyncio.Event()
 
@@ -62,7 +61,7 @@ class Clock:
             due = self._timetable.next_at()
             return None if due is None else (due - now) / 1000
         try:
-            fired = await self._fire(instants)
+            fired = await self._firings.fire(instants)
         except AemosError as error:
             log.warning("%s instants wait: %s", len(instants), error.detail)
             self._timetable.put_back(instants)
@@ -81,19 +80,6 @@ def _report_late(fired: Sequence[Instant], now: int) -> None:
         log.warning("%s of %s runs are more than 5 s late, by up to %.0f s", len(late), len(fired), max(late) / 1000)
 
 
-class Rules(Protocol):
-    """What the copy needs of rules; see RulesClient."""
-
-    def pages(self) -> AsyncIterator[Changes]:
-        """See RulesClient.pages."""
-
-    async def changes(self, since_ms: int) -> Changes | None:
-        """See RulesClient.changes."""
-
-
-LastFired = Callable[[Iterable[int]], Awaitable[Mapping[int, int]]]
-
-
 class ScheduleCopy:
     """A component: the timetable follows what rules has.
 
@@ -102,9 +88,15 @@ class ScheduleCopy:
     what it has stays in force.
     """
 
-    def __init__(self, rules: Rules, last_fired: LastFired, timetable: Timetable, clock: Clock) -> None:
+    def __init__(
+        self,
+        rules: rule_chain_pb2_grpc.RuleChainServiceAsyncStub,
+        firings: FiringStore,
+        timetable: Timetable,
+        clock: Clock,
+    ) -> None:
         self._rules = rules
-        self._last_fired = last_fired
+        self._firings = firings
         self._timetable = timetable
         self._clock = clock
         self._hinted = asyncio.Event()
@@ -125,25 +117,19 @@ class ScheduleCopy:
             else:
                 await wait(stop, RETRY_SECONDS)
 
-    async def take(self, changes: Changes) -> None:
-        """Puts what changed in force. Raises UNAVAILABLE when it cannot be asked what was fired of it."""
-        self._timetable.remove(changes.removed)
-        differing = self._timetable.differing(changes.schedules)
+    async def take(self, schedules: Iterable[pb.Schedule]) -> None:
+        """Puts what is new or changed in force. Raises UNAVAILABLE when it cannot be asked what was fired of it."""
+        differing = self._timetable.differing(map(schedule_from_pb, schedules))
         if not differing:
             return
-        fired = await self._last_fired([schedule.rule_chain_id for schedule in differing])
+        fired = await self._firings.last_fired([schedule.rule_chain_id for schedule in differing])
         for schedule in self._timetable.put(differing, fired, now_ms()):
             log.info("chain %s is never due (any more)", schedule.rule_chain_id)
         self._clock.look_again()
 
     async def _refresh(self) -> bool:
         try:
-            changes = await self._rules.changes(self._since_ms) if self._since_ms else None
-            if changes is None:
-                await self._list_everything()
-            else:
-                await self.take(changes)
-                self._since_ms = changes.now_ms
+            await (self._follow() if self._since_ms else self._list_everything())
         except AemosError as error:
             if self._reached:
                 log.warning("schedules stay as they are: %s", error.detail)
@@ -152,12 +138,26 @@ class ScheduleCopy:
         self._reached = True
         return True
 
+    async def _follow(self) -> None:
+        changes = await self._rules.ListScheduleChanges(pb.ListScheduleChangesRequest(since_ms=self._since_ms))
+        if changes.incomplete:
+            await self._list_everything()
+            return
+        self._timetable.remove(changes.removed_rule_chain_ids)
+        await self.take(changes.schedules)
+        self._since_ms = changes.now_ms
+
     async def _list_everything(self) -> None:
         since_ms, chains = 0, set[int]()
-        async for page in self._rules.pages():
+        request = pb.ListSchedulesRequest(page_size=_PAGE)
+        while True:
+            page = await self._rules.ListSchedules(request, wait_for_ready=True)
             since_ms = since_ms or page.now_ms
             chains |= {schedule.rule_chain_id for schedule in page.schedules}
-            await self.take(page)
+            await self.take(page.schedules)
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                break
         self._timetable.keep_only(chains)
         self._since_ms = since_ms
 
@@ -173,7 +173,7 @@ class Tidier:
     def fired(self, instants: Sequence[Instant]) -> None:
         """History grew."""
         for instant in instants:
-            chain = instant.schedule.rule_chain_id
+            chain = instant.rule_chain_id
             self._fired[chain] += 1
             if self._fired[chain] >= FIRED_BEFORE_PRUNING:
                 del self._fired[chain]
@@ -190,7 +190,7 @@ class Tidier:
     async def _tidy(self) -> None:
         if lost := await self._firings.lost():
             log.warning("nothing was heard of %s runs for an hour", len(lost))
-            await self._firings.finish([end_without_run(*key, "lost") for key in lost])
+            await self._firings.finish([end_without_run(run, "lost") for run in lost])
         while self._crowded:
             await self._firings.prune(next(iter(self._crowded)))
             self._crowded.pop()

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
+from aemos.v1.schedule_pb2 import FiringEnd
 from aemos_core.database import Database
+from aemos_core.identity import caller
 from aemos_core.jobs import RUN_CHAINS
 from aemos_core.outbox import OutboxRows
 from aemos_core.outbox import Row as OutboxRow
 from aemos_core.paging import Page
+from aemos_core.records import AnyRow, listed
 from aemos_core.times import now_ms
-from sqlalchemy import Insert, Table, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import Insert, String, Table, and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_scheduler.codec import end_without_run, job_payload
-from aemos_scheduler.domain import Instant, by_overlap, partition_of
+from aemos_scheduler.domain import LOST_MS, Instant, by_overlap, partition_of
 from aemos_scheduler.tables import firing, firing_end, firing_open
 
-AnyRow = Any
-"""A row of a query, whose columns the query names."""
-Key = tuple[int, int]
-"""(rule chain id, planned time)."""
-LOST_MS = 60 * 60 * 1000
-"""As long as a job may be old: what has not ended by then has not run, or cannot say so."""
 KEPT = 1_000
 KEPT_MS = 90 * 24 * 60 * 60 * 1000
 _AT_ONCE = 500
+Key = tuple[int, int]
+_key: Callable[[Any], Key] = attrgetter("rule_chain_id", "planned_at_ms")
+"""What names an instant, its row and its end."""
 
 
 def _unless_there(table: Table) -> Insert:
@@ -54,22 +55,22 @@ class FiringStore:
         async with self._database.write() as connection:
             # In one order for all, or two processes could wait for each other's rows.
             claimed = await _claim(connection, sorted(instants, key=_key))
-            guarded = {i.schedule.rule_chain_id for i in claimed if i.schedule.overlap != "allow"}
+            guarded = {i.rule_chain_id for i in claimed if i.schedule.overlap != "allow"}
             unfinished = Counter(row.rule_chain_id for row in await _open(connection, guarded))
             runs, queued, skipped = by_overlap(claimed, unfinished)
             opened = [_open_row(i, i in queued) for i in (*runs, *queued) if i.schedule.overlap != "allow"]
             await _insert(connection, insert(firing_open), opened)
-            await _insert(connection, _END, [end_without_run(*_key(i), "skipped") for i in skipped])
-            rows = await self._outbox.add(connection, self._jobs((_key(i)[0], job_payload(i)) for i in runs))
+            await _end(connection, [end_without_run(i, "skipped") for i in skipped])
+            jobs = self._jobs((i.rule_chain_id, job_payload(i)) for i in runs)
+            rows = await self._outbox.add(connection, jobs)
         self._outbox.committed(rows)
         return claimed
 
-    async def finish(self, ends: Sequence[Mapping[str, Any]]) -> None:
+    async def finish(self, ends: Sequence[FiringEnd]) -> None:
         """Stores ends, the first of each run, and lets the runs go that waited for them."""
-        ordered = sorted(ends, key=lambda end: (end["rule_chain_id"], end["planned_at_ms"]))
         async with self._database.write() as connection:
-            await _insert(connection, _END, ordered)
-            released = await _release(connection, {(end["rule_chain_id"], end["planned_at_ms"]) for end in ordered})
+            await _end(connection, ends)
+            released = await _release(connection, set(map(_key, ends)))
             rows = await self._outbox.add(connection, self._jobs((row.rule_chain_id, row.run) for row in released))
         self._outbox.committed(rows)
 
@@ -81,28 +82,24 @@ class FiringStore:
             found = await connection.execute(query.group_by(c.rule_chain_id))
             return {chain: int(at) for chain, at in found.all()}
 
-    async def list_firings(self, organization_id: int, rule_chain_id: int, page: Page) -> tuple[Sequence[AnyRow], str]:
+    async def list_firings(self, rule_chain_id: int, page: Page) -> tuple[Sequence[AnyRow], str]:
         """A chain's firings with their ends, newest first, and the next page's token."""
-        end, waits = firing_end, firing_open
+        c, end, waits = firing.c, firing_end, firing_open
         query = (
-            select(firing, firing_open.c.queued, *(c for c in end.c if not c.primary_key))
+            select(firing, waits.c.queued, *(column for column in end.c if not column.primary_key))
             .outerjoin(end, _same(firing, end))
             .outerjoin(waits, _same(firing, waits))
-            .where(firing.c.rule_chain_id == rule_chain_id, firing.c.organization_id == organization_id)
-            .order_by(firing.c.planned_at_ms.desc())
-            .limit(page.limit + 1)
+            .where(c.rule_chain_id == rule_chain_id, c.organization_id == caller().organization_id)
         )
-        if page.after:
-            query = query.where(firing.c.planned_at_ms < page.after)
         async with self._database.read() as connection:
-            return page.cut((await connection.execute(query)).all(), "planned_at_ms")
+            return await listed(connection, query, c.planned_at_ms, page, newest_first=True)
 
-    async def lost(self) -> list[Key]:
+    async def lost(self) -> Sequence[AnyRow]:
         """Some runs that hold up others and of which nothing was heard for an hour."""
         c = firing_open.c
         query = select(c.rule_chain_id, c.planned_at_ms).where(~c.queued, c.created_at_ms < now_ms() - LOST_MS)
         async with self._database.read() as connection:
-            return [(row[0], row[1]) for row in (await connection.execute(query.limit(_AT_ONCE))).all()]
+            return (await connection.execute(query.limit(_AT_ONCE))).all()
 
     async def prune(self, rule_chain_id: int) -> None:
         """Forgets all but the newest firings of a chain."""
@@ -122,11 +119,9 @@ class FiringStore:
         c = firing.c
         query = select(c.rule_chain_id, c.planned_at_ms).where(c.created_at_ms < now_ms() - KEPT_MS).limit(_AT_ONCE)
         async with self._database.write() as connection:
-            old = [{"chain": row[0], "at": row[1]} for row in (await connection.execute(query)).all()]
+            old = (await connection.execute(query)).all()
             for table in (firing_end, firing):
-                by_key = and_(table.c.rule_chain_id == bindparam("chain"), table.c.planned_at_ms == bindparam("at"))
-                if old:
-                    await connection.execute(delete(table).where(by_key), old)
+                await _by_key(connection, delete(table), table, old)
 
     def _jobs(self, runs: Iterable[tuple[int, bytes]]) -> list[OutboxRow]:
         """One row for each partition: payloads join byte by byte."""
@@ -140,7 +135,7 @@ async def _claim(connection: AsyncConnection, instants: Sequence[Instant]) -> li
     claim, now = random.getrandbits(63), now_ms()
     rows = [
         {
-            "rule_chain_id": instant.schedule.rule_chain_id,
+            "rule_chain_id": instant.rule_chain_id,
             "planned_at_ms": instant.planned_at_ms,
             "organization_id": instant.schedule.organization_id,
             "created_at_ms": now,
@@ -154,11 +149,11 @@ async def _claim(connection: AsyncConnection, instants: Sequence[Instant]) -> li
         return list(instants) if inserted else []
     c, planned = firing.c, [instant.planned_at_ms for instant in instants]
     mine = select(c.rule_chain_id, c.planned_at_ms).where(
-        c.rule_chain_id.in_({instant.schedule.rule_chain_id for instant in instants}),
+        c.rule_chain_id.in_({instant.rule_chain_id for instant in instants}),
         c.planned_at_ms.between(min(planned), max(planned)),
         c.claim == claim,
     )
-    keys = {(row[0], row[1]) for row in (await connection.execute(mine)).all()}
+    keys = set(map(_key, await connection.execute(mine)))
     return [instant for instant in instants if _key(instant) in keys]
 
 
@@ -171,26 +166,33 @@ async def _open(connection: AsyncConnection, chains: Iterable[int]) -> Sequence[
 
 async def _release(connection: AsyncConnection, ended: set[Key]) -> list[AnyRow]:
     """Takes ended runs out of those that are not over; of each of their chains the next that waits is to run now."""
-    c, by_key = (
-        firing_open.c,
-        and_(firing_open.c.rule_chain_id == bindparam("chain"), firing_open.c.planned_at_ms == bindparam("at")),
-    )
     rows = await _open(connection, {chain for chain, _ in ended})
-    over = [
-        {"chain": r.rule_chain_id, "at": r.planned_at_ms} for r in rows if (r.rule_chain_id, r.planned_at_ms) in ended
-    ]
+    over = [row for row in rows if _key(row) in ended]
+    left = [row for row in rows if _key(row) not in ended]
     if not over:
         return []
-    await connection.execute(delete(firing_open).where(by_key), over)
-    left = [row for row in rows if (row.rule_chain_id, row.planned_at_ms) not in ended]
+    await _by_key(connection, delete(firing_open), firing_open, over)
     first = {row.rule_chain_id: row for row in reversed(left)}
     running = {row.rule_chain_id for row in left if not row.queued}
     released = [row for chain, row in first.items() if chain not in running]
-    if released:
-        keys = [{"chain": row.rule_chain_id, "at": row.planned_at_ms} for row in released]
-        goes = update(firing_open).where(by_key).values({c.queued: False, c.created_at_ms: now_ms()})
-        await connection.execute(goes, keys)
+    await _by_key(connection, update(firing_open).values(queued=False, created_at_ms=now_ms()), firing_open, released)
     return released
+
+
+async def _by_key(connection: AsyncConnection, statement: Any, table: Table, rows: Sequence[AnyRow]) -> None:
+    """Deletes or updates the rows of these keys, in one round."""
+    by_key = and_(table.c.rule_chain_id == bindparam("chain"), table.c.planned_at_ms == bindparam("at"))
+    if rows:
+        keys = [{"chain": row.rule_chain_id, "at": row.planned_at_ms} for row in rows]
+        await connection.execute(statement.where(by_key), keys)
+
+
+async def _end(connection: AsyncConnection, ends: Sequence[FiringEnd]) -> None:
+    """Stores ends, in one order for all; texts are cut to what their columns hold."""
+    texts = {column.name: column.type.length for column in firing_end.c if isinstance(column.type, String)}
+    values = ({column.name: getattr(end, column.name) for column in firing_end.c} for end in sorted(ends, key=_key))
+    rows = [row | {name: row[name][:longest] for name, longest in texts.items()} for row in values]
+    await _insert(connection, _END, rows)
 
 
 async def _insert(connection: AsyncConnection, statement: Insert, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -199,13 +201,8 @@ async def _insert(connection: AsyncConnection, statement: Insert, rows: Sequence
 
 
 def _open_row(instant: Instant, queued: bool) -> dict[str, Any]:
-    chain, planned_at = _key(instant)
-    key = {"rule_chain_id": chain, "planned_at_ms": planned_at}
+    key = {"rule_chain_id": instant.rule_chain_id, "planned_at_ms": instant.planned_at_ms}
     return key | {"created_at_ms": now_ms(), "queued": queued, "run": job_payload(instant)}
-
-
-def _key(instant: Instant) -> Key:
-    return instant.schedule.rule_chain_id, instant.planned_at_ms
 
 
 def _same(one: Table, other: Table) -> Any:

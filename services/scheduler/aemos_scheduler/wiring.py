@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from aemos.v1.rule_chain_pb2_grpc import RuleChainServiceStub
 from aemos_core.broker import open_broker
 from aemos_core.database import migrate, open_database
 from aemos_core.jobs import RUN_CHAINS, JobQueue
@@ -18,8 +19,6 @@ from aemos_core.rpc import grpc_server, open_channel, remote_verifier
 
 from aemos_scheduler.domain import Timetable
 from aemos_scheduler.grpc_api import SchedulerServicer
-from aemos_scheduler.rules_client import RulesClient
-from aemos_scheduler.schedules import Schedules
 from aemos_scheduler.service import Clock, ScheduleCopy, Tidier
 from aemos_scheduler.settings import SchedulerSettings
 from aemos_scheduler.store import FiringStore
@@ -53,9 +52,9 @@ async def wire(settings: SchedulerSettings) -> AsyncIterator[Sequence[Component]
 
         timetable = Timetable()
         firings = FiringStore(database, outbox, settings.rules_partitions)
-        tidier, rules = Tidier(firings), RulesClient(to_rules)
-        clock = Clock(timetable, firings.fire, tidier)
-        copy = ScheduleCopy(rules, firings.last_fired, timetable, clock)
+        tidier, rules = Tidier(firings), RuleChainServiceStub(to_rules)
+        clock = Clock(timetable, firings, tidier)
+        copy = ScheduleCopy(rules, firings, timetable, clock)
         hints = Subscriber(redis, {RULE_CHAINS_CHANGED: lambda _: copy.hint()}, on_gap=copy.hint)
         server = await stack.enter_async_context(
             grpc_server(
@@ -63,7 +62,7 @@ async def wire(settings: SchedulerSettings) -> AsyncIterator[Sequence[Component]
                 "AEMOS_SCHEDULER_GRPC_PORT",
                 settings.service_secret,
                 remote_verifier(to_ingest),
-                [SchedulerServicer(Schedules(timetable, firings, rules, copy), firings)],
+                [SchedulerServicer(timetable, firings, rules, copy)],
             )
         )
         yield [server, outbox, receipts, hints, copy, clock, tidier]

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from aemos.v1 import rule_chain_pb2 as pb
 from aemos_core.errors import unavailable
 from aemos_core.times import now_ms
 from aemos_core.timing import Timing
 from aemos_scheduler import service
 from aemos_scheduler.domain import Instant, Schedule, Timetable
-from aemos_scheduler.rules_client import Changes
 from aemos_scheduler.service import Clock, ScheduleCopy, Tidier
 
 from tests.support.redis_server import until
@@ -20,6 +20,17 @@ from tests.support.redis_server import until
 def every_second() -> Schedule:
     """A schedule saved just now."""
     return Schedule(7, 1, Timing("* * * * * *"), since_ms=now_ms())
+
+
+def schedule_to_pb(schedule: Schedule) -> pb.Schedule:
+    return pb.Schedule(
+        rule_chain_id=schedule.rule_chain_id,
+        organization_id=schedule.organization_id,
+        cron_expression=schedule.timing.cron_expression,
+        misfire_policy=schedule.misfire,
+        overlap_policy=schedule.overlap,
+        since_ms=schedule.since_ms,
+    )
 
 
 class FakeFirings:
@@ -63,16 +74,21 @@ class FakeRules:
         self.remembers = True
         self.calls: list[float] = []
 
-    async def pages(self) -> AsyncIterator[Changes]:
+    async def ListSchedules(self, request: pb.ListSchedulesRequest, wait_for_ready: bool) -> pb.ListSchedulesResponse:
         self._called()
-        for schedule in list(self.present):
-            yield Changes([schedule], [], 1)
-        yield Changes([], [], 1)
+        at = int(request.page_token or 0)
+        token = str(at + 1) if at + 1 < len(self.present) else ""
+        schedules = map(schedule_to_pb, self.present[at : at + 1])
+        return pb.ListSchedulesResponse(schedules=schedules, next_page_token=token, now_ms=1)
 
-    async def changes(self, since_ms: int) -> Changes | None:
+    async def ListScheduleChanges(self, request: pb.ListScheduleChangesRequest) -> pb.ListScheduleChangesResponse:
         self._called()
-        gone = [7] if not self.present else []
-        return Changes(list(self.present), gone, since_ms + 1) if self.remembers else None
+        return pb.ListScheduleChangesResponse(
+            schedules=map(schedule_to_pb, self.present),
+            removed_rule_chain_ids=[] if self.present else [7],
+            incomplete=not self.remembers,
+            now_ms=request.since_ms + 1,
+        )
 
     def _called(self) -> None:
         self.calls.append(time.monotonic())
@@ -86,8 +102,8 @@ class Running:
     def __init__(self, rules: FakeRules) -> None:
         self.firings, self.timetable = FakeFirings(), Timetable()
         self.tidier = Tidier(self.firings)  # type: ignore[arg-type]
-        self.clock = Clock(self.timetable, self.firings.fire, self.tidier)
-        self.copy = ScheduleCopy(rules, self.firings.last_fired, self.timetable, self.clock)
+        self.clock = Clock(self.timetable, self.firings, self.tidier)  # type: ignore[arg-type]
+        self.copy = ScheduleCopy(rules, self.firings, self.timetable, self.clock)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
