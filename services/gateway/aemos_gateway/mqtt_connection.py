@@ -39,7 +39,7 @@ class Connection(asyncio.Protocol):
         self._loop = loop = asyncio.get_running_loop()
         self._frames = Frames()
         self._connect: asyncio.Future[bytes | None] = loop.create_future()
-        self._receive: Callable[[int, bytes], None] | None = self._take_connect
+        self._receive: Callable[[int, bytes], None] = self._take_connect
         self._out: list[bytes] = []
         self._heard_at = loop.time()
         self._silence_s = 0.0
@@ -60,7 +60,6 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ending = True
-        self._receive = None
         if not self._connect.done():
             self._connect.set_result(None)
         self._set_timer(None)
@@ -98,14 +97,13 @@ class Connection(asyncio.Protocol):
         self.release(Hold.ADMISSION)
 
     def _take_connect(self, _: int, body: bytes) -> None:
-        self._receive = None
         self.hold(Hold.ADMISSION)
         self._connect.set_result(body)
 
     def _read_on(self) -> None:
         packets = self._frames.cut()
         try:
-            while self._receive is not None and not self.holds and (packet := next(packets, None)) is not None:
+            while not self.ending and not self.holds and (packet := next(packets, None)) is not None:
                 self._receive(*packet)
         except ProtocolError as error:
             self.end(str(error))
@@ -164,7 +162,6 @@ class Connection(asyncio.Protocol):
             log.info("mqtt %s: closed: %s", self.peer, reason)
         self._flush()
         self.ending = True
-        self._receive = None
         self._set_timer(self._loop.call_later(CLOSE_SECONDS, self._transport.abort))
         self._transport.close()
 

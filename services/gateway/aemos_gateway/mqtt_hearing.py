@@ -57,25 +57,23 @@ class Hearing:
         """Packet id to the place before the notification, None for what is in no log; in the order sent."""
         self._number, self._unlogged_number = _LOGGED, _UNLOGGED
         self._maybe_repeated = 0
-        self._level = True
         self._overtaken = False
         """Something was published for it that is to be read from the log."""
         self._dropped = 0
-        self.place = self._reached()
-        """Everything up to here was sent to it, or is not for it."""
+        self.place: LogId | None = None
+        """When it is behind the log: everything up to here was sent to it, or is not for it."""
 
     def resume(self, kept: Kept) -> None:
         """Goes on where the session's last connection ended."""
         self.place, self._number = parse_log_id(kept.place, "place"), kept.number
         self._maybe_repeated = MOST_UNACKNOWLEDGED
-        self._level = False
         for topic, qos in kept.topics.items():
             self._grant(topic, qos)
         self._backlog.put(self)
 
     def kept(self) -> Kept:
         """What the session's next connection is to go on with."""
-        place, number = self._reached() if self._level else self.place, self._number
+        place, number = self.place or self._backlog.feed.reached(self.organization_id), self._number
         for sent, before in self._unacknowledged.items():
             if before is not None:
                 place, number = before, sent
@@ -87,7 +85,7 @@ class Hearing:
         if topic not in self._hearable:
             return REFUSED
         if topic == self._notifications and not self._granted.get(topic):
-            self.place, self._level = self._reached(), True
+            self.place, self._maybe_repeated = None, 0
         return self._grant(topic, min(qos, MOST_QOS))
 
     def revoke(self, topic: str) -> None:
@@ -99,7 +97,7 @@ class Hearing:
     def acknowledged(self, number: int) -> bool:
         """A PUBACK: whether it was waited for, and is of a notification."""
         is_logged = self._unacknowledged.pop(number, None) is not None
-        if not self._level and len(self._unacknowledged) <= MOST_UNACKNOWLEDGED // 2:
+        if self.place is not None and len(self._unacknowledged) <= MOST_UNACKNOWLEDGED // 2:
             self._backlog.put(self)
         return is_logged
 
@@ -129,7 +127,7 @@ class Hearing:
     def takes_more(self) -> bool:
         """It is there, behind the log, and has room for another message."""
         is_heard = self._granted.get(self._notifications) and not self._connection.ending
-        return bool(is_heard) and not self._level and not self._is_full
+        return bool(is_heard) and self.place is not None and not self._is_full
 
     def page_begins(self) -> None:
         """The log is about to be read up to what was published until now."""
@@ -137,31 +135,31 @@ class Hearing:
 
     def missed(self, entry: Logged) -> None:
         """The next entry of its room, unless it had it already."""
-        if self.takes_more and entry.id > self.place:
+        if self.takes_more and self.place is not None and entry.id > self.place:
+            self.place = entry.id
             self._send_logged(entry.notification.encode(), entry.id)
 
     def page_ends(self, place: LogId, *, is_last: bool) -> None:
         """It missed nothing else up to `place`; `is_last`: what is behind that was published since the page began."""
-        if self.takes_more:  # otherwise the page went on without it
+        if self.takes_more and self.place is not None:  # otherwise the page went on without it
             self.place = max(self.place, place)
             if is_last and not self._overtaken:
-                self._level, self._maybe_repeated = True, 0
+                self.place, self._maybe_repeated = None, 0
 
     # Sending.
 
     def _notified(self, payload: bytes, place: LogId | None) -> None:
         if place is None or not self._granted[self._notifications]:
             self.say(self._notifications, payload)
-        elif self._level and not self._is_full:
+        elif self.place is None and not self._is_full:
             self._send_logged(payload, place)
         else:
             self._overtaken = True
-            if self._level:
-                self._level, self.place = False, place.before()
+            self.place = self.place or place.before()
 
     def _send_logged(self, payload: bytes, place: LogId) -> None:
         number, self._number = self._number, _following(self._number, _LOGGED)
-        self._unacknowledged[number], self.place = place.before(), place
+        self._unacknowledged[number] = place.before()
         self._connection.write(frames.publish(self._notifications, payload, number, dup=self._maybe_repeated > 0))
         self._maybe_repeated -= self._maybe_repeated > 0
 
@@ -170,9 +168,6 @@ class Hearing:
             self._downlink.add(self._listener)
         self._granted[topic] = qos
         return qos
-
-    def _reached(self) -> LogId:
-        return self._backlog.feed.reached(self.organization_id)
 
     @property
     def _is_full(self) -> bool:
@@ -223,7 +218,7 @@ class Backlog(RedisWork):
         for hearing in behind:
             hearing.page_begins()
             by_room[hearing.room].append(hearing)
-        after = min(hearing.place for hearing in behind)
+        after = min(hearing.place for hearing in behind if hearing.place is not None)
         page = await self._read(organization_id, after, reached, _ENTRIES_AT_ONCE)
         for entry in page:
             for room in entry.rooms if is_for_devices(entry.event) else ():
