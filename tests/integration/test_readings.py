@@ -13,6 +13,7 @@ from aemos_core.times import now_ms
 from aemos_ingest import readings_store, tables
 from aemos_ingest.registry_store import VARIABLE
 from aemos_ingest.repeats import KEPT_MS
+from aemos_ingest.retention import forget
 from sqlalchemy import select
 
 from tests.integration.conftest import Open
@@ -89,8 +90,8 @@ async def test_names_are_forgotten_after_a_day(database: Database) -> None:
     """Then the same messageId is a new reading's."""
     async with ingest(database) as one:
         (first,) = await one.write(one.reading(message_id="m1"))
-        assert await readings_store.forget_messages(database, now_ms() - KEPT_MS) == 0
-        assert await readings_store.forget_messages(database, now_ms() + 1) == 1
+        assert await forget(database, tables.reading_message.c.at_ms, now_ms() - KEPT_MS) == 0
+        assert await forget(database, tables.reading_message.c.at_ms, now_ms() + 1) == 1
         (second,) = await one.write(one.reading(message_id="m1"))
         assert second.id > first.id
         assert KEPT_MS == DAY_MS
@@ -135,7 +136,7 @@ async def test_a_message_that_was_overtaken_by_its_repetition_is_stored_once(dat
         (repetition,) = await other.write(one.reading(received_at_ms=at, origin_key=7, maybe_repeated=True))
         (late,) = await one.write(one.reading(received_at_ms=at - 50, origin_key=7))
         assert (late.id, late.repeats_at_ms) == (repetition.id, at)
-        assert await readings_store.forget_claims(database, now_ms() + 1) == 2
+        assert await forget(database, tables.origin_claim.c.before_ms, now_ms() + 1) == 2
         assert await one.count() == 1
 
 

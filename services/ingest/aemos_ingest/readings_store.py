@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from aemos_core.database import Database
 from aemos_core.times import now_ms
-from sqlalchemy import Column, ColumnElement, and_, delete, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import tables as t
@@ -159,24 +159,3 @@ def _in_span(span: Span, keys: Collection[int]) -> ColumnElement[bool]:
         _d.received_at_ms.between(span.from_ms, span.to_ms),
         _d.origin_key.in_(keys),
     )
-
-
-async def forget_messages(database: Database, before_ms: int) -> int:
-    """Deletes some of the names from before; how many there were."""
-    c = t.reading_message.c
-    return await _forget(database, c.at_ms < before_ms, c.device_id, c.message_id)
-
-
-async def forget_claims(database: Database, before_ms: int) -> int:
-    """Deletes some of the claims from before; how many there were."""
-    return await _forget(database, _claim.before_ms < before_ms, _claim.id)
-
-
-async def _forget(database: Database, is_old: ColumnElement[bool], *key: Column[Any]) -> int:
-    table = key[0].table
-    async with database.write() as connection:
-        found = await connection.execute(select(*key).where(is_old).limit(_INSERT_AT_ONCE))
-        old = [tuple(row) for row in found.all()]
-        if old:
-            await connection.execute(delete(table).where(tuple_(*key).in_(old)))
-    return len(old)

@@ -40,7 +40,7 @@ Listed = tuple[Sequence[AnyRow], str]
 """A page's rows, and the token of the next one."""
 _CHANGES_OVERLAP_MS = 10_000
 """Longer than a transaction may take: its change was stamped before its commit."""
-_CHANGES_KEPT_MS = 60 * 60 * 1000
+CHANGES_KEPT_MS = 60 * 60 * 1000
 _d, _s, _v, _token = t.device.c, t.sensor.c, t.telemetry_data.c, t.device_token.c
 
 
@@ -156,9 +156,7 @@ async def _recorded(connection: AsyncConnection, entity: Entity, row_id: int, ve
 
 
 async def _record(connection: AsyncConnection, entity: Entity, row: AnyRow, verb: str) -> None:
-    now = now_ms()
-    await connection.execute(insert(t.registry_change).values(device_id=row.device_id, at_ms=now))
-    await connection.execute(delete(t.registry_change).where(t.registry_change.c.at_ms < now - _CHANGES_KEPT_MS))
+    await connection.execute(insert(t.registry_change).values(device_id=row.device_id, at_ms=now_ms()))
     await audit.record(connection, t.audit, f"{entity.table.name}.{verb}", f"{entity.name} {row.id}")
 
 

@@ -3,9 +3,7 @@ repeats. The same again is answered as the first time, and stored once."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,17 +12,13 @@ from aemos.v1 import job_pb2
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, FieldError, Kind, unavailable
 from aemos_core.times import now_ms
-from aemos_core.waiting import wait
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import readings_store as store
 
-log = logging.getLogger("aemos.ingest")
-
 KEPT_MS = 24 * 60 * 60 * 1000
-_REPEATED_WITHIN_MS = 10 * 60 * 1000
+REPEATED_WITHIN_MS = 10 * 60 * 1000
 _UNDER_WAY_MS = 60 * 1000
-_SWEEP_SECONDS = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -175,7 +169,7 @@ def _span(one: Accepted, now: int) -> store.Span:
     request, variable_id = one.request, one.message.telemetry_data_id
     if not request.at_arrival:
         return store.Span(variable_id, request.received_at_ms, request.received_at_ms)
-    return store.Span(variable_id, now - _REPEATED_WITHIN_MS, request.repeats_before_ms or now + _REPEATED_WITHIN_MS)
+    return store.Span(variable_id, now - REPEATED_WITHIN_MS, request.repeats_before_ms or now + REPEATED_WITHIN_MS)
 
 
 def _drop_groups(accepted: Iterable[Accepted]) -> None:
@@ -184,21 +178,3 @@ def _drop_groups(accepted: Iterable[Accepted]) -> None:
         for one in accepted:
             if one.request.group in refused and not one.error:
                 one.is_dropped, one.message.id, one.same_as = True, 0, None
-
-
-class MessageSweep:
-    """A component: forgets names after a day and claims after ten minutes, a thousand at a time."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Sweeps each minute."""
-        while not await wait(stop, _SWEEP_SECONDS):
-            try:
-                while await store.forget_messages(self._database, now_ms() - KEPT_MS) and not stop.is_set():
-                    pass
-                while await store.forget_claims(self._database, now_ms() - _REPEATED_WITHIN_MS) and not stop.is_set():
-                    pass
-            except AemosError as error:
-                log.warning("old message ids stay for now: %s", error.detail)

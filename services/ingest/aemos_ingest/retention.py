@@ -1,20 +1,23 @@
-"""Deletes readings that are older than their organization keeps them, and those of variables that are gone."""
+"""Deletes what is old: readings that their organization keeps no longer, or whose variable is gone; and what tells
+repetitions and changes of the registry for a time only."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 from aemos_core.database import Database
 from aemos_core.errors import AemosError
 from aemos_core.times import now_ms
 from aemos_core.waiting import wait
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select
+from sqlalchemy import Column, ColumnElement, and_, delete, func, or_, select, tuple_
 
 from aemos_ingest import tables as t
 from aemos_ingest.history_store import END_OF_TIME
+from aemos_ingest.registry_store import CHANGES_KEPT_MS
+from aemos_ingest.repeats import KEPT_MS, REPEATED_WITHIN_MS
 
 log = logging.getLogger("aemos.ingest")
 
@@ -24,6 +27,12 @@ _SHARE = 0.05
 """How much of the time a statement of ours may be under way."""
 _ROUND_SECONDS = 600.0
 _STANDBY_SECONDS = 2.0
+_SWEEP_SECONDS = 60.0
+_KEPT = (
+    (t.reading_message.c.at_ms, KEPT_MS),
+    (t.origin_claim.c.before_ms, REPEATED_WITHIN_MS),
+    (t.registry_change.c.at_ms, CHANGES_KEPT_MS),
+)
 _c = t.data_stream.c
 
 
@@ -32,6 +41,34 @@ class Lease(Protocol):
 
     def holds(self, partition: int) -> bool:
         """Whether this process does, now."""
+
+
+class Sweep:
+    """A component of every process: each minute forgets what is kept for a time only."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Sweeps until told to stop."""
+        while not await wait(stop, _SWEEP_SECONDS):
+            try:
+                for at_ms, kept_ms in _KEPT:
+                    while await forget(self._database, at_ms, now_ms() - kept_ms) and not stop.is_set():
+                        pass
+            except AemosError as error:
+                log.warning("what is old stays for now: %s", error.detail)
+
+
+async def forget(database: Database, at_ms: Column[Any], before_ms: int) -> int:
+    """Deletes a thousand at most of a table's rows from before; how many."""
+    key = tuple(at_ms.table.primary_key)
+    async with database.write() as connection:
+        found = await connection.execute(select(*key).where(at_ms < before_ms).limit(_ROWS))
+        old = [tuple(row) for row in found.all()]
+        if old:
+            await connection.execute(delete(at_ms.table).where(tuple_(*key).in_(old)))
+    return len(old)
 
 
 class Retention:

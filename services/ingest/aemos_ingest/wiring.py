@@ -39,8 +39,7 @@ from aemos_ingest.latest import LatestReadings
 from aemos_ingest.readings_service import Readings
 from aemos_ingest.registry_service import Registry
 from aemos_ingest.rejections import Rejections
-from aemos_ingest.repeats import MessageSweep
-from aemos_ingest.retention import Retention
+from aemos_ingest.retention import Retention, Sweep
 from aemos_ingest.settings import IngestSettings
 from aemos_ingest.sightings import Sightings
 from aemos_ingest.sources import Sources
@@ -108,5 +107,5 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
         subscriber = Subscriber(redis, {REGISTRY_CHANGED: sources.look_again}, sources.look_again)
         yield [
             *(server, readings, latest, outbox, receipts, sources, sightings, subscriber),
-            *(connectivity, MessageSweep(database), leases, Retention(database, leases)),
+            *(connectivity, Sweep(database), leases, Retention(database, leases)),
         ]

@@ -10,7 +10,8 @@ from aemos_core.identity import Caller, set_caller
 from aemos_core.times import now_ms
 from aemos_ingest import tables
 from aemos_ingest.identity_service import Identity
-from aemos_ingest.retention import DAY_MS, Retention
+from aemos_ingest.registry_store import changes_since
+from aemos_ingest.retention import DAY_MS, Retention, forget
 from sqlalchemy import func, select
 
 from tests.support.history_world import World, row
@@ -93,6 +94,15 @@ async def test_retention_stops_at_once_and_goes_on_after_a_restart(world: World)
     assert 0 < counts[-1] <= 2_000
     assert await Retention(world.database, Held(), 1.0).round(asyncio.Event())
     assert await left(world) == {}
+
+
+async def test_changes_of_the_registry_are_forgotten(world: World) -> None:
+    """Those from before, a thousand at a time; a device whose change is kept is still told."""
+    c, begin = tables.registry_change.c, now_ms() - DAY_MS
+    await world.add(tables.registry_change, [{"device_id": n, "at_ms": begin + n // 1_100} for n in range(1_101)])
+    assert [await forget(world.database, c.at_ms, begin + 1) for _ in range(3)] == [1_000, 100, 0]
+    async with world.database.read() as connection:
+        assert await changes_since(connection, begin) == [1_100]
 
 
 async def test_an_organization_is_changed_within_bounds(world: World) -> None:
