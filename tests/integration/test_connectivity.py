@@ -57,10 +57,10 @@ class Near:
     async def ReportConnections(self, request: pb.ReportConnectionsRequest) -> pb.ReportConnectionsResponse:
         if self.broken is not None and not self.takes_while_broken:
             raise self.broken
-        is_new = await self._taker.report(request)
+        answer = await self._taker.ReportConnections(request, None)  # type: ignore[arg-type]
         if self.broken is not None:
             raise self.broken
-        return pb.ReportConnectionsResponse(is_new=is_new)
+        return answer
 
 
 def gateway(taker: Connectivity, silent_seconds: float = 300.0) -> Presence:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import aemos_ingest
 import pytest
@@ -10,9 +11,7 @@ from aemos.v1 import rejection_pb2 as pb
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind
 from aemos_core.identity import Caller, set_caller
-from aemos_core.paging import Page
 from aemos_core.times import to_timestamp
-from aemos_ingest import codec
 from aemos_ingest.rejections import KEPT, Rejections
 
 from tests.integration.conftest import Open
@@ -32,6 +31,15 @@ def refused(device_id: int, number: int) -> pb.NewRejection:
     return pb.NewRejection(device_id=device_id, rejection=rejection)
 
 
+async def record(rejections: Rejections, request: pb.RecordRejectionsRequest) -> None:
+    await rejections.RecordRejections(request, None)  # type: ignore[arg-type]
+
+
+async def page(rejections: Rejections, device: str, **fields: Any) -> pb.ListRejectionsResponse:
+    request = pb.ListRejectionsRequest(device=device, **fields)
+    return await rejections.ListRejections(request, None)  # type: ignore[arg-type]
+
+
 async def test_the_last_hundred_are_kept(database: Database) -> None:
     """Newest first, in pages, however they came; what is no longer kept is counted with what never was."""
     async with ingest(database) as one:
@@ -39,12 +47,12 @@ async def test_the_last_hundred_are_kept(database: Database) -> None:
         for numbers in (range(1, 61), range(61, 62), range(62, 301)):
             given = [refused(device, number) for number in numbers]
             counts = [pb.RejectionCount(device_id=device, count=5)]
-            await rejections.record(pb.RecordRejectionsRequest(rejections=given, counts=counts))
-        first, token, not_kept = await rejections.page("freezer-1", Page(60, 0))
-        rest, end, _ = await rejections.page("freezer-1", Page(60, int(token)))
-        assert [row.number for row in (*first, *rest)] == list(range(300, 300 - KEPT, -1))
-        assert (end, not_kept) == ("", 200 + 15)
-        newest = codec.rejection(first[0])
+            await record(rejections, pb.RecordRejectionsRequest(rejections=given, counts=counts))
+        first = await page(rejections, "freezer-1", page_size=60)
+        rest = await page(rejections, "freezer-1", page_size=60, page_token=first.next_page_token)
+        assert [one.id for one in (*first.rejections, *rest.rejections)] == list(range(300, 300 - KEPT, -1))
+        assert (rest.next_page_token, first.not_kept) == ("", 200 + 15)
+        newest = first.rejections[0]
         assert (newest.payload, newest.reason, newest.rejected_at.ToMilliseconds()) == ("300", "r" * 60, 300)
         assert [(e.loc, e.message) for e in newest.errors] == [("value", "wrong")]
 
@@ -58,12 +66,12 @@ async def test_two_gateways_record_at_the_same_time(database: Database) -> None:
             pb.RecordRejectionsRequest(rejections=[refused(one.device_id, n), refused(other.id, n), refused(10**6, n)])
             for n in range(20)
         ]
-        await asyncio.gather(*map(rejections.record, requests))
+        await asyncio.gather(*(record(rejections, request) for request in requests))
         for device in ("freezer-1", "other"):
-            rows, _, not_kept = await rejections.page(device, Page(100, 0))
-            assert [row.number for row in rows] == list(range(20, 0, -1))
-            assert sorted(int(row.payload) for row in rows) == list(range(20))
-            assert not_kept == 0
+            answer = await page(rejections, device)
+            assert [one.id for one in answer.rejections] == list(range(20, 0, -1))
+            assert sorted(int(one.payload) for one in answer.rejections) == list(range(20))
+            assert answer.not_kept == 0
 
 
 async def test_another_organization_sees_nothing(database: Database) -> None:
@@ -71,5 +79,5 @@ async def test_another_organization_sees_nothing(database: Database) -> None:
     async with ingest(database):
         set_caller(Caller(2, 9, "admin", "token"))
         with pytest.raises(AemosError) as error:
-            await Rejections(database).page("freezer-1", Page(10, 0))
+            await page(Rejections(database), "freezer-1")
         assert error.value.kind is Kind.NOT_FOUND

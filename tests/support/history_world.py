@@ -8,6 +8,7 @@ from typing import Any
 
 from aemos.v1 import data_stream_pb2, history_pb2, job_pb2
 from aemos_core.database import Database
+from aemos_core.identity import Caller, set_caller
 from aemos_core.redis_link import RedisClient
 from aemos_core.times import to_timestamp
 from aemos_ingest import tables
@@ -53,7 +54,9 @@ class World:
 
 async def newest(history: History, *sensors: str) -> dict[tuple[str, str], str]:
     """Latest values by sensor and variable."""
-    found = await history.latest(1, history_pb2.GetLatestReadingsRequest(sensor_uuid=sensors))
+    set_caller(Caller(1, 1, "viewer"))
+    request = history_pb2.GetLatestReadingsRequest(sensor_uuid=sensors)
+    found = await history.GetLatestReadings(request, None)  # type: ignore[arg-type]
     return {(reading.sensor_uuid, reading.variable_name): reading.value for reading in found.readings}
 
 

@@ -9,13 +9,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from aemos.v1 import connectivity_pb2 as pb
-from aemos.v1 import job_pb2
+from aemos.v1 import connectivity_pb2_grpc, job_pb2
 from aemos_core import telemetry
 from aemos_core.announcements import announcement, outbox_row
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, invalid
 from aemos_core.names import DEVICE_CONNECTIVITY
 from aemos_core.outbox import OutboxRows, Row
+from aemos_core.rpc import Context
 from aemos_core.times import now_ms, rfc3339
 from aemos_core.waiting import wait
 from sqlalchemy import ColumnElement, delete, false, insert, select, tuple_, update
@@ -38,8 +39,8 @@ Place = tuple[int, str]
 """A device, and the gateway that it is connected to."""
 
 
-class Connectivity:
-    """A component: takes reports, and takes the devices of gateways that are gone offline.
+class Connectivity(connectivity_pb2_grpc.ConnectivityServiceServicer):
+    """A component and a servicer: takes reports, and takes the devices of gateways that are gone offline.
 
     Any number of processes may do so: a device changes under its row's lock, and only when it is not so already.
     """
@@ -49,8 +50,10 @@ class Connectivity:
         self._outbox = outbox
         self._lease_seconds = lease_seconds
 
-    async def report(self, request: pb.ReportConnectionsRequest) -> bool:
-        """Renews the lease and takes the changes; True when there was no lease."""
+    async def ReportConnections(
+        self, request: pb.ReportConnectionsRequest, context: Context
+    ) -> pb.ReportConnectionsResponse:
+        """Renews the lease and takes the changes; says when there was no lease."""
         if not 0 < len(request.gateway_id) <= 32:
             raise invalid("gatewayId", "must have 1 to 32 characters")
         rows: list[Row] = []
@@ -60,7 +63,7 @@ class Connectivity:
             if request.connected or request.disconnected or request.heard:
                 rows = await self._take(connection, request)
         self._outbox.committed(rows)
-        return is_new
+        return pb.ReportConnectionsResponse(is_new=is_new)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sweeps each second, but not before gateways could renew for a whole lease: not after a start, nor after

@@ -1,23 +1,18 @@
-"""The servicers of ingest: decode, call, encode."""
+"""The servicers of the registry and of readings: decode, call, encode. Others are in `connectivity.py`,
+`rejections.py` and `history_service.py`, beside what they do."""
 
 from __future__ import annotations
 
-from aemos.v1 import connectivity_pb2 as connectivity_pb
+from aemos.v1 import data_stream_pb2 as data_pb
 from aemos.v1 import (
-    connectivity_pb2_grpc,
     data_stream_pb2_grpc,
     device_pb2_grpc,
-    history_pb2_grpc,
     identity_pb2_grpc,
-    rejection_pb2_grpc,
     sensor_pb2_grpc,
     telemetry_data_pb2_grpc,
 )
-from aemos.v1 import data_stream_pb2 as data_pb
 from aemos.v1 import device_pb2 as device_pb
-from aemos.v1 import history_pb2 as history_pb
 from aemos.v1 import identity_pb2 as id_pb
-from aemos.v1 import rejection_pb2 as rejection_pb
 from aemos.v1 import sensor_pb2 as sensor_pb
 from aemos.v1 import telemetry_data_pb2 as variable_pb
 from aemos_core.identity import caller
@@ -25,13 +20,11 @@ from aemos_core.paging import page_of
 from aemos_core.rpc import Context, carried_trace
 
 from aemos_ingest import codec
-from aemos_ingest.connectivity import Connectivity
 from aemos_ingest.history_service import History
 from aemos_ingest.identity_service import Identity
 from aemos_ingest.readings_service import Readings
 from aemos_ingest.registry_service import Registry
 from aemos_ingest.registry_store import DEVICE, SENSOR, TOKEN, VARIABLE
-from aemos_ingest.rejections import Rejections
 
 _OVERLAP_SECONDS = 24 * 60 * 60
 
@@ -147,39 +140,6 @@ class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
         return device_pb.RevokeDeviceTokenResponse()
 
 
-class ConnectivityServicer(connectivity_pb2_grpc.ConnectivityServiceServicer):
-    """Connections of devices."""
-
-    def __init__(self, connectivity: Connectivity) -> None:
-        self._connectivity = connectivity
-
-    async def ReportConnections(
-        self, request: connectivity_pb.ReportConnectionsRequest, context: Context
-    ) -> connectivity_pb.ReportConnectionsResponse:
-        return connectivity_pb.ReportConnectionsResponse(is_new=await self._connectivity.report(request))
-
-
-class RejectionServicer(rejection_pb2_grpc.RejectionServiceServicer):
-    """Refused messages."""
-
-    def __init__(self, rejections: Rejections) -> None:
-        self._rejections = rejections
-
-    async def ListRejections(
-        self, request: rejection_pb.ListRejectionsRequest, context: Context
-    ) -> rejection_pb.ListRejectionsResponse:
-        rows, token, not_kept = await self._rejections.page(request.device, page_of(request))
-        return rejection_pb.ListRejectionsResponse(
-            rejections=map(codec.rejection, rows), next_page_token=token, not_kept=not_kept
-        )
-
-    async def RecordRejections(
-        self, request: rejection_pb.RecordRejectionsRequest, context: Context
-    ) -> rejection_pb.RecordRejectionsResponse:
-        await self._rejections.record(request)
-        return rejection_pb.RecordRejectionsResponse()
-
-
 class SensorServicer(sensor_pb2_grpc.SensorServiceServicer):
     """Sensors."""
 
@@ -265,25 +225,3 @@ class DataStreamServicer(data_stream_pb2_grpc.DataStreamServiceServicer):
         self, request: data_pb.QueryReadingsRequest, context: Context
     ) -> data_pb.QueryReadingsResponse:
         return await self._history.query(caller().organization_id, request)
-
-
-class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
-    """What was last, and for services what was."""
-
-    def __init__(self, history: History) -> None:
-        self._history = history
-
-    async def GetLatestReadings(
-        self, request: history_pb.GetLatestReadingsRequest, context: Context
-    ) -> history_pb.GetLatestReadingsResponse:
-        return await self._history.latest(caller().organization_id, request)
-
-    async def GetContext(
-        self, request: history_pb.GetContextRequest, context: Context
-    ) -> history_pb.GetContextResponse:
-        return await self._history.surroundings(request)
-
-    async def QueryHistory(
-        self, request: history_pb.QueryHistoryRequest, context: Context
-    ) -> data_pb.QueryReadingsResponse:
-        return await self._history.query(request.organization_id, request.query)

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aemos.v1 import data_stream_pb2 as pb
-from aemos.v1 import history_pb2
+from aemos.v1 import history_pb2, history_pb2_grpc
 from aemos_core.database import Database
 from aemos_core.errors import invalid, not_found
+from aemos_core.identity import caller
 from aemos_core.paging import page_of
+from aemos_core.rpc import Context
 from aemos_core.times import now_ms, to_timestamp
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import ColumnElement, or_, select
@@ -30,8 +32,8 @@ _MOST_TEXT = 700_000
 Asked = pb.QueryReadingsRequest | history_pb2.GetLatestReadingsRequest
 
 
-class History:
-    """What was sent. Every query is inside one organization; what belongs to another is NOT_FOUND."""
+class History(history_pb2_grpc.HistoryServiceServicer):
+    """What was sent, and its servicer. Every query is inside one organization; what belongs to another is NOT_FOUND."""
 
     def __init__(self, database: Database, latest: LatestReadings) -> None:
         self._database = database
@@ -48,16 +50,24 @@ class History:
         by_id = {variable.id: variable for variable in variables}
         return _page(await store.page(self._database, list(by_id), cut) if by_id else (), by_id, cut.limit)
 
-    async def latest(
-        self, organization_id: int, request: history_pb2.GetLatestReadingsRequest
+    async def QueryHistory(
+        self, request: history_pb2.QueryHistoryRequest, context: Context
+    ) -> pb.QueryReadingsResponse:
+        """As `query`, for a service that acts for an organization."""
+        return await self.query(request.organization_id, request.query)
+
+    async def GetLatestReadings(
+        self, request: history_pb2.GetLatestReadingsRequest, context: Context
     ) -> history_pb2.GetLatestReadingsResponse:
         """The newest reading of each variable that has one."""
-        variables = await self._variables(organization_id, request)
+        variables = await self._variables(caller().organization_id, request)
         newest = await self._latest.get([variable.id for variable in variables])
         readings = [codec.reading(newest[v.id], v) for v in variables if v.id in newest]
         return history_pb2.GetLatestReadingsResponse(readings=readings)
 
-    async def surroundings(self, request: history_pb2.GetContextRequest) -> history_pb2.GetContextResponse:
+    async def GetContext(
+        self, request: history_pb2.GetContextRequest, context: Context
+    ) -> history_pb2.GetContextResponse:
         """Devices that are named or whose sensors are, else all or those of a label; their sensors with the latest."""
         page, named = page_of(request), (request.devices, request.sensor_uuids)
         for loc, references in zip(("devices", "sensorUuids"), named, strict=True):

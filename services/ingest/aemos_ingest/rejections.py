@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 from aemos.v1 import rejection_pb2 as pb
+from aemos.v1 import rejection_pb2_grpc
 from aemos_core.database import Database, by_id
 from aemos_core.identity import caller
-from aemos_core.paging import Page
+from aemos_core.paging import page_of
+from aemos_core.rpc import Context
 from sqlalchemy import delete, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aemos_ingest import registry_store
+from aemos_ingest import codec, registry_store
 from aemos_ingest import tables as t
-from aemos_ingest.registry_store import DEVICE, AnyRow
+from aemos_ingest.registry_store import DEVICE
 
 KEPT = 100
 _LENGTHS = {"reason": 60, "detail": 500, "payload": 200}
 
 
-class Rejections:
-    """Use cases of refusals."""
+class Rejections(rejection_pb2_grpc.RejectionServiceServicer):
+    """The servicer of refusals."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def record(self, request: pb.RecordRejectionsRequest) -> None:
+    async def RecordRejections(
+        self, request: pb.RecordRejectionsRequest, context: Context
+    ) -> pb.RecordRejectionsResponse:
         """Four statements, however many devices and refusals there are."""
         counts = Counter({one.device_id: one.count for one in request.counts})
         devices = {one.device_id for one in request.rejections} | counts.keys()
         if not devices:
-            return
+            return pb.RecordRejectionsResponse()
         async with self._database.write() as connection:
             recorded = Counter(await _recorded_of(connection, devices))
             rows = _rows(request.rejections, recorded)
@@ -43,18 +47,21 @@ class Rejections:
                 await connection.execute(delete(t.rejection).where(taken))
                 await connection.execute(insert(t.rejection), rows)
             await _count(connection, recorded, counts)
+        return pb.RecordRejectionsResponse()
 
-    async def page(self, device: str, page: Page) -> tuple[Sequence[AnyRow], str, int]:
-        """Refusals of a device, newest first, the token of the next page, and how many more there were."""
-        c = t.rejection.c
+    async def ListRejections(self, request: pb.ListRejectionsRequest, context: Context) -> pb.ListRejectionsResponse:
+        """Refusals of a device, newest first, and how many more there were."""
+        c, page = t.rejection.c, page_of(request)
         async with self._database.read() as connection:
-            owner = await registry_store.get(connection, DEVICE, caller().organization_id, device)
+            owner = await registry_store.get(connection, DEVICE, caller().organization_id, request.device)
             query = select(t.rejection).where(c.device_id == owner.id)
             if page.after:
                 query = query.where(c.number < page.after)
             rows = (await connection.execute(query.order_by(c.number.desc()).limit(page.limit + 1))).all()
         not_kept = owner.rejections_counted + max(owner.rejections_recorded - KEPT, 0)
-        return *page.cut(rows, "number"), not_kept
+        kept, token = page.cut(rows, "number")
+        rejections = map(codec.rejection, kept)
+        return pb.ListRejectionsResponse(rejections=rejections, next_page_token=token, not_kept=not_kept)
 
 
 async def _recorded_of(connection: AsyncConnection, device_ids: Iterable[int]) -> dict[int, int]:

@@ -24,12 +24,9 @@ import aemos_ingest
 from aemos_ingest import tables
 from aemos_ingest.connectivity import Connectivity
 from aemos_ingest.grpc_api import (
-    ConnectivityServicer,
     DataStreamServicer,
     DeviceServicer,
-    HistoryServicer,
     IdentityServicer,
-    RejectionServicer,
     SensorServicer,
     TelemetryDataServicer,
 )
@@ -95,12 +92,12 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
                 [
                     IdentityServicer(identity, registry),
                     DeviceServicer(registry),
-                    ConnectivityServicer(connectivity),
-                    RejectionServicer(Rejections(database)),
+                    connectivity,
+                    Rejections(database),
                     SensorServicer(registry),
                     TelemetryDataServicer(registry),
                     DataStreamServicer(readings, history),
-                    HistoryServicer(history),
+                    history,
                 ],
             )
         )

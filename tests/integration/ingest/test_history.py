@@ -112,7 +112,8 @@ async def test_pages_give_every_reading_once_in_order(world: World, sensors: lis
 
 async def context(world: World, **fields: Any) -> history_pb2.GetContextResponse:
     """Of organization 1."""
-    return await world.history.surroundings(history_pb2.GetContextRequest(organization_id=1, **fields))
+    request = history_pb2.GetContextRequest(organization_id=1, **fields)
+    return await world.history.GetContext(request, None)  # type: ignore[arg-type]
 
 
 async def test_nothing_of_another_organization(world: World) -> None:
@@ -122,7 +123,7 @@ async def test_nothing_of_another_organization(world: World) -> None:
         for ask in (
             world.history.query(1, asked(sensors, [], 0, END)),
             world.history.query(1, asked(sensors, [], BEGIN, END, aggregate=["avg"], interval="1h")),
-            world.history.latest(1, history_pb2.GetLatestReadingsRequest(sensor_uuid=sensors)),
+            newest(world.history, *sensors),
         ):
             with pytest.raises(AemosError) as refused:
                 await ask
