@@ -17,7 +17,7 @@ from aemos_rules.contexts import Contexts
 from aemos_rules.domain import Node, Reading, RuleChain
 from aemos_rules.jobs import Judge
 from aemos_rules.scheduled_runs import ScheduledRuns
-from aemos_rules.service_senders import FIRINGS_FINISHED
+from aemos_rules.sent_effects import FIRINGS_FINISHED
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.support.play import SENSOR

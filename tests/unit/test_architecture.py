@@ -23,7 +23,6 @@ PURE = (
     "libs/aemos_core/aemos_core/cron.py",
     "libs/aemos_core/aemos_core/times.py",
     "libs/aemos_core/aemos_core/timing.py",
-    "services/rules/aemos_rules/periods.py",
     "services/rules/aemos_rules/report.py",
 )
 IO = {"sqlalchemy", "redis", "grpc", "asyncio", "aiohttp", "httpx", "dramatiq", "socket", "socketio", "uvicorn"}

@@ -13,7 +13,7 @@ from aemos_core.redis_link import RedisClient
 from aemos_rules import sent_effects
 from aemos_rules.activity import Activities
 from aemos_rules.alarms import AlarmAssertion
-from aemos_rules.assertions import Alarms, Assertions, States
+from aemos_rules.assertions import Alarms, States
 from aemos_rules.chain_index import ChainIndex
 from aemos_rules.deadlines import Deadlines
 from aemos_rules.domain import DerivedReading, Notice, ReportWanted, StateAssertion
@@ -36,8 +36,8 @@ class Parts:
         appliers: Mapping[type[Any], Prepare] = {
             Remembered: self.memory.prepare,
             Deadline: self.deadlines.prepare,
-            StateAssertion: Assertions(database, redis, States()).prepare,
-            AlarmAssertion: Assertions(database, redis, Alarms()).prepare,
+            StateAssertion: States(database, redis).prepare,
+            AlarmAssertion: Alarms(database, redis).prepare,
             Notice: sent(sent_effects.notices),
             DerivedReading: sent(sent_effects.derived_readings),
             ReportWanted: sent(sent_effects.reports),

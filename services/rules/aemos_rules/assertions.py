@@ -7,7 +7,7 @@ they cost no write to the database; when Redis loses it, a late reading may coun
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from aemos.v1 import job_pb2
 from aemos_core import telemetry
@@ -46,28 +46,25 @@ class Folded(NamedTuple):
     changes: list[tuple[str, Any]]
 
 
-class Asserted(Protocol):
-    """A kind of what is asserted."""
+class Assertions:
+    """Applies assertions of one kind: one query, and a transaction only when a value changes."""
 
-    marks: str
+    marks: ClassVar[str]
     """Redis hash (rules): by key the greatest watermark that an equal value left, "ms:reading:chain"."""
+
+    def __init__(self, database: Database, redis: RedisClient) -> None:
+        self._database = database
+        self.redis = redis
 
     async def known(self, connection: AsyncConnection, keys: Iterable[Key], lock: bool) -> Mapping[Key, Known]:
         """What there is, or begins with the first assertion. Locked until the transaction ends when asked."""
+        raise NotImplementedError
 
     async def change(
         self, connection: AsyncConnection, found: Sequence[Folded], runs: RunIds
     ) -> list[job_pb2.Announcement]:
         """Stores what changes; returns what is to be told of it."""
-
-
-class Assertions:
-    """Applies assertions of a kind: one query, and a transaction only when a value changes."""
-
-    def __init__(self, database: Database, redis: RedisClient, of: Asserted) -> None:
-        self._database = database
-        self._redis = redis
-        self._of = of
+        raise NotImplementedError
 
     async def prepare(self, effects: Sequence[Any]) -> Pending:
         """Reads what there is, and how far it was asserted."""
@@ -75,10 +72,10 @@ class Assertions:
         for assertion in effects:
             by_key.setdefault(assertion.key, []).append(assertion)
         async with self._database.read() as connection:
-            known = await self._of.known(connection, by_key, lock=False)
-        marks = await self._redis.hmget(self._of.marks, list(map(_field, known))) if known else []
+            known = await self.known(connection, by_key, lock=False)
+        marks = await self.redis.hmget(self.marks, list(map(_field, known))) if known else []
         reached = {key: _watermark(mark) for key, mark in zip(known, marks, strict=True) if mark is not None}
-        return _Changes(self._redis, self._of, by_key, known, reached)
+        return _Changes(self, by_key, known, reached)
 
 
 class _Changes(Pending):
@@ -86,13 +83,12 @@ class _Changes(Pending):
 
     def __init__(
         self,
-        redis: RedisClient,
-        of: Asserted,
+        of: Assertions,
         by_key: Mapping[Key, Sequence[Any]],
         known: Mapping[Key, Known],
         reached: Mapping[Key, Watermark],
     ) -> None:
-        self._redis, self._of, self._by_key, self._reached = redis, of, by_key, reached
+        self._of, self._by_key, self._reached = of, by_key, reached
         folded = self._fold(known)
         self._moved = {each.key: each.watermark for each in folded if each.watermark != reached.get(each.key)}
         self._changing = [each.key for each in folded if each.changes]
@@ -119,10 +115,10 @@ class _Changes(Pending):
         """Notes how far each was asserted, whether it changed or not."""
         if self._moved:
             moved = self._moved.items()
-            await self._redis.hset(self._of.marks, mapping={_field(key): b"%d:%d:%d" % mark for key, mark in moved})
+            await self._of.redis.hset(self._of.marks, mapping={_field(key): b"%d:%d:%d" % mark for key, mark in moved})
 
 
-class States:
+class States(Assertions):
     """Device states; those that are gone are left alone."""
 
     marks = "device-state:asserted"
@@ -142,7 +138,7 @@ class States:
         return [state_change(row, old, one.value, _trace_of(one)) for row, old, one in changes]
 
 
-class Alarms:
+class Alarms(Assertions):
     """Alarms; the first assertion of one makes it."""
 
     marks = "alarm:asserted"

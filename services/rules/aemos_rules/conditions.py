@@ -74,10 +74,7 @@ def _reading(run: Run) -> Mapping[str, Any]:
 
 
 def _fetched(word: str) -> Callable[[Run], Any]:
-    def of(run: Run) -> Any:
-        return {} if run.world.context is None else doubles(run.world.context.word(word, run.reading))
-
-    return of
+    return lambda run: doubles(run.world.context.word(word, run.reading))
 
 
 _CONTEXT: dict[str, tuple[cel.Type, Callable[[Run], Any]]] = {

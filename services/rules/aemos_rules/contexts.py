@@ -14,7 +14,7 @@ from sqlalchemy import select
 from aemos_rules import tables as t
 from aemos_rules.domain import Reading
 from aemos_rules.engine import CompiledChain
-from aemos_rules.run import Cell, Context
+from aemos_rules.run import NOTHING_KNOWN, Cell, Context
 
 _MOST_NAMED = 100
 """Devices in one call: their attributes may have 16 KiB each, and an answer 4 MiB."""
@@ -63,10 +63,10 @@ class Contexts:
         """The registry changed, or we may have missed that it did."""
         self._kept.clear()
 
-    async def fetch(self, asked: Asked) -> Context | None:
-        """The context of a job; None when nobody asks. AemosError when ingest does not answer."""
+    async def fetch(self, asked: Asked) -> Context:
+        """The context of a job. AemosError when ingest does not answer."""
         if not asked.needs:
-            return None
+            return NOTHING_KNOWN
         found = _Fetched()
         for organization_id, devices in asked.devices.items():
             sensors = asked.sensors[organization_id] if "sensors" in asked.needs else set()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from .domain import Reading
 from .engine import CompiledChain, RunResult
 from .explain import NodeRun, explained
-from .run import Cell, Context, Deadline, Remembered, Start, World
+from .run import NOTHING_KNOWN, Cell, Context, Deadline, Remembered, Start, World
 
 
 class Tried(NamedTuple):
@@ -20,7 +20,7 @@ class Tried(NamedTuple):
 
 
 def dry_run(
-    chain: CompiledChain, readings: Sequence[Reading], at_ms: int, context: Context | None = None
+    chain: CompiledChain, readings: Sequence[Reading], at_ms: int, context: Context = NOTHING_KNOWN
 ) -> Iterator[Tried]:
     """Runs over the readings in their order, and those of the deadlines in between; without a reading, once at `at_ms`
     as on a schedule. Memory begins empty."""
@@ -35,7 +35,7 @@ def dry_run(
 class _Trial:
     """What a chain remembers and waits for while it is tried."""
 
-    def __init__(self, chain: CompiledChain, context: Context | None) -> None:
+    def __init__(self, chain: CompiledChain, context: Context) -> None:
         self._chain = chain
         self._context = context
         self._memory: dict[Cell, bytes] = {}

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
 from itertools import pairwise
 from statistics import median
@@ -20,6 +20,15 @@ from markupsafe import Markup
 _GAP_FACTOR = 3
 _WIDTH, _HEIGHT = 720, 120
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_MINUTE = 60_000
+PERIODS = {
+    "last-hour": _MINUTE,
+    "today": 15 * _MINUTE,
+    "yesterday": 15 * _MINUTE,
+    "last-week": 120 * _MINUTE,
+    "last-month": 480 * _MINUTE,
+}
+"""What a report can be about, and how long the parts of it are that its charts show, in ms: at most 100."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,39 @@ class Line:
     maximum: float | None
     gaps: Sequence[tuple[int, int]]
     alarms: int
+
+
+def period(name: str, at_ms: int, timezone: str) -> tuple[int, int]:
+    """The [from, to) of one of PERIODS as seen at a time, with days as clocks in the zone have them."""
+    zone = ZoneInfo(timezone)
+    now = datetime.fromtimestamp(at_ms / 1000, zone)
+    if name == "last-hour":
+        hour = at_ms // 3_600_000 * 3_600_000
+        return hour - 3_600_000, hour
+    today = now.date()
+    monday, first = today - timedelta(today.weekday()), today.replace(day=1)
+    days = {
+        "today": (today, today + timedelta(1)),
+        "yesterday": (today - timedelta(1), today),
+        "last-week": (monday - timedelta(7), monday),
+        "last-month": ((first - timedelta(1)).replace(day=1), first),
+    }
+    begin, end = (_midnight(day, zone) for day in days[name])
+    return begin, at_ms if name == "today" else end
+
+
+def _midnight(day: date, zone: ZoneInfo) -> int:
+    return int(datetime.combine(day, time(), zone).astimezone(UTC).timestamp()) * 1000
+
+
+def joined(buckets: Sequence[Bucket]) -> Bucket | None:
+    """All of them as one; None where there is no reading."""
+    count = sum(bucket.count for bucket in buckets)
+    if not count:
+        return None
+    average = sum(bucket.average * bucket.count for bucket in buckets) / count
+    lowest, highest = min(bucket.minimum for bucket in buckets), max(bucket.maximum for bucket in buckets)
+    return Bucket(buckets[0].at_ms, count, lowest, average, highest)
 
 
 def lines(report: Report) -> list[Line]:
@@ -156,14 +198,11 @@ _SVG = (
 
 
 def _line(series: Series, report: Report, alarms: int) -> Line:
-    buckets = series.buckets
-    count = sum(bucket.count for bucket in buckets)
-    gaps = _gaps(series, report)
-    if not count:
+    whole, gaps = joined(series.buckets), _gaps(series, report)
+    if whole is None:
         return Line(series, 0, None, None, None, gaps, alarms)
-    average = sum(bucket.average * bucket.count for bucket in buckets) / count
-    lowest, highest = min(bucket.minimum for bucket in buckets), max(bucket.maximum for bucket in buckets)
-    return Line(series, count, _short(lowest), _short(average), _short(highest), gaps, alarms)
+    least, average, most = _short(whole.minimum), _short(whole.average), _short(whole.maximum)
+    return Line(series, whole.count, least, average, most, gaps, alarms)
 
 
 def _gaps(series: Series, report: Report) -> list[tuple[int, int]]:

@@ -23,8 +23,7 @@ from sqlalchemy import or_, select
 
 from aemos_rules import tables
 from aemos_rules.domain import Selection
-from aemos_rules.periods import PERIODS, period
-from aemos_rules.report import Alarm, Report, Series, chart, lines, to_csv, to_html
+from aemos_rules.report import PERIODS, Alarm, Report, Series, chart, lines, period, to_csv, to_html
 from aemos_rules.reports import Reports
 
 log = logging.getLogger("aemos.rules")

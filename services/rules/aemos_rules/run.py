@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -81,6 +82,18 @@ class Deadline(NamedTuple):
         return Start(self.reading, self.at_ms, self.cell.node, self.due_ms, self.data, self.depth)
 
 
+class Context:
+    """What is known beyond the reading; the empty one knows nothing."""
+
+    def word(self, word: str, reading: Reading | None) -> Any:
+        """The value of `device`, `sensor`, `states` or `sensors` for a reading; a mapping."""
+        return {}
+
+
+NOTHING_KNOWN = Context()
+
+
+@dataclass(slots=True)
 class World:
     """What all runs of one job share: the clock, memory, and the context that chains asked for.
 
@@ -88,28 +101,11 @@ class World:
     other sensors.
     """
 
-    __slots__ = ("answers", "context", "memory", "now_ms", "partition")
-
-    def __init__(
-        self,
-        now_ms: int = 0,
-        partition: int = 0,
-        memory: dict[Cell, bytes] | None = None,
-        context: Context | None = None,
-        answers: Mapping[Question, Mapping[str, Any]] | None = None,
-    ) -> None:
-        self.now_ms, self.partition = now_ms, partition
-        self.memory: dict[Cell, bytes] = {} if memory is None else memory
-        self.context = context
-        self.answers: Mapping[Question, Mapping[str, Any]] = {} if answers is None else answers
-
-
-class Context:
-    """What is known beyond the reading; the empty one knows nothing."""
-
-    def word(self, word: str, reading: Reading | None) -> Any:
-        """The value of `device`, `sensor`, `states` or `sensors` for a reading; a mapping."""
-        return {}
+    now_ms: int = 0
+    partition: int = 0
+    memory: dict[Cell, bytes] = field(default_factory=dict)
+    context: Context = NOTHING_KNOWN
+    answers: Mapping[Question, Mapping[str, Any]] = field(default_factory=dict)
 
 
 NOWHERE = World()

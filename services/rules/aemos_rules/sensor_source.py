@@ -11,8 +11,7 @@ from aemos_core.errors import AemosError, Kind
 from aemos_core.times import to_timestamp
 
 from aemos_rules.domain import Question, Selection
-from aemos_rules.periods import period
-from aemos_rules.report import Bucket, Series
+from aemos_rules.report import Bucket, Series, joined, period
 
 MOST_SERIES = 200
 """Variables that one report or chain looks at."""
@@ -97,21 +96,16 @@ class SensorSource:
 def summary(measured: Iterable[Series]) -> dict[str, Any]:
     """Figures over all that was measured, as a chain's data."""
     values: dict[str, dict[str, float]] = {}
-    buckets = []
+    buckets: list[Bucket] = []
     for series in measured:
+        buckets += series.buckets
         for bucket in series.buckets:
             values.setdefault(series.sensor_uuid, {})[series.variable] = bucket.average
-            buckets.append(bucket)
-    count = sum(bucket.count for bucket in buckets)
-    if not count:
+    whole = joined(buckets)
+    if whole is None:
         return {"count": 0, "values": {}}
-    return {
-        "count": count,
-        "min": min(bucket.minimum for bucket in buckets),
-        "avg": sum(bucket.average * bucket.count for bucket in buckets) / count,
-        "max": max(bucket.maximum for bucket in buckets),
-        "values": values,
-    }
+    figures = {"count": whole.count, "min": whole.minimum, "avg": whole.average, "max": whole.maximum}
+    return figures | {"values": values}
 
 
 def number(text: str) -> float | None:

@@ -1,13 +1,15 @@
-"""Effects that are only sent, in the transaction of all others."""
+"""Effects that are only sent, in the transaction of all others; and what other services are asked to do by them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 from uuid import NAMESPACE_OID, uuid5
 
-from aemos.v1 import data_stream_pb2, job_pb2, schedule_pb2
+from aemos.v1 import data_stream_pb2, data_stream_pb2_grpc, job_pb2, schedule_pb2, schedule_pb2_grpc
 from aemos_core.announcements import outbox_row
+from aemos_core.errors import AemosError, Kind
 from aemos_core.jobs import GENERATE_REPORT
 from aemos_core.outbox import Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
@@ -16,9 +18,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aemos_rules.announcements import message_of
 from aemos_rules.domain import DerivedReading, Notice, ReportWanted, RunIds
 from aemos_rules.effects import Pending, Prepare
-from aemos_rules.service_senders import DERIVED_READINGS, FIRINGS_FINISHED
+
+log = logging.getLogger("aemos.rules")
+
+DERIVED_READINGS = "derived-readings"
+FIRINGS_FINISHED = "firings-finished"
+_TRY_AGAIN = {Kind.UNAVAILABLE.value, Kind.BUSY.value, Kind.INTERNAL.value}
 
 RowsOf: TypeAlias = Callable[[Sequence[Any], RunIds], list[Row]]
+Call: TypeAlias = Callable[[bytes], Awaitable[None]]
+"""Makes a request of bytes; AemosError when it is to be made again."""
 
 
 def sent(rows_of: RowsOf) -> Prepare:
@@ -82,3 +91,54 @@ def firing_ends(ends: Sequence[schedule_pb2.FiringEnd], runs: RunIds) -> list[Ro
         end.run_id = str(run_id) if run_id else ""
     finished = schedule_pb2.FinishFiringsRequest(ends=ends)
     return [Row(FIRINGS_FINISHED, 0, finished.SerializeToString(), len(ends))]
+
+
+class ServiceSender:
+    """Makes one request of a batch of rows: payloads join byte by byte."""
+
+    keep_ms = 0
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def send(self, partition: int, rows: Sequence[Row]) -> None:
+        """Returns when it is answered; raises ConnectionError to be called again."""
+        try:
+            await self._call(b"".join(row.payload for row in rows))
+        except AemosError as error:
+            raise ConnectionError(error.detail) from error
+
+    async def lost_everything(self) -> bool:
+        """A service is not Redis."""
+        return False
+
+
+def writing(ingest: data_stream_pb2_grpc.DataStreamServiceAsyncStub) -> Call:
+    """Stores derived readings; what a sensor does not take is logged and given up."""
+
+    async def call(payload: bytes) -> None:
+        request = data_stream_pb2.WriteReadingsRequest.FromString(payload)
+        answer = await ingest.WriteReadings(request)
+        for one, result in zip(request.readings, answer.results, strict=True):
+            refusal = result.refusal
+            if refusal.kind in _TRY_AGAIN:
+                raise AemosError(Kind(refusal.kind), refusal.detail)
+            if refusal.kind:
+                log.warning("derived reading %s of %s refused: %s", one.variable_name, one.sensor_uuid, refusal.detail)
+
+    return call
+
+
+def finishing(scheduler: schedule_pb2_grpc.SchedulerServiceAsyncStub) -> Call:
+    """Reports the ends of scheduled runs to the scheduler, which counts the first of each run."""
+
+    async def call(payload: bytes) -> None:
+        request = schedule_pb2.FinishFiringsRequest.FromString(payload)
+        try:
+            await scheduler.FinishFirings(request)
+        except AemosError as error:
+            if error.kind is not Kind.INVALID:
+                raise
+            log.error("%d ends of runs were refused: %s", len(request.ends), error.detail)
+
+    return call

@@ -18,7 +18,7 @@ from aemos_core.redis_link import RedisClient, open_redis
 from aemos_core.rpc import grpc_server, open_channel, remote_verifier
 
 import aemos_rules
-from aemos_rules import service_senders, tables
+from aemos_rules import sent_effects, tables
 from aemos_rules.alarm_api import AlarmServicer
 from aemos_rules.chain_api import RuleChainServicer
 from aemos_rules.chain_check import ChainCheck
@@ -55,11 +55,11 @@ async def open_outbox(
         outbox.add_sender(spec.name, JobSender(queue, spec, jobs, receipts))
     ingest = await stack.enter_async_context(open_channel(settings.ingest_target, settings.service_secret))
     calls = {
-        service_senders.DERIVED_READINGS: service_senders.writing(data_stream_pb2_grpc.DataStreamServiceStub(ingest)),
-        service_senders.FIRINGS_FINISHED: service_senders.finishing(schedule_pb2_grpc.SchedulerServiceStub(scheduler)),
+        sent_effects.DERIVED_READINGS: sent_effects.writing(data_stream_pb2_grpc.DataStreamServiceStub(ingest)),
+        sent_effects.FIRINGS_FINISHED: sent_effects.finishing(schedule_pb2_grpc.SchedulerServiceStub(scheduler)),
     }
     for kind, call in calls.items():
-        outbox.add_sender(kind, service_senders.ServiceSender(call))
+        outbox.add_sender(kind, sent_effects.ServiceSender(call))
     outbox.add_sender(ANNOUNCE, AnnounceSender(Announcer(redis), redis))
     outbox.add_sender(CHAINS_CHANGED, ChainsChangedSender(redis))
     return outbox, receipts, broker

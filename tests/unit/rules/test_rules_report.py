@@ -7,8 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 import resvg_py
 from aemos_core.times import parse_rfc3339, rfc3339
-from aemos_rules.periods import PERIODS, period
-from aemos_rules.report import Alarm, Bucket, Report, Series, chart, lines, to_csv, to_html
+from aemos_rules.report import PERIODS, Alarm, Bucket, Report, Series, chart, lines, period, to_csv, to_html
 
 BERLIN = "Europe/Berlin"
 FROM, TO = period("yesterday", parse_rfc3339("2026-03-18T06:00:00Z"), BERLIN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import actions, alarms, filters, remembering, scheduled, transforms, windows
+from . import actions, filters, remembering, scheduled, transforms, windows
 from .registry import KINDS, InvalidConfig, NodeKind, make_node, node_types
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "InvalidConfig",
     "NodeKind",
     "actions",
-    "alarms",
     "filters",
     "make_node",
     "node_types",

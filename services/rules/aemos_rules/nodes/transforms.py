@@ -114,8 +114,8 @@ class Enrich(Transform, kind="enrich"):
 
     def apply(self, run: Run) -> bool | None:
         context, reading = run.world.context, run.reading
-        device = context.word("device", reading) if context and self.attributes else {}
-        latest = context.word("sensors", reading) if context and self.sensors else {}
+        device = context.word("device", reading) if self.attributes else {}
+        latest = context.word("sensors", reading) if self.sensors else {}
         attributes = device.get("attributes", {})
         made = {name: attributes.get(name) for name in self.attributes}
         for name, wanted in self.sensors.items():
