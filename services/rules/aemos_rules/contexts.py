@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from aemos.v1 import data_stream_pb2, history_pb2, history_pb2_grpc
@@ -105,21 +106,16 @@ class Contexts:
         if len(self._kept) > _MOST_KEPT:
             self._kept.clear()
         for device in answer.devices:
-            self._kept[device.uuid] = _DeviceContext(
-                {
-                    "id": device.id,
-                    "uuid": device.uuid,
-                    "name": device.name,
-                    "labels": dict(device.labels),
-                    "attributes": json_format.MessageToDict(device.attributes),
-                }
-            )
+            known = {"id": device.id, "uuid": device.uuid, "name": device.name, "labels": dict(device.labels)}
+            attributes = json_format.MessageToDict(device.attributes)
+            self._kept[device.uuid] = _DeviceContext({**known, "attributes": attributes})
         named = {}
         for context in answer.sensors:
             sensor, latest = context.sensor, {name: _value(one) for name, one in context.latest.items()}
             named[sensor.uuid] = latest
-            if sensor.device_uuid in self._kept:
-                self._kept[sensor.device_uuid].add(sensor.uuid, sensor.name, latest)
+            if of := self._kept.get(sensor.device_uuid):
+                of.sensors[sensor.uuid] = {"uuid": sensor.uuid, "name": sensor.name}
+                of.latest[sensor.uuid] = of.latest[sensor.name] = latest
         return named
 
     async def _states(self, asked: Asked) -> dict[str, dict[str, str]]:
@@ -133,17 +129,13 @@ class Contexts:
         return found
 
 
+@dataclass
 class _DeviceContext:
     """A device, its sensors by uuid, and their latest values by uuid and by name."""
 
-    def __init__(self, device: Mapping[str, Any]) -> None:
-        self.device = device
-        self.sensors: dict[str, dict[str, Any]] = {}
-        self.latest: dict[str, Mapping[str, Any]] = {}
-
-    def add(self, uuid: str, name: str, latest: Mapping[str, Any]) -> None:
-        self.sensors[uuid] = {"uuid": uuid, "name": name}
-        self.latest[uuid] = self.latest[name] = latest
+    device: Mapping[str, Any]
+    sensors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    latest: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class _Fetched(Context):
@@ -158,11 +150,12 @@ class _Fetched(Context):
         of = None if reading is None else self.devices.get(reading.device_uuid)
         if word == "sensors":
             return {**self.named, **(of.latest if of else {})}
-        if reading is None or (of is None and word != "states"):
+        if reading is None:
             return {}
         if word == "states":
             return self.states.get(reading.device_uuid, {})
-        assert of is not None
+        if of is None:
+            return {}
         return of.device if word == "device" else of.sensors.get(reading.sensor_uuid, {})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from aemos.v1 import job_pb2
@@ -37,41 +37,34 @@ _REPLACE = text(
 )
 
 
-class _State(msgspec.Struct, array_like=True):
-    reading: Reading | None
-    data: dict[str, Any]
-    at_ms: int
-    depth: int
-    tries: int
+_State: TypeAlias = tuple[Reading | None, dict[str, Any], int, int, int]
+"""(reading, data, at_ms, depth, tries) of a Deadline."""
 
 
 def message_of(deadline: Deadline) -> job_pb2.ResumedRun:
     """What goes on, as it is kept and sent."""
-    cell = deadline.cell
-    state = _State(deadline.reading, dict(deadline.data), deadline.at_ms, deadline.depth, deadline.tries)
+    cell, of = deadline.cell, deadline
     return job_pb2.ResumedRun(
         rule_chain_id=cell.chain_id,
         node=cell.node,
         key=cell.key,
-        due_at_ms=deadline.due_ms,
+        due_at_ms=of.due_ms,
         partition=cell.partition,
-        state=msgspec.msgpack.encode(state),
+        state=msgspec.msgpack.encode((of.reading, of.data, of.at_ms, of.depth, of.tries)),
     )
 
 
 def deadline_of(message: job_pb2.ResumedRun) -> Deadline:
     """The reverse of message_of."""
-    state = msgspec.msgpack.decode(message.state, type=_State)
+    reading, data, at_ms, depth, tries = msgspec.msgpack.decode(message.state, type=_State)
     cell = Cell(message.partition, message.rule_chain_id, message.node, message.key)
-    due, reading, data = message.due_at_ms, state.reading, state.data
-    return Deadline(cell, due, reading, data, state.at_ms, state.depth, tries=state.tries)
+    return Deadline(cell, message.due_at_ms, reading, data, at_ms, depth, tries=tries)
 
 
 def _resumed(partition: int, run: bytes) -> Row:
     """The outbox row of one; batches join byte by byte."""
-    return Row(
-        RESUME_RUNS.name, partition, job_pb2.ResumedRuns(runs=[job_pb2.ResumedRun.FromString(run)]).SerializeToString()
-    )
+    runs = job_pb2.ResumedRuns(runs=[job_pb2.ResumedRun.FromString(run)])
+    return Row(RESUME_RUNS.name, partition, runs.SerializeToString())
 
 
 class Deadlines:
@@ -136,18 +129,18 @@ class _Kept(Pending):
     def __init__(self, deadlines: Deadlines, changed: Sequence[Deadline]) -> None:
         self._deadlines = deadlines
         now = now_ms()
-        self._later = [deadline for deadline in changed if _fires_at(deadline) > now]
-        self._at_once = [deadline for deadline in changed if 0 < _fires_at(deadline) <= now]
-        self._gone = [deadline.cell for deadline in changed if _fires_at(deadline) <= now]
+        self._later = [each for each in changed if _fires_at(each) > now]
+        self._over = [each for each in changed if _fires_at(each) <= now]
 
     async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
-        """What is due already goes by the outbox at once."""
-        if self._gone:
-            keys = [(cell.chain_id, cell.node, cell.key) for cell in self._gone]
+        """What is due already goes by the outbox at once; what was taken back (0) only goes."""
+        if self._over:
+            keys = [(cell.chain_id, cell.node, cell.key) for cell, *_ in self._over]
             await connection.execute(delete(t.deadline).where(_KEY.in_(keys)))
         if self._later:
             await connection.execute(_REPLACE, [self._row(deadline) for deadline in self._later])
-        return [_resumed(each.cell.partition, message_of(each).SerializeToString()) for each in self._at_once]
+        due = [each for each in self._over if _fires_at(each)]
+        return [_resumed(each.cell.partition, message_of(each).SerializeToString()) for each in due]
 
     @staticmethod
     def _row(deadline: Deadline) -> dict[str, Any]:
