@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+from aemos_gateway import mqtt_sessions
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.mqtt_connection import Hold
 from aemos_gateway.mqtt_hearing import MOST_UNACKNOWLEDGED
@@ -164,6 +166,32 @@ async def test_a_session_that_cannot_be_read_is_not_lost() -> None:
         assert await device.rest() == []
         again = await Raw.open(it, connect(clean=False))
         assert [await again.receive() for _ in range(2)] == [PRESENT, heard(1, 1, dup=True)]
+
+
+async def test_a_log_that_does_not_answer_is_read_when_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis goes away while a session catches up: readings are taken meanwhile, and nothing is missed or repeated."""
+    monkeypatch.setattr(mqtt_sessions, "_AGAIN_SECONDS", 0.05)
+    log = FakeLog(Downlink())
+    async with world(log=log) as it:
+        device = await Raw.connected(it, subscribe((own("notifications"), 1)), connect_with=connect(clean=False))
+        assert await device.receive() == suback(1)
+        device.close()
+        await until(lambda: it.count == 0, DEADLINE_S)
+        log.publish(1)
+        log.answering.clear()
+        again = await Raw.open(it, connect(clean=False))
+        assert await again.receive() == PRESENT
+        log.away = True
+        log.answering.set()
+        log.publish(2)
+        again.send(publish())
+        assert await again.receive() == (0x40, b"\0\1")
+        assert await again.alive()
+        log.away = False
+        assert [await again.receive() for _ in range(2)] == [heard(1, 1, dup=True), heard(2, 2, dup=True)]
+        log.publish(3)
+        again.send(PUBACK + b"\0\1", PUBACK + b"\0\2")
+        assert await again.receive() == heard(3, 3)
 
 
 async def test_many_sessions_behind_read_the_log_together() -> None:

@@ -126,6 +126,8 @@ class FakeLog(NotificationFeed):
 
     async def read(self, organization_id: int, after: LogId, upto: LogId, count: int) -> list[Logged]:
         await self.answering.wait()
+        if self.away:
+            raise ConnectionError
         self.pages += 1
         return [entry for entry in self.entries if after < entry.id <= upto][:count]
 
