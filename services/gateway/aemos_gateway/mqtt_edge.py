@@ -207,14 +207,13 @@ class MqttEdge:
 
     def _received_of(self, proven: Proven) -> Received:
         key = proven.session_key
-        found = self._received.pop(key, None)
-        if proven.clean or found is None:
-            found = Received()
-        if not proven.clean:
-            self._received[key] = found
-            if len(self._received) > self._ports.limits.connections:
-                del self._received[next(iter(self._received))]
-        return found
+        before = self._received.pop(key, None)
+        if proven.clean:
+            return Received()
+        self._received[key] = before = before or Received()
+        if len(self._received) > self._ports.limits.connections:
+            del self._received[next(iter(self._received))]
+        return before
 
     # Those who are in.
 
