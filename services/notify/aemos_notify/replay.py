@@ -44,7 +44,7 @@ class _Missed:
         entries = self._entries[MOST_REPLAYED - 1 :: -1]
         for start in range(0, len(entries), _EVENTS_A_WRITE):
             some = entries[start : start + _EVENTS_A_WRITE]
-            await client.pour(Event((entry.event, entry.notification) for entry in some))
+            await client.connection.pour(Event((entry.event, entry.notification) for entry in some))
 
 
 class Replayer:
