@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aemos_core.database import Database
-from aemos_core.errors import AemosError
 from aemos_core.outbox import OutboxRows, Row
+from aemos_core.records import delete_found
 from aemos_core.times import now_ms
-from aemos_core.waiting import wait
-from sqlalchemy import delete, insert, select
+from sqlalchemy import insert, select
 
 from aemos_rules import tables
 
-log = logging.getLogger("aemos.rules")
-
 KEPT = 1_000
 """Reports of an organization: the oldest give way."""
-_TIDY_SECONDS = 60.0
 _AT_ONCE = 50
 _c = tables.report.c
 
 
 class Reports:
-    """A component: keeps reports until they expire."""
+    """Keeps reports until they expire."""
 
     def __init__(self, database: Database, outbox: OutboxRows) -> None:
         self._database = database
@@ -42,23 +36,12 @@ class Reports:
         async with self._database.write() as connection:
             await connection.execute(insert(tables.report).values(**values))
             surplus = select(_c.id).where(_c.organization_id == values["organization_id"]).order_by(_c.id.desc())
-            old = list((await connection.execute(surplus.offset(KEPT).limit(_AT_ONCE))).scalars())
-            await connection.execute(delete(tables.report).where(_c.id.in_(old)))
+            await delete_found(connection, tables.report, surplus.offset(KEPT).limit(_AT_ONCE))
             rows = await self._outbox.add(connection, mails)
         self._outbox.committed(rows)
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Deletes what has expired, a little at a time, until told to stop."""
-        while not await wait(stop, _TIDY_SECONDS):
-            try:
-                await self.expire(now_ms())
-            except AemosError as error:
-                log.warning("reports stay for now: %s", error.detail)
-
-    async def expire(self, now: int) -> None:
-        """Deletes some of the reports whose time is over."""
+    async def expire(self, at_ms: int | None = None) -> int:
+        """Deletes some of the reports whose time is over, now or at `at_ms`; how many."""
+        over = select(_c.id).where(_c.expires_at_ms < (at_ms or now_ms())).limit(_AT_ONCE)
         async with self._database.write() as connection:
-            over = select(_c.id).where(_c.expires_at_ms < now).limit(_AT_ONCE)
-            old = list((await connection.execute(over)).scalars())
-            if old:
-                await connection.execute(delete(tables.report).where(_c.id.in_(old)))
+            return await delete_found(connection, tables.report, over)

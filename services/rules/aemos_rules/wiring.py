@@ -16,6 +16,7 @@ from aemos_core.outbox_senders import ANNOUNCE, AnnounceSender, JobSender, Recei
 from aemos_core.process import Component
 from aemos_core.redis_link import RedisClient, open_redis
 from aemos_core.rpc import grpc_server, open_channel, remote_verifier
+from aemos_core.waiting import Sweep
 
 import aemos_rules
 from aemos_rules import sent_effects, tables
@@ -89,4 +90,4 @@ async def wire(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
         ]
         address, secret = f"{settings.bind}:{settings.rules_grpc_port}", settings.service_secret
         server = await enter(grpc_server(address, "AEMOS_RULES_GRPC_PORT", secret, remote_verifier(ingest), servicers))
-        yield [server, outbox, receipts, reports, *slow]
+        yield [server, outbox, receipts, Sweep(60, reports.expire, "reports stay"), *slow]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from aemos.v1 import history_pb2_grpc
 from aemos_core.database import open_database
@@ -13,12 +14,13 @@ from aemos_core.names import REGISTRY_CHANGED, RULE_CHAINS_CHANGED
 from aemos_core.process import Component
 from aemos_core.redis_link import Subscriber, open_redis
 from aemos_core.rpc import open_channel
+from aemos_core.waiting import Sweep
 from aemos_core.worker import JobWorker, actor_on_loop, is_outage
 
+from aemos_rules import run_store
 from aemos_rules.appliers import Parts
 from aemos_rules.contexts import Contexts
 from aemos_rules.jobs import Judge
-from aemos_rules.run_store import RunSweep
 from aemos_rules.scheduled_runs import ScheduledRuns
 from aemos_rules.settings import RulesSettings
 from aemos_rules.wiring import open_outbox
@@ -62,5 +64,5 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
             subscriber,
             parts.deadlines,
             parts.activities,
-            RunSweep(database),
+            Sweep(60, partial(run_store.forget, database), "old runs stay"),
         ]

@@ -26,7 +26,6 @@ COALESCE_SECONDS = 0.2
 RETRY_SECONDS = 1.0
 MOST_AT_ONCE = 1_000
 """Instants claimed in one transaction, as many as one job holds."""
-TIDY_SECONDS = 10.0
 FIRED_BEFORE_PRUNING = 100
 _PAGE = 1_000
 
@@ -163,7 +162,7 @@ class ScheduleCopy:
 
 
 class Tidier:
-    """A component: history stays bounded, in small steps, and runs that were lost hold up nobody."""
+    """History stays bounded, in small steps, and runs that were lost hold up nobody."""
 
     def __init__(self, firings: FiringStore) -> None:
         self._firings = firings
@@ -179,15 +178,8 @@ class Tidier:
                 del self._fired[chain]
                 self._crowded.add(chain)
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Tidies until told to stop."""
-        while not await wait(stop, TIDY_SECONDS):
-            try:
-                await self._tidy()
-            except AemosError as error:
-                log.warning("history stays as it is for now: %s", error.detail)
-
-    async def _tidy(self) -> None:
+    async def tidy(self) -> None:
+        """One step."""
         if lost := await self._firings.lost():
             log.warning("nothing was heard of %s runs for an hour", len(lost))
             await self._firings.finish([end_without_run(run, "lost") for run in lost])

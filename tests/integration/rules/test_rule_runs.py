@@ -11,10 +11,11 @@ from aemos_core.database import Database
 from aemos_core.names import rule_chain_room
 from aemos_core.outbox_senders import ANNOUNCE
 from aemos_core.redis_link import RedisClient
-from aemos_rules import run_records, state_store
+from aemos_core.times import now_ms
+from aemos_rules import run_records, run_store, state_store
 from aemos_rules import tables as t
 from aemos_rules.domain import Connection
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from tests.support.play import T0, act, node, reading
 from tests.support.rule_worker import Worker, save_chain
@@ -93,3 +94,26 @@ async def test_a_loop_is_cut_marked_and_told(database: Database, redis: RedisCli
         "name": "ping",
         "error": "node 'again': a loop: 5 chains led to one another",
     }
+
+
+async def test_runs_do_not_pile_up(database: Database, redis: RedisClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain keeps its newest, and each goes when it is a week old."""
+    monkeypatch.setattr(run_store, "MOST_OF_A_CHAIN", 3)
+    state = await add_state(database)
+    worker = Worker(database, redis)
+    crowded = await save_chain(database, node("condition", condition="value > 2"), act("a", state, "a"))
+    await save_chain(database, node("condition", condition="value < 3"), act("b", state, "b"))
+    await worker.evaluate(*(reading(1 + 2 * (number % 2), number, number) for number in range(1, 11)))
+    runs = await rows_of(database, t.chain_run)
+    assert len(runs) == 10
+    assert await run_store.forget(database) == 4
+    kept = [run.id for run in await rows_of(database, t.chain_run)]
+    of_crowded = [run.id for run in runs if run.rule_chain_id == crowded]
+    others = [run.id for run in runs if run.rule_chain_id != crowded]
+    assert kept == sorted([*of_crowded[-3:], *others[-3:]])
+    async with database.write() as connection:
+        old = update(t.chain_run).where(t.chain_run.c.rule_chain_id == crowded)
+        await connection.execute(old.values(recorded_at_ms=now_ms() - run_store.KEPT_MS - 1))
+    assert await run_store.forget(database) == 3
+    assert crowded not in {run.rule_chain_id for run in await rows_of(database, t.chain_run)}
+    assert await run_store.forget(database) == 0

@@ -10,6 +10,7 @@ from aemos.v1 import rule_chain_pb2 as pb
 from aemos_core.errors import unavailable
 from aemos_core.times import now_ms
 from aemos_core.timing import Timing
+from aemos_core.waiting import Sweep
 from aemos_scheduler import service
 from aemos_scheduler.domain import Instant, Schedule, Timetable
 from aemos_scheduler.service import Clock, ScheduleCopy, Tidier
@@ -215,14 +216,13 @@ async def test_late_runs_are_told(caplog: pytest.LogCaptureFixture) -> None:
     assert "more than 5 s late" in told[0]
 
 
-async def test_a_chain_that_fires_often_is_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_chain_that_fires_often_is_pruned() -> None:
     """After a hundred firings its history is cut, in the background."""
-    monkeypatch.setattr(service, "TIDY_SECONDS", 0.01)
     firings, stop = FakeFirings(), asyncio.Event()
     tidier = Tidier(firings)  # type: ignore[arg-type]
     schedule = every_second()
     tidier.fired([Instant(schedule, at) for at in range(100)])
-    tidying = asyncio.create_task(tidier.run(stop))
+    tidying = asyncio.create_task(Sweep(0.01, tidier.tidy, "").run(stop))
     await until(lambda: firings.pruned == [7] and firings.expired > 1, 2)
     stop.set()
     await tidying
