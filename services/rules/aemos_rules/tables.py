@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import UniqueConstraint as Unique
 from sqlalchemy.dialects.mysql import LONGBLOB, MEDIUMTEXT
+from sqlalchemy.schema import SchemaItem
 
 metadata = MetaData()
 outbox = OutboxTables(metadata)
@@ -28,9 +29,13 @@ audit = audit_table(metadata)
 _LONG_TEXT = Text().with_variant(MEDIUMTEXT, "mysql", "mariadb")
 _BYTES = LargeBinary().with_variant(LONGBLOB, "mysql", "mariadb")
 
-rule_chain = Table(
+
+def _table(name: str, *columns: SchemaItem) -> Table:
+    return Table(name, metadata, *columns, **TABLE_ARGS)
+
+
+rule_chain = _table(
     "rule_chain",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("organization_id", BigInteger, nullable=False),
     Column("name", String(200), nullable=False),
@@ -52,12 +57,10 @@ rule_chain = Table(
     Column("schedule_since_ms", BigInteger, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Index("rule_chain_by_organization", "organization_id", "id"),
-    **TABLE_ARGS,
 )
 # What each save of a chain made of it.
-rule_chain_version = Table(
+rule_chain_version = _table(
     "rule_chain_version",
-    metadata,
     Column("rule_chain_id", Id, ForeignKey("rule_chain.id", ondelete="CASCADE"), primary_key=True),
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("name", String(200), nullable=False),
@@ -65,59 +68,47 @@ rule_chain_version = Table(
     Column("connections", _LONG_TEXT),
     Column("saved_at_ms", BigInteger, nullable=False),
     Column("user_id", BigInteger, nullable=False),
-    **TABLE_ARGS,
 )
 # The sensors that a chain's filters name: what the index in Redis is built from.
-rule_chain_sensor = Table(
+rule_chain_sensor = _table(
     "rule_chain_sensor",
-    metadata,
     Column("sensor_uuid", String(64), primary_key=True),
     Column("rule_chain_id", Id, ForeignKey("rule_chain.id", ondelete="CASCADE"), primary_key=True),
-    **TABLE_ARGS,
 )
 # Which chains changed in the last hour: scheduler's copy follows it.
-rule_chain_change = Table(
+rule_chain_change = _table(
     "rule_chain_change",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("rule_chain_id", BigInteger, nullable=False),
     Column("at_ms", BigInteger, nullable=False, index=True),
-    **TABLE_ARGS,
 )
 # What nodes remember: the truth, written in the transaction of the effects that go with it.
-node_memory = Table(
+node_memory = _table(
     "node_memory",
-    metadata,
     Column("rule_chain_id", BigInteger, primary_key=True, autoincrement=False),
     Column("node", String(200), primary_key=True),
     Column("cell_key", String(64), primary_key=True),
     Column("value", _BYTES, nullable=False),
-    **TABLE_ARGS,
 )
 # Runs that go on later.
-deadline = Table(
+deadline = _table(
     "deadline",
-    metadata,
     Column("rule_chain_id", BigInteger, primary_key=True, autoincrement=False),
     Column("node", String(200), primary_key=True),
     Column("cell_key", String(64), primary_key=True),
     Column("due_at_ms", BigInteger, nullable=False, index=True),
     Column("lane", Integer, nullable=False),
     Column("run", _BYTES, nullable=False),
-    **TABLE_ARGS,
 )
 # Which worker may trust its copy of a partition's memory.
-memory_owner = Table(
+memory_owner = _table(
     "memory_owner",
-    metadata,
     Column("lane", Integer, primary_key=True, autoincrement=False),
     Column("owner", String(32), nullable=False),
-    **TABLE_ARGS,
 )
 # The asserted_* columns are the state's watermark: event time, reading and chain of the assertion it stands at.
-device_state = Table(
+device_state = _table(
     "device_state",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("organization_id", BigInteger, nullable=False),
     Column("device_id", BigInteger, nullable=False),
@@ -131,11 +122,9 @@ device_state = Table(
     Column("asserted_chain_id", BigInteger, nullable=False),
     Unique("device_id", "name", name="device_state_name"),
     Index("device_state_by_organization", "organization_id", "id"),
-    **TABLE_ARGS,
 )
-device_state_instance = Table(
+device_state_instance = _table(
     "device_state_instance",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("device_state_id", Id, ForeignKey("device_state.id", ondelete="CASCADE"), nullable=False),
     Column("value", String(200), nullable=False),
@@ -146,12 +135,10 @@ device_state_instance = Table(
     Column("chain_run_id", BigInteger, nullable=False),
     Column("user_id", BigInteger, nullable=False),
     Index("device_state_instance_by_state", "device_state_id", "id"),
-    **TABLE_ARGS,
 )
 # `latest` is 1 in the newest row of a device and type, null in the others: the unique rule allows one of the former.
-alarm = Table(
+alarm = _table(
     "alarm",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("organization_id", BigInteger, nullable=False),
     Column("device_id", BigInteger, nullable=False),
@@ -171,11 +158,9 @@ alarm = Table(
     Column("asserted_chain_id", BigInteger, nullable=False),
     Unique("device_id", "type", "latest", name="alarm_latest"),
     Index("alarm_by_organization", "organization_id", "active", "id"),
-    **TABLE_ARGS,
 )
-alarm_event = Table(
+alarm_event = _table(
     "alarm_event",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("alarm_id", Id, ForeignKey("alarm.id", ondelete="CASCADE"), nullable=False),
     Column("type", String(20), nullable=False),
@@ -185,12 +170,10 @@ alarm_event = Table(
     Column("data_stream_id", BigInteger, nullable=False),
     Column("user_id", BigInteger, nullable=False),
     Index("alarm_event_by_alarm", "alarm_id", "id"),
-    **TABLE_ARGS,
 )
 # `job_key` is that of the job that made it: a job that comes twice makes one report.
-report = Table(
+report = _table(
     "report",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("organization_id", BigInteger, nullable=False),
     Column("rule_chain_id", BigInteger, nullable=False),
@@ -200,16 +183,14 @@ report = Table(
     Column("to_ms", BigInteger, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("expires_at_ms", BigInteger, nullable=False, index=True),
-    Column("html", Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
-    Column("csv", Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
+    Column("html", _LONG_TEXT, nullable=False),
+    Column("csv", _LONG_TEXT, nullable=False),
     Unique("job_key", name="report_job"),
     Index("report_by_organization", "organization_id", "id"),
-    **TABLE_ARGS,
 )
 # `detail` is JSON: {"nodes": [...], "effects": [...]}, as the contract has them.
-chain_run = Table(
+chain_run = _table(
     "chain_run",
-    metadata,
     Column("id", Id, primary_key=True),
     Column("rule_chain_id", Id, ForeignKey("rule_chain.id", ondelete="CASCADE"), nullable=False),
     Column("organization_id", BigInteger, nullable=False),
@@ -223,7 +204,6 @@ chain_run = Table(
     Column("at_ms", BigInteger, nullable=False),
     Column("recorded_at_ms", BigInteger, nullable=False, index=True),
     Column("trace_id", String(32), nullable=False),
-    Column("detail", Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
+    Column("detail", _LONG_TEXT, nullable=False),
     Index("chain_run_by_chain", "rule_chain_id", "id"),
-    **TABLE_ARGS,
 )
