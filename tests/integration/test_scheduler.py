@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from aemos_core.timing import Timing
 from aemos_scheduler.domain import Instant, Schedule, partition_of
 from aemos_scheduler.store import FiringStore
 from aemos_scheduler.tables import OUTBOX, firing, firing_end, firing_open
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.integration.conftest import Open
+from tests.support.outbox import FakeOutbox
 from tests.support.redis_server import POLL_S, free_port, redis_server, until
 from tests.support.scheduler import PARTITIONS, SECRET, START_S, World
 
@@ -210,19 +210,6 @@ async def test_what_users_do(world: World) -> None:
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await wrong
                 assert refused.value.code().name == code
-
-
-class FakeOutbox:
-    """Writes nothing, notes what was committed."""
-
-    def __init__(self) -> None:
-        self.sent: list[Row] = []
-
-    async def add(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
-        return list(rows)
-
-    def committed(self, rows: Sequence[Row]) -> None:
-        self.sent += rows
 
 
 @pytest.fixture

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from aemos.v1 import history_pb2, job_pb2, schedule_pb2
 from aemos_core.database import Database
 from aemos_core.jobs import RESUME_RUNS
-from aemos_core.outbox import Row
 from aemos_core.redis_link import RedisClient
 from aemos_core.worker import Job, current_job
 from aemos_rules import chain_store
@@ -18,29 +16,9 @@ from aemos_rules.domain import Node, Reading, RuleChain
 from aemos_rules.jobs import Judge
 from aemos_rules.scheduled_runs import ScheduledRuns
 from aemos_rules.sent_effects import FIRINGS_FINISHED
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tests.support.outbox import FakeOutbox, Killed
 from tests.support.play import SENSOR
-
-
-class Killed(BaseException):
-    """The worker died."""
-
-
-class Outbox:
-    """Notes what was committed; may be told to die when rows are added, which is before the commit."""
-
-    def __init__(self) -> None:
-        self.sent: list[Row] = []
-        self.dies = False
-
-    async def add(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
-        if self.dies:
-            raise Killed
-        return list(rows)
-
-    def committed(self, rows: Sequence[Row]) -> None:
-        self.sent += rows
 
 
 class FakeHistory:
@@ -59,7 +37,7 @@ class Worker:
     """One process' parts, as wiring assembles them."""
 
     def __init__(self, database: Database, redis: RedisClient, history: FakeHistory | None = None) -> None:
-        self.outbox = Outbox()
+        self.outbox = FakeOutbox()
         parts = Parts(database, redis, self.outbox)
         self.memory, self.deadlines, self.index, effects = parts.memory, parts.deadlines, parts.index, parts.effects
         self.history = history or FakeHistory()

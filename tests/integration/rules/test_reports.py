@@ -1,6 +1,5 @@
 """Reports, on both kinds of database: made once however often their job comes, mailed, read by their owner, expired."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind, unavailable
 from aemos_core.identity import Caller, set_caller
 from aemos_core.jobs import SEND_EMAIL
-from aemos_core.outbox import Row
 from aemos_core.times import now_ms, parse_rfc3339
 from aemos_core.worker import Job, current_job
 from aemos_rules import reports, tables
@@ -20,25 +18,13 @@ from aemos_rules.report_job import ReportJob
 from aemos_rules.reports import Reports
 from aemos_rules.sensor_source import SensorSource
 from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tests.support.outbox import FakeOutbox
 
 AT = parse_rfc3339("2026-03-18T06:00:00Z")
 FROM = parse_rfc3339("2026-03-17T00:00:00Z")
 QUARTER = 900_000
 NO_CONTEXT: Any = None
-
-
-class FakeOutbox:
-    """Notes what was committed."""
-
-    def __init__(self) -> None:
-        self.sent: list[Row] = []
-
-    async def add(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
-        return list(rows)
-
-    def committed(self, rows: Sequence[Row]) -> None:
-        self.sent += rows
 
 
 class FakeHistory:

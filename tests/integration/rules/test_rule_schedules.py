@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,12 +10,12 @@ from aemos.v1 import sensor_pb2
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind
 from aemos_core.identity import Caller, set_caller
-from aemos_core.outbox import Row
 from aemos_core.times import now_ms
 from aemos_rules.chain_api import RuleChainServicer
 from aemos_rules.chain_check import ChainCheck
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tests.support.outbox import FakeOutbox
 
 NO_CONTEXT: Any = None
 
@@ -39,22 +38,12 @@ class NoSensors:
         return sensor_pb2.DescribeSensorsResponse()
 
 
-class NoOutbox:
-    """Sends nothing."""
-
-    async def add(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[Row]:
-        return list(rows)
-
-    def committed(self, rows: Sequence[Row]) -> None:
-        """Nobody listens."""
-
-
 class Chains:
     """The service, called as users and scheduler call it."""
 
     def __init__(self, database: Database) -> None:
         check = ChainCheck(database, NoSensors())  # type: ignore[arg-type]
-        self.api = RuleChainServicer(database, NoOutbox(), check)
+        self.api = RuleChainServicer(database, FakeOutbox(), check)
 
     async def create(self, **fields: Any) -> pb.RuleChain:
         chain = {"name": "c", "nodes": NODES, "schedule_enabled": True, "cron_expression": "@hourly"} | fields
