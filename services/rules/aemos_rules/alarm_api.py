@@ -13,7 +13,6 @@ from aemos_core.outbox import OutboxRows
 from aemos_core.paging import page_of
 from aemos_core.records import AnyRow, listed, message, own
 from aemos_core.rpc import Context
-from aemos_core.times import now_ms
 from sqlalchemy import ColumnElement, select
 
 from aemos_rules import alarm_store
@@ -58,13 +57,12 @@ class AlarmServicer(alarm_pb2_grpc.AlarmServiceServicer):
     async def _by_hand(self, alarm_id: int, what: What) -> pb.Alarm:
         async with self._database.write() as connection:
             row = await own(connection, t.alarm, alarm_id, lock=True)
-            values = alarm_store.done_by_hand(row, what, now_ms())
-            if not values:
+            changed = await alarm_store.change_by_hand(connection, row, what)
+            if changed is None:
                 return _alarm(row)
-            row = await alarm_store.change_by_hand(connection, row, what, values)
-            rows = await self._outbox.add(connection, [outbox_row([alarm_changed(row, what, telemetry.current())])])
+            rows = await self._outbox.add(connection, [outbox_row([alarm_changed(changed, what, telemetry.current())])])
         self._outbox.committed(rows)
-        return _alarm(row)
+        return _alarm(changed)
 
 
 def _alarm(row: AnyRow) -> pb.Alarm:

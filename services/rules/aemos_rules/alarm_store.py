@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
 from aemos_rules.alarms import AlarmAssertion, AlarmKey, What, happened
-from aemos_rules.domain import Watermark
 
 _a = t.alarm.c
 
@@ -33,16 +32,15 @@ async def change(
     after it."""
     after = []
     for old, assertion in changes:
-        what = happened(old, assertion.value)
+        what, values = happened(old, assertion.value), dict[str, Any]()
         if what is What.RAISED:
             row_id = await _raise(connection, row_id, assertion)
         else:
             changed = _cleared(assertion.moment) if what is What.CLEARED else {"severity": assertion.value}
-            values = changed | _asserted(assertion.watermark)
-            await connection.execute(update(t.alarm).where(_a.id == row_id).values(values))
+            values = changed | t.asserted(assertion.watermark)
         cause = {"rule_chain_id": assertion.chain_id, "data_stream_id": assertion.reading.id}
-        await _add_event(connection, row_id, what, assertion.value or old, assertion.moment, **cause)
-        after.append((what, (await connection.execute(select(t.alarm).where(_a.id == row_id))).one()))
+        event = {"type": what, "severity": assertion.value or old, "at_ms": assertion.moment, **cause}
+        after.append((what, await _happens(connection, row_id, values, event)))
     return after
 
 
@@ -62,7 +60,7 @@ async def _raise(connection: AsyncConnection, before: int, assertion: AlarmAsser
         "raised_at_ms": assertion.moment,
         "rule_chain_id": assertion.chain_id,
         "data_stream_id": reading.id,
-        **_asserted(assertion.watermark),
+        **t.asserted(assertion.watermark),
     }
     return int((await connection.execute(insert(t.alarm).values(values))).inserted_primary_key[0])  # type: ignore[index]
 
@@ -71,38 +69,25 @@ def _cleared(at_ms: int) -> dict[str, Any]:
     return {"active": False, "cleared_at_ms": at_ms}
 
 
-def _asserted(mark: Watermark) -> dict[str, int]:
-    return {"asserted_at_ms": mark[0], "asserted_reading_id": mark[1], "asserted_chain_id": mark[2]}
-
-
-def done_by_hand(row: AnyRow, what: What, now: int) -> dict[str, Any]:
-    """What a user's ACKNOWLEDGED or CLEARED at `now` (ms) changes in a row; empty when it is so already."""
-    if what is What.ACKNOWLEDGED:
-        return {"acknowledged_at_ms": now} if row.acknowledged_at_ms is None else {}
-    mark = (max(now, row.asserted_at_ms + 1), 0, 0)
-    return _cleared(now) | _asserted(mark) if row.active else {}
-
-
-async def change_by_hand(connection: AsyncConnection, row: AnyRow, what: What, values: Mapping[str, Any]) -> AnyRow:
-    """Stores what a user did; the row afterwards."""
-    await connection.execute(update(t.alarm).where(_a.id == row.id).values(**values))
-    await _add_event(connection, row.id, what, row.severity, now_ms(), user_id=caller().user_id)
+async def change_by_hand(connection: AsyncConnection, row: AnyRow, what: What) -> AnyRow | None:
+    """Stores that a user ACKNOWLEDGED or CLEARED it; the row afterwards, or None when it is so already."""
+    now, values = now_ms(), {}
+    if what is What.ACKNOWLEDGED and row.acknowledged_at_ms is None:
+        values = {"acknowledged_at_ms": now}
+    elif what is What.CLEARED and row.active:
+        values = _cleared(now) | t.asserted((max(now, row.asserted_at_ms + 1), 0, 0))
+    if not values:
+        return None
     await audit.record(connection, t.audit, f"alarm.{what}", f"alarm {row.id}")
-    return (await connection.execute(select(t.alarm).where(_a.id == row.id))).one()
+    event = {"type": what, "severity": row.severity, "at_ms": now, "user_id": caller().user_id}
+    return await _happens(connection, row.id, values, event)
 
 
-async def _add_event(
-    connection: AsyncConnection,
-    alarm_id: int,
-    what: What,
-    severity: str,
-    at_ms: int,
-    *,
-    rule_chain_id: int = 0,
-    data_stream_id: int = 0,
-    user_id: int = 0,
-) -> None:
-    cause = {"rule_chain_id": rule_chain_id, "data_stream_id": data_stream_id, "user_id": user_id}
-    await connection.execute(
-        insert(t.alarm_event).values(alarm_id=alarm_id, type=what, severity=severity, at_ms=at_ms, **cause)
-    )
+async def _happens(
+    connection: AsyncConnection, alarm_id: int, values: Mapping[str, Any], event: Mapping[str, Any]
+) -> AnyRow:
+    """Stores what an alarm became, unless it was just made so, and the event of it; the row afterwards."""
+    if values:
+        await connection.execute(update(t.alarm).where(_a.id == alarm_id).values(values))
+    await connection.execute(insert(t.alarm_event).values(alarm_id=alarm_id, **event))
+    return (await connection.execute(select(t.alarm).where(_a.id == alarm_id))).one()

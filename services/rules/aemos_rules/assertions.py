@@ -23,6 +23,7 @@ from aemos_rules.announcements import alarm_changed, state_change
 from aemos_rules.domain import NEVER, Cause, RunIds, StateAssertion, StateRow, Watermark, fold
 from aemos_rules.effects import Pending
 from aemos_rules.state_store import Instance
+from aemos_rules.tables import watermark_of
 
 Key: TypeAlias = Any
 """Of what is asserted: a state's id, or an AlarmKey."""
@@ -127,7 +128,7 @@ class States(Assertions):
         if not lock:
             return {key: Known(value, mark) for key, value, mark in await state_store.current(connection, keys)}
         rows = await state_store.load(connection, keys, lock=True)
-        return {row.id: Known(row.value, state_store.state_row(row).watermark, row) for row in rows}
+        return {row.id: Known(row.value, watermark_of(row), row) for row in rows}
 
     async def change(
         self, connection: AsyncConnection, found: Sequence[Folded], runs: RunIds
@@ -163,8 +164,7 @@ class Alarms(Assertions):
 def _known_alarm(row: Any) -> Known:
     if row is None:
         return Known(CLEARED, NEVER)
-    mark = (row.asserted_at_ms, row.asserted_reading_id, row.asserted_chain_id)
-    return Known(row.severity if row.active else CLEARED, mark, row)
+    return Known(row.severity if row.active else CLEARED, watermark_of(row), row)
 
 
 def _instance(old_value: str, assertion: StateAssertion, runs: RunIds) -> Instance:

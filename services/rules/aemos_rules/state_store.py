@@ -12,9 +12,10 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
-from aemos_rules.domain import StateRow
+from aemos_rules.domain import NEVER, StateRow
 
 _s = t.device_state.c
+_CURRENT = select(_s.id, _s.value, *(_s[name] for name in t.ASSERTED))
 
 
 class Instance(NamedTuple):
@@ -30,21 +31,10 @@ class Instance(NamedTuple):
     user_id: int = 0
 
 
-def state_row(row: AnyRow) -> StateRow:
-    """A row as the fold knows it."""
-    return StateRow(row.id, row.value, (row.asserted_at_ms, row.asserted_reading_id, row.asserted_chain_id))
-
-
 async def create(connection: AsyncConnection, values: Mapping[str, Any]) -> int:
     """A new state at its default value."""
     created = await connection.execute(
-        insert(t.device_state).values(
-            **values,
-            value=values["default_value"],
-            asserted_at_ms=0,
-            asserted_reading_id=0,
-            asserted_chain_id=0,
-        )
+        insert(t.device_state).values(**values, value=values["default_value"], **t.asserted(NEVER))
     )
     state_id = int(created.inserted_primary_key[0])  # type: ignore[index]
     await audit.record(connection, t.audit, "device_state.create", f"device state {state_id}")
@@ -65,8 +55,7 @@ async def load(connection: AsyncConnection, state_ids: Iterable[int], lock: bool
 
 async def current(connection: AsyncConnection, state_ids: Iterable[int]) -> list[StateRow]:
     """As load, only what the fold knows of a state: of most readings nothing else is asked."""
-    columns = (_s.id, _s.value, _s.asserted_at_ms, _s.asserted_reading_id, _s.asserted_chain_id)
-    query = select(*columns).where(_s.id.in_(sorted(state_ids))).order_by(_s.id)
+    query = _CURRENT.where(_s.id.in_(sorted(state_ids))).order_by(_s.id)
     rows = (await connection.execute(query)).all()
     return [StateRow(state_id, value, (at, reading, chain)) for state_id, value, at, reading, chain in rows]
 
@@ -74,15 +63,11 @@ async def current(connection: AsyncConnection, state_ids: Iterable[int]) -> list
 async def change(connection: AsyncConnection, rows: Sequence[StateRow], changes: Sequence[Instance]) -> None:
     """Stores what states became, in one statement, and the instances that took them there."""
     changed_at = {instance.device_state_id: instance.at_ms for instance in changes}
-    await connection.execute(
-        update(t.device_state)
-        .where(_s.id.in_([row.device_state_id for row in rows]))
-        .values(
-            value=by_id({row.device_state_id: row.value for row in rows}, _s.id),
-            changed_at_ms=by_id(changed_at, _s.id),
-            asserted_at_ms=by_id({row.device_state_id: row.watermark[0] for row in rows}, _s.id),
-            asserted_reading_id=by_id({row.device_state_id: row.watermark[1] for row in rows}, _s.id),
-            asserted_chain_id=by_id({row.device_state_id: row.watermark[2] for row in rows}, _s.id),
-        )
-    )
+    marks = {row.device_state_id: t.asserted(row.watermark) for row in rows}
+    values = {
+        "value": by_id({row.device_state_id: row.value for row in rows}, _s.id),
+        "changed_at_ms": by_id(changed_at, _s.id),
+        **{name: by_id({state: mark[name] for state, mark in marks.items()}, _s.id) for name in t.ASSERTED},
+    }
+    await connection.execute(update(t.device_state).where(_s.id.in_(list(marks))).values(values))
     await connection.execute(insert(t.device_state_instance), [instance._asdict() for instance in changes])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
 from aemos_core.audit import audit_table
 from aemos_core.database import TABLE_ARGS, Id
 from aemos_core.outbox import OutboxTables
@@ -22,12 +26,24 @@ from sqlalchemy import UniqueConstraint as Unique
 from sqlalchemy.dialects.mysql import LONGBLOB, MEDIUMTEXT
 from sqlalchemy.schema import SchemaItem
 
+from aemos_rules.domain import Watermark
+
 metadata = MetaData()
 outbox = OutboxTables(metadata)
 audit = audit_table(metadata)
 
 _LONG_TEXT = Text().with_variant(MEDIUMTEXT, "mysql", "mariadb")
 _BYTES = LargeBinary().with_variant(LONGBLOB, "mysql", "mariadb")
+
+
+ASSERTED = ("asserted_at_ms", "asserted_reading_id", "asserted_chain_id")
+"""The columns of a watermark: event time, reading and chain of the assertion that a row stands at."""
+watermark_of: Callable[[Any], Watermark] = attrgetter(*ASSERTED)
+
+
+def asserted(mark: Watermark) -> dict[str, int]:
+    """The columns of a watermark with their values."""
+    return dict(zip(ASSERTED, mark, strict=True))
 
 
 def _table(name: str, *columns: SchemaItem) -> Table:
@@ -106,7 +122,6 @@ memory_owner = _table(
     Column("lane", Integer, primary_key=True, autoincrement=False),
     Column("owner", String(32), nullable=False),
 )
-# The asserted_* columns are the state's watermark: event time, reading and chain of the assertion it stands at.
 device_state = _table(
     "device_state",
     Column("id", Id, primary_key=True),
@@ -117,9 +132,7 @@ device_state = _table(
     Column("default_value", String(200), nullable=False),
     Column("value", String(200), nullable=False),
     Column("changed_at_ms", BigInteger),
-    Column("asserted_at_ms", BigInteger, nullable=False),
-    Column("asserted_reading_id", BigInteger, nullable=False),
-    Column("asserted_chain_id", BigInteger, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in ASSERTED),
     Unique("device_id", "name", name="device_state_name"),
     Index("device_state_by_organization", "organization_id", "id"),
 )
@@ -153,9 +166,7 @@ alarm = _table(
     Column("acknowledged_at_ms", BigInteger),
     Column("rule_chain_id", BigInteger, nullable=False),
     Column("data_stream_id", BigInteger, nullable=False),
-    Column("asserted_at_ms", BigInteger, nullable=False),
-    Column("asserted_reading_id", BigInteger, nullable=False),
-    Column("asserted_chain_id", BigInteger, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in ASSERTED),
     Unique("device_id", "type", "latest", name="alarm_latest"),
     Index("alarm_by_organization", "organization_id", "active", "id"),
 )
@@ -166,9 +177,9 @@ alarm_event = _table(
     Column("type", String(20), nullable=False),
     Column("severity", String(10), nullable=False),
     Column("at_ms", BigInteger, nullable=False),
-    Column("rule_chain_id", BigInteger, nullable=False),
-    Column("data_stream_id", BigInteger, nullable=False),
-    Column("user_id", BigInteger, nullable=False),
+    Column("rule_chain_id", BigInteger, nullable=False, default=0),
+    Column("data_stream_id", BigInteger, nullable=False, default=0),
+    Column("user_id", BigInteger, nullable=False, default=0),
     Index("alarm_event_by_alarm", "alarm_id", "id"),
 )
 # `job_key` is that of the job that made it: a job that comes twice makes one report.

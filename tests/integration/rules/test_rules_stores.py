@@ -130,7 +130,10 @@ async def test_several_states_change_in_one_statement(database: Database) -> Non
         await state_store.change(connection, rows, changes)
     async with database.read() as connection:
         found = await state_store.load(connection, ids)
-        assert [state_store.state_row(row) for row in found] == [*rows, StateRow(ids[2], "normal")]
+        assert [StateRow(row.id, row.value, t.watermark_of(row)) for row in found] == [
+            *rows,
+            StateRow(ids[2], "normal"),
+        ]
         assert [row.changed_at_ms for row in found] == [2**50, 11, None]
     set_caller(Caller(OWN, 7, "admin"))
     api = DeviceStateServicer(database, None, None)  # type: ignore[arg-type]
