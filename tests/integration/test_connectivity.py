@@ -19,12 +19,12 @@ from aemos_gateway.presence import Presence
 from aemos_ingest import connectivity as module
 from aemos_ingest import tables
 from aemos_ingest.connectivity import Connectivity
-from aemos_ingest.registry_store import DEVICE
 from sqlalchemy import select
 
 from tests.integration.conftest import Open
 from tests.support.ingest import Ingest, KeptOutbox, ingest
 from tests.support.redis_server import until
+from tests.support.registry import call
 
 LEASE_S = 0.4
 WITHIN_S = 10.0
@@ -92,26 +92,26 @@ async def test_a_change_is_told_once(one: Ingest) -> None:
     for presence in (here, there, here):
         presence.came(device)
         await presence.report()
-    row = await one.registry.get(DEVICE, "freezer-1")
+    row = await one.registry.device()
     assert row.online
-    assert abs(row.last_seen_at_ms - now_ms()) < WITHIN_S * 1000
+    assert abs(row.last_seen_at.ToMilliseconds() - now_ms()) < WITHIN_S * 1000
     for presence in (here, there):
         presence.went(device)
         await presence.report()
     here.went(device)
     here.came(device)  # as when a device connects again before its old connection is found dead
     await here.report()
-    assert (await one.registry.get(DEVICE, "freezer-1")).online
+    assert (await one.registry.device()).online
     here.went(device)
     await here.report()
-    assert not (await one.registry.get(DEVICE, "freezer-1")).online
+    assert not (await one.registry.device()).online
     assert await told(one.database) == [(True, "connected"), (False, "disconnected")]
 
 
 async def test_a_killed_gateway_takes_its_devices_with_it(one: Ingest) -> None:
     """Once, though two ingest processes look; not those that another gateway has, nor those that came back in time."""
     both = [connectivity(one.database) for _ in range(2)]
-    devices = [one.device_id] + [(await one.registry.create_device("d", f"d{n}", True)).id for n in range(40)]
+    devices = [one.device_id] + [(await one.registry.create_device("d", f"d{n}")).id for n in range(40)]
     killed, other = gateway(both[0]), gateway(both[1])
     for device in devices:
         killed.came(device)
@@ -122,7 +122,7 @@ async def test_a_killed_gateway_takes_its_devices_with_it(one: Ingest) -> None:
     await lapsed()
     await other.report()
     await asyncio.gather(*(taker.sweep() for taker in both))
-    rows = {row.id: row.online for row in [await one.registry.get(DEVICE, str(device)) for device in devices]}
+    rows = {row.id: row.online for row in [await one.registry.device(str(device)) for device in devices]}
     assert [device for device, online in rows.items() if online] == devices[:2]
     events = await told(one.database)
     assert len(events) == 41 + 39
@@ -137,10 +137,10 @@ async def test_a_gateway_that_was_stuck_reports_all_again(one: Ingest) -> None:
     await stuck.report()
     await lapsed()
     await taker.sweep()
-    assert not (await one.registry.get(DEVICE, "freezer-1")).online
+    assert not (await one.registry.device()).online
     await stuck.report()
     await stuck.report()
-    assert (await one.registry.get(DEVICE, "freezer-1")).online
+    assert (await one.registry.device()).online
     assert [online for online, _ in await told(one.database)] == [True, False, True]
 
 
@@ -151,10 +151,10 @@ async def test_a_silent_device_goes_offline(one: Ingest) -> None:
     presence.heard(one.device_id)
     await presence.report()
     await taker.sweep()
-    assert (await one.registry.get(DEVICE, "freezer-1")).online
+    assert (await one.registry.device()).online
     await lapsed()
     await taker.sweep()
-    assert not (await one.registry.get(DEVICE, "freezer-1")).online
+    assert not (await one.registry.device()).online
     presence.heard(one.device_id)
     presence.came(one.device_id)
     await presence.report()
@@ -180,11 +180,11 @@ async def test_a_report_of_unknown_outcome_is_made_again(one: Ingest, taken: boo
         if then is not None:
             then(one.device_id)
         await presence.report()
-        assert (await one.registry.get(DEVICE, "freezer-1")).online is online
+        assert (await one.registry.device()).online is online
     presence.went(one.device_id)
     await report_in_vain()
     await presence.report()
-    assert not (await one.registry.get(DEVICE, "freezer-1")).online
+    assert not (await one.registry.device()).online
 
 
 @asynccontextmanager
@@ -204,7 +204,7 @@ async def test_ingest_was_away_for_longer_than_a_lease(one: Ingest, monkeypatch:
     monkeypatch.setattr(module, "_SWEEP_SECONDS", 0.02)
     before = connectivity(one.database)
     alive, killed = gateway(before), gateway(before)
-    other: Any = await one.registry.create_device("d", "other", True)
+    other: Any = await one.registry.create_device("d", "other")
     alive.came(one.device_id)
     killed.came(other.id)
     await alive.report()
@@ -213,10 +213,10 @@ async def test_ingest_was_away_for_longer_than_a_lease(one: Ingest, monkeypatch:
     after = connectivity(one.database)
     alive._connectivity = Near(after)  # type: ignore[assignment]
     async with sweeping(after):
-        while (await one.registry.get(DEVICE, "other")).online:
+        while (await one.registry.device("other")).online:
             await alive.report()
             await asyncio.sleep(0)
-    assert (await one.registry.get(DEVICE, "freezer-1")).online
+    assert (await one.registry.device()).online
     assert await told(one.database) == [(True, "connected"), (True, "connected"), (False, "gateway_lost")]
 
 
@@ -226,7 +226,7 @@ async def test_a_device_that_is_deleted_is_no_trouble(one: Ingest) -> None:
     presence = gateway(taker)
     presence.came(one.device_id)
     await presence.report()
-    await one.registry.delete(DEVICE, "freezer-1")
+    await call(one.registry.devices.DeleteDevice, device="freezer-1")
     presence.came(10**6)
     presence.went(one.device_id)
     await presence.report()

@@ -8,16 +8,15 @@ import aemos_ingest
 import pytest
 from aemos_core.database import Database
 from aemos_core.errors import AemosError
-from aemos_core.paging import Page
 from aemos_core.times import now_ms
 from aemos_ingest import readings_store, tables
-from aemos_ingest.registry_store import VARIABLE
 from aemos_ingest.repeats import KEPT_MS
 from aemos_ingest.retention import forget
 from sqlalchemy import select
 
 from tests.integration.conftest import Open
 from tests.support.ingest import KeptOutbox, ingest, refusal
+from tests.support.registry import call
 
 DAY_MS = 24 * 60 * 60 * 1000
 
@@ -190,8 +189,7 @@ async def test_readings_make_variables(database: Database, value: bytes, made: s
     async with ingest(database) as one, ingest(database, like=one) as other:
         results = await asyncio.gather(*(process.write(one.reading(value, "new")) for process in (one, other)))
         assert len({r.telemetry_data_id for (r,) in results}) == 1
-        variables, _ = await one.registry.page(VARIABLE, Page(100, 0), "sensor-1")
-        assert [(v.variable_name, v.type) for v in variables] == [("temperature", "number"), ("new", made)]
+        assert await one.registry.variables_of("sensor-1") == [("temperature", "number"), ("new", made)]
 
 
 async def test_a_commit_of_unlike_readings_is_stored_as_it_is(database: Database) -> None:
@@ -224,8 +222,7 @@ async def test_a_variable_is_not_made_of_what_says_nothing(database: Database) -
             one.reading(b"null", "new"), one.reading(b"1e400", "new"), one.reading(name="temperature ")
         )
         assert [refusal(result) for result in results] == ["wrong_type", "out_of_range", "unknown_variable"]
-        rows, _ = await one.registry.page(VARIABLE, Page(100, 0), "sensor-1")
-        assert [row.variable_name for row in rows] == ["temperature"]
+        assert [name for name, _ in await one.registry.variables_of("sensor-1")] == ["temperature"]
 
 
 async def test_many_variables_at_once_are_made_in_one_go_and_no_more_than_fit(database: Database) -> None:
@@ -247,7 +244,7 @@ async def test_a_source_that_is_dropped_while_another_is_read_is_read_again(data
     async with ingest(database) as one:
         await one.write(one.reading())
         second = one.reading()
-        second.token_id = (await one.registry.create_token("freezer-1", "second"))[0].id
+        second.token_id = (await one.registry.create_token("second")).id
         sources = one.readings._sources
         read = sources._read
 
@@ -264,7 +261,7 @@ async def test_a_source_that_is_dropped_while_another_is_read_is_read_again(data
 async def test_a_device_may_forbid_new_variables(database: Database) -> None:
     """Then an unknown one is a mistake."""
     async with ingest(database) as one:
-        await one.registry.update_device("freezer-1", {"creates_variables": False})
+        await call(one.registry.devices.UpdateDevice, device="freezer-1", creates_variables=False)
         (result,) = await one.write(one.reading(name="new"))
         assert (refusal(result), result.refusal.loc) == ("unknown_variable", "variableName")
 
@@ -272,7 +269,7 @@ async def test_a_device_may_forbid_new_variables(database: Database) -> None:
 async def test_a_sensor_is_named_or_the_first(database: Database) -> None:
     """sensorUuid chooses; without it the device's first sensor gets the reading."""
     async with ingest(database) as one:
-        await one.registry.create_sensor("freezer-1", "Door", "sensor-2")
+        await call(one.registry.sensors.CreateSensor, device="freezer-1", name="Door", uuid="sensor-2")
         named, first, foreign = await one.write(
             one.reading(name="x", sensor_uuid="sensor-2"), one.reading(), one.reading(sensor_uuid="sensor-3")
         )

@@ -60,7 +60,7 @@ async def test_the_last_hundred_are_kept(database: Database) -> None:
 async def test_two_gateways_record_at_the_same_time(database: Database) -> None:
     """Each refusal has a number of its own; a device that is gone takes nothing with it."""
     async with ingest(database) as one:
-        other = await one.registry.create_device("Other", "other", True)
+        other = await one.registry.create_device("Other", "other")
         rejections = Rejections(database)
         requests = [
             pb.RecordRejectionsRequest(rejections=[refused(one.device_id, n), refused(other.id, n), refused(10**6, n)])

@@ -12,9 +12,8 @@ import pytest
 from aemos.v1 import identity_pb2
 from aemos_core.database import Database
 from aemos_core.errors import AemosError
-from aemos_core.times import now_ms
+from aemos_core.times import now_ms, to_timestamp
 from aemos_gateway.device_auth import DeviceAuth
-from aemos_ingest.grpc_api import IdentityServicer
 
 from tests.integration.conftest import Open
 from tests.support.fake_mqtt_ports import Raw, connect, world
@@ -38,7 +37,7 @@ class _Near:
     """Ingest's answers to a gateway, without a network between."""
 
     def __init__(self, one: Ingest) -> None:
-        self._servicer = IdentityServicer(None, one.registry)  # type: ignore[arg-type, abstract]
+        self._servicer = one.registry.identity
 
     async def ResolveDeviceTokens(
         self, request: identity_pb2.ResolveDeviceTokensRequest
@@ -74,12 +73,13 @@ async def test_a_revoked_token_ends_at_every_gateway(database: Database) -> None
     async with ingest(database) as one:
         near, far = knowing(one), knowing(one)
         async with world(real_auth=near) as it, running(near, far):
-            row, secret = await one.registry.create_token("freezer-1", "t")
-            _, other = await one.registry.create_token("freezer-1", "other")
+            made = await one.registry.create_token()
+            secret = made.token
+            other = (await one.registry.create_token("other")).token
             device = await Raw.connected(it, connect_with=connect(secret, uuid="freezer-1"))
             beside = await Raw.connected(it, connect_with=connect(other, uuid="freezer-1", client="c2"))
             await far.resolve(secret.encode())
-            await one.registry.revoke_token("freezer-1", row.id)
+            await one.registry.revoke_token(made.id)
             await until(lambda: not any(auth.known(secret.encode()) for auth in (near, far)), EFFECTIVE_S)
             assert await device.rest() == []
             assert await beside.alive()
@@ -93,11 +93,12 @@ async def test_an_expired_token_ends_by_itself(database: Database) -> None:
     async with ingest(database) as one:
         near, far = knowing(one), knowing(one)
         async with world(real_auth=near) as it, running(near, far):
-            row, secret = await one.registry.create_token("freezer-1", "t", expires_at_ms=now_ms() + 700)
+            made = await one.registry.create_token(expires_at=to_timestamp(now_ms() + 700))
+            secret, ends = made.token, made.expires_at.ToMilliseconds()
             device = await Raw.connected(it, connect_with=connect(secret, uuid="freezer-1"))
             await far.resolve(secret.encode())
             assert await device.rest() == []
-            assert row.expires_at_ms <= now_ms() <= row.expires_at_ms + EFFECTIVE_S * 1000
+            assert ends <= now_ms() <= ends + EFFECTIVE_S * 1000
             assert not far.known(secret.encode())
 
 
@@ -106,11 +107,12 @@ async def test_the_old_token_of_a_rotation_lives_for_the_overlap(database: Datab
     async with ingest(database) as one:
         auth = knowing(one)
         async with running(auth):
-            row, secret = await one.registry.create_token("freezer-1", "t")
+            made = await one.registry.create_token()
+            secret = made.token
             await auth.resolve(secret.encode())
-            _, fresh = await one.registry.rotate_token("freezer-1", row.id, 1)
+            fresh = (await one.registry.rotate_token(made.id, 1)).token
             assert (await auth.resolve(fresh.encode())).device_uuid == "freezer-1"
             await until(lambda: not auth.known(secret.encode()), EFFECTIVE_S)
-            await until(lambda: now_ms() > row.created_at_ms + 1_500, EFFECTIVE_S)
+            await until(lambda: now_ms() > made.created_at.ToMilliseconds() + 1_500, EFFECTIVE_S)
             with pytest.raises(AemosError):
                 await auth.resolve(secret.encode())

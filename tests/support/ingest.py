@@ -17,10 +17,11 @@ from aemos_core.times import now_ms
 from aemos_ingest import codec, tables
 from aemos_ingest.latest import LatestReadings
 from aemos_ingest.readings_service import Readings
-from aemos_ingest.registry_service import Registry
 from aemos_ingest.sightings import Sightings
 from aemos_ingest.sources import Sources
 from sqlalchemy import func, select
+
+from tests.support.registry import Registry, call
 
 ADMIN = Caller(1, 1, "admin", "token")
 
@@ -84,10 +85,11 @@ async def ingest(database: Database, like: Ingest | None = None) -> AsyncIterato
     registry = Registry(database, sources.refresh, sightings)
     one = Ingest(database, registry, readings, sightings, sources)
     if like is None:
-        device = await registry.create_device("Freezer", "freezer-1", True)
-        await registry.create_sensor("freezer-1", "Thermometer", "sensor-1")
-        await registry.create_variable("sensor-1", "temperature", "number", "°C")
-        one.token_id, one.device_id = (await registry.create_token("freezer-1", "t"))[0].id, device.id
+        device = await registry.create_device("Freezer", "freezer-1")
+        await call(registry.sensors.CreateSensor, device="freezer-1", name="Thermometer", uuid="sensor-1")
+        variable = {"variable_name": "temperature", "type": "number", "unit": "°C"}
+        await call(registry.variables.CreateTelemetryData, sensor="sensor-1", **variable)
+        one.token_id, one.device_id = (await registry.create_token()).id, device.id
     else:
         one.token_id, one.device_id = like.token_id, like.device_id
     stop = asyncio.Event()

@@ -23,18 +23,12 @@ from redis.exceptions import RedisError
 import aemos_ingest
 from aemos_ingest import tables
 from aemos_ingest.connectivity import Connectivity
-from aemos_ingest.grpc_api import (
-    DataStreamServicer,
-    DeviceServicer,
-    IdentityServicer,
-    SensorServicer,
-    TelemetryDataServicer,
-)
 from aemos_ingest.history_service import History
-from aemos_ingest.identity_service import Identity
+from aemos_ingest.identity_api import IdentityServicer
 from aemos_ingest.latest import LatestReadings
+from aemos_ingest.readings_api import DataStreamServicer
 from aemos_ingest.readings_service import Readings
-from aemos_ingest.registry_service import Registry
+from aemos_ingest.registry_api import DeviceServicer, SensorServicer, TelemetryDataServicer
 from aemos_ingest.rejections import Rejections
 from aemos_ingest.retention import Retention, Sweep
 from aemos_ingest.settings import IngestSettings
@@ -74,10 +68,9 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
         outbox.add_sender(ANNOUNCE, AnnounceSender(Announcer(redis), redis))
         sources = Sources(database, settings.rules_partitions)
         announce_change = partial(_announce_change, sources, redis)
-        identity = Identity(database)
-        await identity.load_keys()
         sightings = Sightings(database, sources)
-        registry = Registry(database, announce_change, sightings)
+        identity = IdentityServicer(database, sightings)
+        await identity.load_keys()
         latest = LatestReadings(database, redis)
         readings = Readings(database, outbox, sources, sightings, redis, latest)
         history = History(database, latest)
@@ -90,12 +83,12 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
                 settings.service_secret,
                 identity.verifier,
                 [
-                    IdentityServicer(identity, registry),
-                    DeviceServicer(registry),
+                    identity,
+                    DeviceServicer(database, announce_change),
                     connectivity,
                     Rejections(database),
-                    SensorServicer(registry),
-                    TelemetryDataServicer(registry),
+                    SensorServicer(database, announce_change),
+                    TelemetryDataServicer(database, announce_change),
                     DataStreamServicer(readings, history),
                     history,
                 ],

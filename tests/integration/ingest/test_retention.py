@@ -9,13 +9,14 @@ from aemos_core.errors import AemosError
 from aemos_core.identity import Caller, set_caller
 from aemos_core.times import now_ms
 from aemos_ingest import tables
-from aemos_ingest.identity_service import Identity
+from aemos_ingest.identity_api import IdentityServicer
 from aemos_ingest.registry_store import changes_since
 from aemos_ingest.retention import DAY_MS, Retention, forget
 from sqlalchemy import func, select
 
 from tests.support.history_world import World, row
 from tests.support.redis_server import until
+from tests.support.registry import call
 
 pytestmark = pytest.mark.asyncio
 BEGIN = 1_790_000_000_000
@@ -36,6 +37,10 @@ class Lost:
         return False
 
 
+def identity(world: World) -> IdentityServicer:
+    return IdentityServicer(world.database, None)  # type: ignore[arg-type]
+
+
 async def left(world: World) -> dict[int, int]:
     c = tables.data_stream.c
     query = select(c.telemetry_data_id, func.count()).group_by(c.telemetry_data_id)
@@ -50,7 +55,7 @@ async def test_retention_deletes_what_is_too_old_and_what_is_gone(world: World) 
     young = [row(9_000, now - 6 * day, v) for v in (1, 3, 99)]
     await world.store(*old, *young, told=False)
     set_caller(Caller(1, 1, "admin"))
-    await Identity(world.database).change_organization(None, 7)
+    await call(identity(world).UpdateOrganization, retention_days=7)
     stop = asyncio.Event()
     assert not await Retention(world.database, Lost(), 1.0).round(stop)
     assert sum((await left(world)).values()) == 7_503
@@ -108,11 +113,11 @@ async def test_changes_of_the_registry_are_forgotten(world: World) -> None:
 async def test_an_organization_is_changed_within_bounds(world: World) -> None:
     """Days that cannot be are refused; what is not given stays."""
     set_caller(Caller(1, 1, "admin"))
-    identity = Identity(world.database)
-    assert (await identity.change_organization("Plant", None)).name == "Plant"
-    assert (await identity.change_organization(None, 30)).retention_days == 30
-    assert (await identity.organization()).name == "Plant"
+    servicer = identity(world)
+    assert (await call(servicer.UpdateOrganization, name="Plant")).name == "Plant"
+    assert (await call(servicer.UpdateOrganization, retention_days=30)).retention_days == 30
+    assert (await call(servicer.GetOrganization)).name == "Plant"
     for days in (-1, 40_000):
         with pytest.raises(AemosError) as refused:
-            await identity.change_organization(None, days)
+            await call(servicer.UpdateOrganization, retention_days=days)
         assert refused.value.errors[0].loc == "retentionDays"

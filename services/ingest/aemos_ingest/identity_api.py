@@ -1,4 +1,4 @@
-"""Organizations, users and their tokens. The private signing keys are here and nowhere else."""
+"""The servicer of organizations, users and tokens. The private signing keys are here and nowhere else."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jwt
-from aemos.v1.identity_pb2 import LoginResponse
+from aemos.v1 import identity_pb2 as pb
+from aemos.v1 import identity_pb2_grpc
 from aemos_core import audit
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind, invalid, not_found, unauthenticated
 from aemos_core.identity import AUDIENCE, ISSUER, TokenVerifier, caller
+from aemos_core.rpc import Context
 from aemos_core.times import now_ms
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
@@ -21,9 +23,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from aemos_ingest import codec, registry_store
 from aemos_ingest import tables as t
 from aemos_ingest.domain import check_name
 from aemos_ingest.registry_store import AnyRow
+from aemos_ingest.sightings import Sightings
 
 ACCESS_SECONDS = 15 * 60
 REFRESH_SECONDS = 30 * 24 * 60 * 60
@@ -31,22 +35,24 @@ _REFRESH_AUDIENCE = "aemos-refresh"
 _SHORTEST_PASSWORD = 8
 _LONGEST_PASSWORD = 200
 _MOST_DAYS = 36_500
+_MOST_RESOLVED = 1_000
 _CONCURRENT_HASHES = 2
 _WRONG = "e-mail or password is wrong"
 
 
-class Identity:
-    """Use cases of identity. Open with `load_keys` before the first token."""
+class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
+    """Who is who. Open with `load_keys` before the first token."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, sightings: Sightings) -> None:
         self._database = database
+        self._sightings = sightings
         self._hasher = PasswordHasher()
         # A hash takes 50 ms of a core and 64 MB: logins wait for each other, not the readings for them.
         self._hashing = asyncio.Semaphore(_CONCURRENT_HASHES)
         self._nobody = self._hasher.hash(secrets.token_hex())
         self._private: dict[str, Ed25519PrivateKey] = {}
         self._kid = ""
-        self.verifier = TokenVerifier(self._local_keys)
+        self.verifier = TokenVerifier(self._public_keys)
 
     async def load_keys(self) -> None:
         """Reads the signing keys, making the first one; the newest signs."""
@@ -60,13 +66,15 @@ class Identity:
         self._private = {row.kid: Ed25519PrivateKey.from_private_bytes(row.private_key) for row in rows}
         self._kid = rows[-1].kid
 
-    def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
-        """The keys that verify, by kid."""
-        return {kid: key.public_key() for kid, key in self._private.items()}
+    async def GetSigningKeys(self, request: pb.GetSigningKeysRequest, context: Context) -> pb.GetSigningKeysResponse:
+        keys = (await self._public_keys()).items()
+        return pb.GetSigningKeysResponse(
+            keys=[pb.SigningKey(kid=kid, public_key=key.public_bytes_raw()) for kid, key in keys]
+        )
 
-    async def create_organization(self, name: str, email: str, password: str) -> tuple[int, str]:
-        """A new organization with its administrator; EXISTS when the e-mail is taken."""
-        check_name("name", name)
+    async def CreateOrganization(self, request: pb.CreateOrganizationRequest, context: Context) -> pb.Organization:
+        """With its administrator; EXISTS when the e-mail is taken."""
+        name, email, password = check_name("name", request.name), request.admin_email, request.admin_password
         if not 3 <= len(email) <= 254 or "@" not in email:
             raise invalid("adminEmail", "is no e-mail address")
         if not _SHORTEST_PASSWORD <= len(password) <= _LONGEST_PASSWORD:
@@ -85,45 +93,70 @@ class Identity:
                     created_at_ms=now_ms(),
                 )
             )
-        return organization_id, name
+        return pb.Organization(id=organization_id, name=name)
 
-    async def organization(self) -> AnyRow:
-        """The caller's organization."""
+    async def GetOrganization(self, request: pb.GetOrganizationRequest, context: Context) -> pb.Organization:
         async with self._database.read() as connection:
-            return await _own(connection)
+            return codec.organization(await _own(connection))
 
-    async def change_organization(self, name: str | None, retention_days: int | None) -> AnyRow:
-        """Changes what is given; readings older than `retention_days` are deleted from then on (0: none)."""
-        values: dict[str, Any] = {} if name is None else {"name": check_name("name", name)}
-        if retention_days is not None:
-            if not 0 <= retention_days <= _MOST_DAYS:
+    async def UpdateOrganization(self, request: pb.UpdateOrganizationRequest, context: Context) -> pb.Organization:
+        """Readings older than `retention_days` are deleted from then on (0: none)."""
+        values: dict[str, Any] = {}
+        if request.HasField("name"):
+            values["name"] = check_name("name", request.name)
+        if request.HasField("retention_days"):
+            if not 0 <= request.retention_days <= _MOST_DAYS:
                 raise invalid("retentionDays", f"must be 0 to {_MOST_DAYS}")
-            values["retention_days"] = retention_days
+            values["retention_days"] = request.retention_days
         async with self._database.write() as connection:
             found = await _own(connection)
             if values:
                 own = t.organization.c.id == found.id
                 await connection.execute(update(t.organization).where(own).values(**values))
                 await audit.record(connection, t.audit, "organization.update", f"organization {found.id}")
-            return await _own(connection)
+            return codec.organization(await _own(connection))
 
-    async def login(self, email: str, password: str) -> LoginResponse:
-        """Tokens for an e-mail and a password; as slow for an unknown e-mail as for a wrong password."""
-        query = select(t.user).where(t.user.c.email == email.lower()[:254])
+    async def Login(self, request: pb.LoginRequest, context: Context) -> pb.LoginResponse:
+        """As slow for an unknown e-mail as for a wrong password."""
+        query = select(t.user).where(t.user.c.email == request.email.lower()[:254])
         async with self._database.read() as connection:
             found = (await connection.execute(query)).first()
-        if not await self._matches(found.password_hash if found else self._nobody, password) or found is None:
+        known = await self._matches(found.password_hash if found else self._nobody, request.password)
+        if not known or found is None:
             raise AemosError(Kind.UNAUTHENTICATED, _WRONG, reason="wrong_credentials")
         return self._tokens(found.id, found.organization_id, found.role)
 
-    async def refresh(self, refresh_token: str) -> LoginResponse:
-        """New tokens for a refresh token, with the role that the user has now."""
-        known = await self.verifier.verify(refresh_token, _REFRESH_AUDIENCE)
+    async def RefreshLogin(self, request: pb.RefreshLoginRequest, context: Context) -> pb.LoginResponse:
+        """With the role that the user has now."""
+        known = await self.verifier.verify(request.refresh_token, _REFRESH_AUDIENCE)
         async with self._database.read() as connection:
             found = (await connection.execute(select(t.user).where(t.user.c.id == known.user_id))).first()
         if found is None:
             raise unauthenticated()
         return self._tokens(found.id, found.organization_id, found.role)
+
+    async def ResolveDeviceTokens(
+        self, request: pb.ResolveDeviceTokensRequest, context: Context
+    ) -> pb.ResolveDeviceTokensResponse:
+        digests = request.token_sha256
+        if len(digests) > _MOST_RESOLVED:
+            raise invalid("tokenSha256", f"must have at most {_MOST_RESOLVED}")
+        async with self._database.read() as connection:
+            rows = await registry_store.valid_tokens(connection, t.device_token.c.token_sha256.in_(digests))
+        self._sightings.saw(row.id for row in rows)
+        found = {row.token_sha256: row for row in rows}
+        return pb.ResolveDeviceTokensResponse(devices=[codec.device_identity(found.get(one)) for one in digests])
+
+    async def ListRegistryChanges(
+        self, request: pb.ListRegistryChangesRequest, context: Context
+    ) -> pb.ListRegistryChangesResponse:
+        """Nothing has changed for whoever asks for the first time; `now_ms` is what to ask from next."""
+        now = now_ms()
+        if not request.since_ms:
+            return pb.ListRegistryChangesResponse(now_ms=now)
+        async with self._database.read() as connection:
+            changed = await registry_store.changes_since(connection, request.since_ms)
+        return pb.ListRegistryChangesResponse(device_ids=changed, now_ms=now)
 
     async def _matches(self, hashed: str, password: str) -> bool:
         async with self._hashing:
@@ -132,10 +165,10 @@ class Identity:
             except (Argon2Error, InvalidHashError):
                 return False
 
-    async def _local_keys(self) -> Mapping[str, Ed25519PublicKey]:
-        return self.public_keys()
+    async def _public_keys(self) -> Mapping[str, Ed25519PublicKey]:
+        return {kid: key.public_key() for kid, key in self._private.items()}
 
-    def _tokens(self, user_id: int, organization_id: int, role: str) -> LoginResponse:
+    def _tokens(self, user_id: int, organization_id: int, role: str) -> pb.LoginResponse:
         now = int(time.time())
         claims = {"iss": ISSUER, "sub": str(user_id), "org": organization_id, "role": role, "iat": now, "nbf": now}
 
@@ -144,7 +177,7 @@ class Identity:
             return jwt.encode(body, self._private[self._kid], algorithm="EdDSA", headers={"kid": self._kid})
 
         access, refresh = sign(AUDIENCE, ACCESS_SECONDS), sign(_REFRESH_AUDIENCE, REFRESH_SECONDS)
-        return LoginResponse(access_token=access, refresh_token=refresh, expires_in=ACCESS_SECONDS)
+        return pb.LoginResponse(access_token=access, refresh_token=refresh, expires_in=ACCESS_SECONDS)
 
 
 async def _own(connection: AsyncConnection) -> AnyRow:
