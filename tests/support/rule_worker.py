@@ -8,7 +8,6 @@ from aemos.v1 import history_pb2, job_pb2, schedule_pb2
 from aemos_core.database import Database
 from aemos_core.jobs import RESUME_RUNS
 from aemos_core.redis_link import RedisClient
-from aemos_core.worker import Job, current_job
 from aemos_rules import chain_store
 from aemos_rules.appliers import Parts
 from aemos_rules.contexts import Contexts
@@ -42,14 +41,13 @@ class Worker:
         self.memory, self.deadlines, self.index, effects = parts.memory, parts.deadlines, parts.index, parts.effects
         self.history = history or FakeHistory()
         self.contexts = Contexts(database, self.history)  # type: ignore[arg-type]
-        self.judge = Judge(self.index, effects, self.memory, self.contexts, redis, 1)
-        self.scheduled = ScheduledRuns(self.index, effects, redis)
+        self.judge = Judge(self.index, effects, self.memory, self.contexts, 1)
+        self.scheduled = ScheduledRuns(self.index, effects)
 
     async def evaluate(self, *readings: Reading) -> None:
         """One job of readings."""
-        current_job.set(Job("job", "", "", ""))
         batch = job_pb2.ReadingBatch(readings=map(committed, readings))
-        await self.judge.evaluate_readings(batch.SerializeToString(), "job")
+        await self.judge.evaluate_readings(batch.SerializeToString())
 
     async def resume(self) -> int:
         """The jobs of the deadlines that were sent; returns how many runs there were."""
@@ -57,15 +55,13 @@ class Worker:
         rows = [row for row in sent if row.kind == RESUME_RUNS.name]
         self.outbox.sent = [row for row in sent if row.kind != RESUME_RUNS.name]
         for row in rows:
-            current_job.set(Job("job", "", "", ""))
-            await self.judge.resume_runs(row.payload, "job")
+            await self.judge.resume_runs(row.payload)
         return len(rows)
 
     async def fire(self, *runs: job_pb2.ScheduledRun) -> list[schedule_pb2.FiringEnd]:
         """One job of scheduled runs; returns what the scheduler is told."""
-        current_job.set(Job("job", "", "", ""))
         self.outbox.sent = []
-        await self.scheduled.run_chains(job_pb2.ScheduledRuns(runs=runs).SerializeToString(), "job")
+        await self.scheduled.run_chains(job_pb2.ScheduledRuns(runs=runs).SerializeToString())
         told = b"".join(row.payload for row in self.outbox.sent if row.kind == FIRINGS_FINISHED)
         return list(schedule_pb2.FinishFiringsRequest.FromString(told).ends)
 

@@ -13,6 +13,8 @@ from redis.exceptions import RedisError
 from aemos_core.broker import WakeRedisBroker
 from aemos_core.errors import AemosError, Kind
 from aemos_core.jobs import JobSpec
+from aemos_core.outbox_senders import send_receipt
+from aemos_core.redis_link import RedisClient
 from aemos_core.waiting import wait
 
 DRAIN_S = 20.0
@@ -34,6 +36,16 @@ class Job:
 
 
 current_job: ContextVar[Job] = ContextVar("current_job")
+
+
+def with_receipt(jobs_redis: RedisClient, job: Callable[[bytes], Awaitable[None]]) -> Handler:
+    """The handler that tells the relay which sent a job when it is done: what the relay holds is settled then."""
+
+    async def handler(payload: bytes, job_id: str) -> None:
+        await job(payload)
+        await send_receipt(jobs_redis, current_job.get().receipts, job_id)
+
+    return handler
 
 
 def never(_: BaseException) -> bool:

@@ -12,10 +12,7 @@ from zlib import crc32
 
 from aemos.v1 import job_pb2
 from aemos_core import telemetry
-from aemos_core.outbox_senders import send_receipt
-from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
-from aemos_core.worker import current_job
 
 from aemos_rules.chain_index import ChainIndex
 from aemos_rules.contexts import Asked, Contexts
@@ -56,17 +53,15 @@ class Judge:
         effects: Effects,
         memory: Memory,
         contexts: Contexts,
-        jobs_redis: RedisClient,
         partitions: int,
     ) -> None:
         self._index = index
         self._effects = effects
         self._memory = memory
         self._contexts = contexts
-        self._jobs_redis = jobs_redis
         self._partitions = partitions
 
-    async def evaluate_readings(self, payload: bytes, job_id: str) -> None:
+    async def evaluate_readings(self, payload: bytes) -> None:
         """Runs every chain of every reading's sensor, in order, and applies what they say."""
         readings = job_pb2.ReadingBatch.FromString(payload).readings
         sensors = {reading.sensor_uuid for reading in readings}
@@ -80,9 +75,8 @@ class Judge:
                     await self._judge(partition, _asked_by(partition, portion, asking), partial(_judged, portion))
                 else:
                     await self._effects.apply(_judged(portion, World(now_ms(), partition)))
-        await self._done(job_id)
 
-    async def resume_runs(self, payload: bytes, job_id: str) -> None:
+    async def resume_runs(self, payload: bytes) -> None:
         """Lets runs go on whose deadline has come; those of chains that are gone or disabled end."""
         deadlines = [deadline_of(run) for run in job_pb2.ResumedRuns.FromString(payload).runs]
         chains = await self._index.compiled({deadline.cell.chain_id for deadline in deadlines})
@@ -96,7 +90,6 @@ class Judge:
                 for chain, deadline in own:
                     asked.add(partition, chain, deadline.reading)
                 await self._judge(partition, asked, partial(_resumed, own, newest))
-        await self._done(job_id)
 
     async def _judge(self, partition: int, asked: Asked, judge: Callable[[World], list[Any]]) -> None:
         """Judges with what is remembered and known, and again when another worker was faster."""
@@ -111,9 +104,6 @@ class Judge:
                 if not isinstance(error, Fenced):
                     raise
         raise Fenced
-
-    async def _done(self, job_id: str) -> None:
-        await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
 
 
 class _Runs:

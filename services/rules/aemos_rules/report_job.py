@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -15,16 +14,14 @@ from aemos_core.errors import AemosError, JobOutcome, Kind
 from aemos_core.jobs import SEND_EMAIL
 from aemos_core.outbox import Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
-from aemos_core.outbox_senders import send_receipt
-from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
-from aemos_core.worker import current_job
 from sqlalchemy import or_, select
 
 from aemos_rules import tables
 from aemos_rules.domain import Selection
-from aemos_rules.report import PERIODS, Alarm, Report, Series, chart, lines, period, to_csv, to_html
+from aemos_rules.report import PERIODS, Alarm, Report, chart, lines, period, to_csv, to_html
 from aemos_rules.reports import Reports
+from aemos_rules.sensor_source import SensorSource
 
 log = logging.getLogger("aemos.rules")
 
@@ -33,23 +30,17 @@ _MOST_ALARMS = 200
 _MOST_BYTES = 2 * 1024 * 1024
 _DAY_MS = 24 * 60 * 60 * 1000
 
-ReadSeries = Callable[[int, Selection, int, int, int], Awaitable[Sequence[Series]]]
-"""See SensorSource.series."""
-
 
 class ReportJob:
     """May come twice: the key of a report makes it one, and its mail one."""
 
-    def __init__(
-        self, reports: Reports, read: ReadSeries, database: Database, jobs_redis: RedisClient, kept_days: int
-    ) -> None:
+    def __init__(self, reports: Reports, source: SensorSource, database: Database, kept_days: int) -> None:
         self._reports = reports
-        self._read = read
+        self._source = source
         self._database = database
-        self._jobs_redis = jobs_redis
         self._kept_ms = kept_days * _DAY_MS
 
-    async def generate_report(self, payload: bytes, job_id: str) -> None:
+    async def generate_report(self, payload: bytes) -> None:
         """Makes it unless it is made. What would fail again and again is given up: its sender would never stop."""
         wanted = job_pb2.GenerateReport.FromString(payload)
         try:
@@ -59,7 +50,6 @@ class ReportJob:
             if error.kind.answers.job is JobOutcome.RETRY:
                 raise
             log.error("no report %r of chain %d: %s", wanted.title, wanted.rule_chain_id, error.detail)
-        await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
 
     async def _make(self, wanted: job_pb2.GenerateReport) -> None:
         begin, end = period(wanted.period, wanted.at_ms, wanted.timezone)
@@ -67,7 +57,7 @@ class ReportJob:
         about = Selection(
             tuple(wanted.sensor_uuids), tuple(wanted.device_uuids), wanted.label, tuple(wanted.variable_names)
         )
-        series = await self._read(wanted.organization_id, about, begin, end, bucket)
+        series = await self._source.series(wanted.organization_id, about, begin, end, bucket)
         alarms = await self._alarms(wanted.organization_id, {one.device_uuid for one in series}, begin, end)
         report = Report(wanted.title, bucket, begin, end, wanted.timezone, series, alarms)
         # Drawing takes up to some hundred milliseconds, and others wait for this loop.

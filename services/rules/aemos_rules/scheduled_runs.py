@@ -13,10 +13,7 @@ from aemos_core.errors import AemosError, JobOutcome
 from aemos_core.jobs import RUN_READING_CHAINS
 from aemos_core.outbox import Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
-from aemos_core.outbox_senders import send_receipt
-from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
-from aemos_core.worker import current_job
 
 from aemos_rules.chain_index import ChainIndex
 from aemos_rules.domain import Question
@@ -39,15 +36,12 @@ class ScheduledRuns:
     Without a source it hands chains that ask about sensors on, each as a job of its own.
     """
 
-    def __init__(
-        self, index: ChainIndex, effects: Effects, jobs_redis: RedisClient, source: SensorSource | None = None
-    ) -> None:
+    def __init__(self, index: ChainIndex, effects: Effects, source: SensorSource | None = None) -> None:
         self._index = index
         self._effects = effects
-        self._jobs_redis = jobs_redis
         self._source = source
 
-    async def run_chains(self, payload: bytes, job_id: str) -> None:
+    async def run_chains(self, payload: bytes) -> None:
         """Runs them without a reading. Only sampled runs carry out their effects one by one, inside their span."""
         runs = job_pb2.ScheduledRuns.FromString(payload).runs
         chains = await self._index.compiled({run.rule_chain_id for run in runs})
@@ -65,7 +59,6 @@ class ScheduledRuns:
                 else:
                     await self._effects.apply(found)
         await self._effects.apply(effects)
-        await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
 
     async def _ended(self, run: job_pb2.ScheduledRun, chain: CompiledChain | None) -> Sequence[Any]:
         """What follows from a run, its end included."""

@@ -13,7 +13,7 @@ from aemos_core.names import RULE_CHAINS_CHANGED
 from aemos_core.outbox import Outbox
 from aemos_core.process import Component
 from aemos_core.redis_link import RedisClient, Subscriber
-from aemos_core.worker import JobWorker, actor_on_loop, is_outage
+from aemos_core.worker import JobWorker, actor_on_loop, is_outage, with_receipt
 
 from aemos_rules.appliers import Parts
 from aemos_rules.report_job import ReportJob
@@ -39,9 +39,9 @@ def slow_jobs(
     source = SensorSource(history_pb2_grpc.HistoryServiceStub(ingest))
     parts = Parts(database, redis, outbox)
     index = parts.index
-    runs = ScheduledRuns(index, parts.effects, jobs_redis, source)
-    report_job = ReportJob(reports, source.series, database, jobs_redis, settings.report_days)
-    actor_on_loop(broker, GENERATE_REPORT, report_job.generate_report)
-    actor_on_loop(broker, RUN_READING_CHAINS, runs.run_chains, outlasts=is_outage)
+    runs = ScheduledRuns(index, parts.effects, source)
+    report_job = ReportJob(reports, source, database, settings.report_days)
+    actor_on_loop(broker, GENERATE_REPORT, with_receipt(jobs_redis, report_job.generate_report))
+    actor_on_loop(broker, RUN_READING_CHAINS, with_receipt(jobs_redis, runs.run_chains), outlasts=is_outage)
     subscriber = Subscriber(redis, {RULE_CHAINS_CHANGED: index.forget}, index.forget)
     return [JobWorker(broker, [GENERATE_REPORT.queue_name()], threads=_AT_ONCE), index, parts.activities, subscriber]

@@ -15,7 +15,7 @@ from aemos_core.process import Component
 from aemos_core.redis_link import Subscriber, open_redis
 from aemos_core.rpc import open_channel
 from aemos_core.waiting import Sweep
-from aemos_core.worker import JobWorker, actor_on_loop, is_outage
+from aemos_core.worker import JobWorker, actor_on_loop, is_outage, with_receipt
 
 from aemos_rules import run_store
 from aemos_rules.appliers import Parts
@@ -39,15 +39,19 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
         parts = Parts(database, redis, outbox)
         index = parts.index
         contexts = Contexts(database, history_pb2_grpc.HistoryServiceStub(ingest))
-        judge = Judge(index, parts.effects, parts.memory, contexts, jobs_redis, settings.rules_partitions)
-        scheduled = ScheduledRuns(index, parts.effects, jobs_redis)
+        judge = Judge(index, parts.effects, parts.memory, contexts, settings.rules_partitions)
+        scheduled = ScheduledRuns(index, parts.effects)
 
         partitions = {EVALUATE_READINGS.queue_name(p): p for p in range(settings.rules_partitions)}
         leases = PartitionLeases(jobs_redis, settings.rules_partitions, on_gain=broker.permissions_changed)
         broker.may_fetch = lambda queue: leases.holds(partitions[queue])
-        actor_on_loop(broker, EVALUATE_READINGS, judge.evaluate_readings, outlasts=is_outage)
-        actor_on_loop(broker, RESUME_RUNS, judge.resume_runs, outlasts=is_outage)
-        actor_on_loop(broker, RUN_CHAINS, scheduled.run_chains, outlasts=is_outage)
+        jobs = {
+            EVALUATE_READINGS: judge.evaluate_readings,
+            RESUME_RUNS: judge.resume_runs,
+            RUN_CHAINS: scheduled.run_chains,
+        }
+        for spec, job in jobs.items():
+            actor_on_loop(broker, spec, with_receipt(jobs_redis, job), outlasts=is_outage)
         hints = {RULE_CHAINS_CHANGED: index.forget, REGISTRY_CHANGED: contexts.forget}
 
         def forget_all() -> None:

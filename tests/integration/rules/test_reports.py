@@ -10,7 +10,6 @@ from aemos_core.errors import AemosError, Kind, unavailable
 from aemos_core.identity import Caller, set_caller
 from aemos_core.jobs import SEND_EMAIL
 from aemos_core.times import now_ms, parse_rfc3339
-from aemos_core.worker import Job, current_job
 from aemos_rules import reports, tables
 from aemos_rules.domain import Question, Selection
 from aemos_rules.report_api import ReportServicer
@@ -70,18 +69,17 @@ class World:
         self.reports = Reports(database, self.outbox)
         self.api = ReportServicer(database)
         source = SensorSource(self.history)  # type: ignore[arg-type]
-        self.job = ReportJob(self.reports, source.series, database, None, 30)  # type: ignore[arg-type]
+        self.job = ReportJob(self.reports, source, database, 30)
 
     async def listed(self) -> list[pb.Report]:
         return list((await self.api.ListReports(pb.ListReportsRequest(), NO_CONTEXT)).reports)
 
     async def make(self, key: str = "k", **fields: object) -> None:
-        current_job.set(Job("j", "", "", receipts=""))
         wanted = job_pb2.GenerateReport(
             key=key, organization_id=1, rule_chain_id=5, title="Daily", period="yesterday", timezone="UTC", at_ms=AT,
             **fields,  # type: ignore[arg-type]
         )  # fmt: skip
-        await self.job.generate_report(wanted.SerializeToString(), "j")
+        await self.job.generate_report(wanted.SerializeToString())
 
 
 @pytest.fixture
