@@ -8,10 +8,10 @@ import aemos_ingest
 import pytest
 from aemos_core.database import Database
 from aemos_core.errors import AemosError
+from aemos_core.sweeping import forget
 from aemos_core.times import now_ms
 from aemos_ingest import readings_store, tables
 from aemos_ingest.repeats import KEPT_MS
-from aemos_ingest.retention import forget
 from sqlalchemy import select
 
 from tests.integration.conftest import Open

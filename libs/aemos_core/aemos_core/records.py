@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy import Column, Row, Select, Table, delete, select
+from sqlalchemy import Column, Row, Select, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_core.errors import not_found
@@ -38,14 +38,6 @@ async def listed(
         query = query.where(key < page.after if newest_first else key > page.after)
     query = query.order_by(key.desc() if newest_first else key).limit(page.limit + 1)
     return page.cut((await connection.execute(query)).all(), key.name)
-
-
-async def delete_found(connection: AsyncConnection, table: Table, ids: Select[Any]) -> int:
-    """Deletes the rows whose ids a query finds; how many. It has its LIMIT in a query of its own, as MySQL wants it."""
-    found = list((await connection.execute(ids)).scalars())
-    if found:
-        await connection.execute(delete(table).where(table.c.id.in_(found)))
-    return len(found)
 
 
 def message(kind: type[M], row: Any, /, **given: Any) -> M:

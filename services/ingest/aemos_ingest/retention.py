@@ -6,13 +6,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any, Protocol
+from typing import Protocol
 
 from aemos_core.database import Database
 from aemos_core.errors import AemosError
 from aemos_core.times import now_ms
 from aemos_core.waiting import wait
-from sqlalchemy import Column, ColumnElement, and_, delete, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 
 from aemos_ingest import tables as t
 from aemos_ingest.history_store import END_OF_TIME
@@ -27,12 +27,12 @@ _SHARE = 0.05
 """How much of the time a statement of ours may be under way."""
 _ROUND_SECONDS = 600.0
 _STANDBY_SECONDS = 2.0
-_SWEEP_SECONDS = 60.0
-_KEPT = (
+KEPT = (
     (t.reading_message.c.at_ms, KEPT_MS),
     (t.origin_claim.c.before_ms, REPEATED_WITHIN_MS),
     (t.registry_change.c.at_ms, CHANGES_KEPT_MS),
 )
+"""What is kept for a time only, beside readings."""
 _c = t.data_stream.c
 
 
@@ -41,34 +41,6 @@ class Lease(Protocol):
 
     def holds(self, partition: int) -> bool:
         """Whether this process does, now."""
-
-
-class Sweep:
-    """A component of every process: each minute forgets what is kept for a time only."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Sweeps until told to stop."""
-        while not await wait(stop, _SWEEP_SECONDS):
-            try:
-                for at_ms, kept_ms in _KEPT:
-                    while await forget(self._database, at_ms, now_ms() - kept_ms) and not stop.is_set():
-                        pass
-            except AemosError as error:
-                log.warning("what is old stays for now: %s", error.detail)
-
-
-async def forget(database: Database, at_ms: Column[Any], before_ms: int) -> int:
-    """Deletes a thousand at most of a table's rows from before; how many."""
-    key = tuple(at_ms.table.primary_key)
-    async with database.write() as connection:
-        found = await connection.execute(select(*key).where(at_ms < before_ms).limit(_ROWS))
-        old = [tuple(row) for row in found.all()]
-        if old:
-            await connection.execute(delete(at_ms.table).where(tuple_(*key).in_(old)))
-    return len(old)
 
 
 class Retention:

@@ -18,6 +18,7 @@ from aemos_core.outbox_senders import ANNOUNCE, AnnounceSender, JobSender, Recei
 from aemos_core.process import Component
 from aemos_core.redis_link import RedisClient, Subscriber, open_redis
 from aemos_core.rpc import grpc_server
+from aemos_core.sweeping import Sweep, kept_for
 from redis.exceptions import RedisError
 
 import aemos_ingest
@@ -30,7 +31,7 @@ from aemos_ingest.readings_api import DataStreamServicer
 from aemos_ingest.readings_service import Readings
 from aemos_ingest.registry_api import DeviceServicer, SensorServicer, TelemetryDataServicer
 from aemos_ingest.rejections import Rejections
-from aemos_ingest.retention import Retention, Sweep
+from aemos_ingest.retention import KEPT, Retention
 from aemos_ingest.settings import IngestSettings
 from aemos_ingest.sightings import Sightings
 from aemos_ingest.sources import Sources
@@ -97,5 +98,6 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
         subscriber = Subscriber(redis, {REGISTRY_CHANGED: sources.look_again}, sources.look_again)
         yield [
             *(server, readings, latest, outbox, receipts, sources, sightings, subscriber),
-            *(connectivity, Sweep(database), leases, Retention(database, leases)),
+            *(connectivity, leases, Retention(database, leases)),
+            *(Sweep(60, kept_for(database, at_ms, kept_ms), "what is old stays") for at_ms, kept_ms in KEPT),
         ]

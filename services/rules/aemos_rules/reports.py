@@ -7,20 +7,20 @@ from typing import Any
 
 from aemos_core.database import Database
 from aemos_core.outbox import OutboxRows, Row
-from aemos_core.records import delete_found
-from aemos_core.times import now_ms
+from aemos_core.sweeping import delete_found
 from sqlalchemy import insert, select
 
 from aemos_rules import tables
 
 KEPT = 1_000
 """Reports of an organization: the oldest give way."""
-_AT_ONCE = 50
+AT_ONCE = 50
+"""How many are deleted at a time: each may have megabytes."""
 _c = tables.report.c
 
 
 class Reports:
-    """Keeps reports until they expire."""
+    """Reports in the database."""
 
     def __init__(self, database: Database, outbox: OutboxRows) -> None:
         self._database = database
@@ -36,12 +36,6 @@ class Reports:
         async with self._database.write() as connection:
             await connection.execute(insert(tables.report).values(**values))
             surplus = select(_c.id).where(_c.organization_id == values["organization_id"]).order_by(_c.id.desc())
-            await delete_found(connection, tables.report, surplus.offset(KEPT).limit(_AT_ONCE))
+            await delete_found(connection, tables.report, surplus.offset(KEPT).limit(AT_ONCE))
             rows = await self._outbox.add(connection, mails)
         self._outbox.committed(rows)
-
-    async def expire(self, at_ms: int | None = None) -> int:
-        """Deletes some of the reports whose time is over, now or at `at_ms`; how many."""
-        over = select(_c.id).where(_c.expires_at_ms < (at_ms or now_ms())).limit(_AT_ONCE)
-        async with self._database.write() as connection:
-            return await delete_found(connection, tables.report, over)

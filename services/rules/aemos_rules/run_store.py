@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aemos_core.database import Database
-from aemos_core.records import delete_found
+from aemos_core.sweeping import delete_found
 from aemos_core.times import now_ms
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -38,14 +38,11 @@ async def known_chains(connection: AsyncConnection, chain_ids: Iterable[int]) ->
     return set((await connection.execute(query.with_for_update(read=True))).scalars())
 
 
-async def forget(database: Database) -> int:
-    """Deletes some of the runs that are over a week old, and of those that busy chains have beyond their 10,000; how
-    many."""
-    now = now_ms()
-    old = select(_r.id).where(_r.recorded_at_ms < now - KEPT_MS).order_by(_r.recorded_at_ms).limit(_AT_ONCE)
-    busy = select(_r.rule_chain_id).where(_r.recorded_at_ms >= now - _BUSY_MS).distinct().limit(_AT_ONCE)
+async def thin_out(database: Database) -> int:
+    """Deletes some of what chains that ran lately have beyond their 10,000; how many."""
+    busy = select(_r.rule_chain_id).where(_r.recorded_at_ms >= now_ms() - _BUSY_MS).distinct().limit(_AT_ONCE)
+    gone = 0
     async with database.write() as connection:
-        gone = await delete_found(connection, t.chain_run, old)
         for chain_id in list((await connection.execute(busy)).scalars()):
             of_chain = select(_r.id).where(_r.rule_chain_id == chain_id)
             newest = of_chain.order_by(_r.id.desc()).offset(MOST_OF_A_CHAIN - 1).limit(1)

@@ -14,10 +14,10 @@ from aemos_core.names import REGISTRY_CHANGED, RULE_CHAINS_CHANGED
 from aemos_core.process import Component
 from aemos_core.redis_link import Subscriber, open_redis
 from aemos_core.rpc import open_channel
-from aemos_core.waiting import Sweep
+from aemos_core.sweeping import Sweep, kept_for
 from aemos_core.worker import JobWorker, actor_on_loop, is_outage, with_receipt
 
-from aemos_rules import run_store
+from aemos_rules import run_store, tables
 from aemos_rules.appliers import Parts
 from aemos_rules.contexts import Contexts
 from aemos_rules.jobs import Judge
@@ -68,5 +68,6 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
             subscriber,
             parts.deadlines,
             parts.activities,
-            Sweep(60, partial(run_store.forget, database), "old runs stay"),
+            Sweep(60, kept_for(database, tables.chain_run.c.recorded_at_ms, run_store.KEPT_MS), "old runs stay"),
+            Sweep(60, partial(run_store.thin_out, database), "runs stay"),
         ]

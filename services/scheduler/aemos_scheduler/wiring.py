@@ -16,7 +16,7 @@ from aemos_core.outbox_senders import JobSender, Receipts
 from aemos_core.process import Component
 from aemos_core.redis_link import Subscriber, open_redis
 from aemos_core.rpc import grpc_server, open_channel, remote_verifier
-from aemos_core.waiting import Sweep
+from aemos_core.sweeping import Sweep
 
 from aemos_scheduler.domain import Timetable
 from aemos_scheduler.grpc_api import SchedulerServicer

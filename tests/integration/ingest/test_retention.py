@@ -7,11 +7,12 @@ import asyncio
 import pytest
 from aemos_core.errors import AemosError
 from aemos_core.identity import Caller, set_caller
+from aemos_core.sweeping import forget
 from aemos_core.times import now_ms
 from aemos_ingest import tables
 from aemos_ingest.identity_api import IdentityServicer
 from aemos_ingest.registry_store import changes_since
-from aemos_ingest.retention import DAY_MS, Retention, forget
+from aemos_ingest.retention import DAY_MS, Retention
 from sqlalchemy import func, select
 
 from tests.support.history_world import World, row

@@ -9,6 +9,7 @@ from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind, unavailable
 from aemos_core.identity import Caller, set_caller
 from aemos_core.jobs import SEND_EMAIL
+from aemos_core.sweeping import forget
 from aemos_core.times import now_ms, parse_rfc3339
 from aemos_rules import reports, tables
 from aemos_rules.domain import Question, Selection
@@ -184,9 +185,9 @@ async def test_they_do_not_pile_up(world: World, monkeypatch: pytest.MonkeyPatch
         ids.append((await world.listed())[0].id)
     newest = await world.listed()
     assert [made.id for made in newest] == [ids[2], ids[1]]
-    await world.reports.expire(now_ms())
-    assert len(await world.listed()) == 2
-    await world.reports.expire(newest[0].expires_at.ToMilliseconds() + 1)
+    expires = tables.report.c.expires_at_ms
+    assert await forget(world.database, expires, now_ms()) == 0
+    assert await forget(world.database, expires, newest[0].expires_at.ToMilliseconds() + 1) == 2
     assert await world.listed() == []
 
 

@@ -11,7 +11,7 @@ from aemos_core.database import Database
 from aemos_core.names import rule_chain_room
 from aemos_core.outbox_senders import ANNOUNCE
 from aemos_core.redis_link import RedisClient
-from aemos_core.times import now_ms
+from aemos_core.sweeping import kept_for
 from aemos_rules import run_records, run_store, state_store
 from aemos_rules import tables as t
 from aemos_rules.domain import Connection
@@ -106,14 +106,16 @@ async def test_runs_do_not_pile_up(database: Database, redis: RedisClient, monke
     await worker.evaluate(*(reading(1 + 2 * (number % 2), number, number) for number in range(1, 11)))
     runs = await rows_of(database, t.chain_run)
     assert len(runs) == 10
-    assert await run_store.forget(database) == 4
+    assert await run_store.thin_out(database) == 4
     kept = [run.id for run in await rows_of(database, t.chain_run)]
     of_crowded = [run.id for run in runs if run.rule_chain_id == crowded]
     others = [run.id for run in runs if run.rule_chain_id != crowded]
     assert kept == sorted([*of_crowded[-3:], *others[-3:]])
     async with database.write() as connection:
         old = update(t.chain_run).where(t.chain_run.c.rule_chain_id == crowded)
-        await connection.execute(old.values(recorded_at_ms=now_ms() - run_store.KEPT_MS - 1))
-    assert await run_store.forget(database) == 3
+        await connection.execute(old.values(recorded_at_ms=1))
+    week_old = kept_for(database, t.chain_run.c.recorded_at_ms, run_store.KEPT_MS)
+    assert await week_old() == 3
     assert crowded not in {run.rule_chain_id for run in await rows_of(database, t.chain_run)}
-    assert await run_store.forget(database) == 0
+    assert not await week_old()
+    assert await run_store.thin_out(database) == 0

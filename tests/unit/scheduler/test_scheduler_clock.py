@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 from aemos.v1 import rule_chain_pb2 as pb
 from aemos_core.errors import unavailable
+from aemos_core.sweeping import Sweep
 from aemos_core.times import now_ms
 from aemos_core.timing import Timing
-from aemos_core.waiting import Sweep
 from aemos_scheduler import service
 from aemos_scheduler.domain import Instant, Schedule, Timetable
 from aemos_scheduler.service import Clock, ScheduleCopy, Tidier
