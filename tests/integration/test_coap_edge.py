@@ -1,6 +1,7 @@
 """The CoAP edge on a real socket, asked by libcoap, by aiocoap and by hand."""
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,8 +10,10 @@ import pytest
 import uvloop
 from aemos_core.errors import AemosError, Kind, unavailable
 from aemos_gateway import coap_datagram
+from aemos_gateway.coap_exchanges import Exchange
 from aiocoap import Context, Message
 from aiocoap.numbers import ContentFormat, OptionNumber
+from aiocoap.numbers.constants import TransportTuning
 from aiocoap.numbers.types import Type
 
 from tests.support.coap_client import (
@@ -107,6 +110,14 @@ async def test_libcoap_observes(edge: Edge) -> None:
     assert await coap_client(edge.notifications_url()) == '{"id":"17-2"}'
 
 
+async def test_libcoap_hears_that_its_observation_is_over(edge: Edge) -> None:
+    """A client takes no notice of a second acknowledgement of its request, so the end is a message of its own."""
+    asked = asyncio.create_task(coap_client("-w", "-s", "2", edge.notifications_url()))
+    await until(lambda: bool(edge.downlink.all()), WITHIN_S, "registered")
+    edge.auth.revoke(TOKEN)
+    assert "4.01" in await asked
+
+
 async def test_libcoap_discovers(edge: Edge) -> None:
     """/.well-known/core names the resource, in blocks when the client wants them small."""
     for options in ([], ["-b", "16"]):
@@ -191,7 +202,8 @@ async def test_hard_cases(edge: Edge, client: RawClient, caplog: pytest.LogCaptu
 async def test_broken_datagrams(client: RawClient, kind: int) -> None:
     """What is no message is reset when confirmable and ignored otherwise, and the edge lives on."""
     head = bytes((0x40 | kind << 4, POST, 0, 7))
-    for broken in (b"", b"\x40", head[:3], bytes((head[0] | 9,)) + head[1:], head + b"\xf1", head + b"\xb9short"):
+    broken_options = [head + options for options in (b"\xf1", b"\xb9short", b"\xff")]
+    for broken in (b"", b"\x40", head[:3], bytes((head[0] | 9,)) + head[1:], *broken_options):
         client.send(broken)
         if kind == CON and len(broken) >= len(head):
             assert await client.receive() == b"\x70\x00\x00\x07"
@@ -264,6 +276,25 @@ async def test_retransmission_before_the_answer(edge: Edge, client: RawClient) -
     assert len(edge.uplink.readings) == 1
 
 
+async def test_client_that_dies_before_its_answers(
+    edge: Edge, client: RawClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first answer that is not acknowledged is the last that is tried; the next request is answered again."""
+    monkeypatch.setattr(TransportTuning, "ACK_TIMEOUT", 0.01)
+    tasks = len(asyncio.all_tasks())
+    edge.uplink.held = True
+    for mid in (1, 2, 3):
+        for _ in range(2):
+            client.send(reading(BODY, device=TOKEN, mid=mid))
+        assert await client.receive() == bytes((0x60, 0, 0, mid))
+    edge.uplink.release()
+    edge.uplink.held = False
+    assert len({await client.receive() for _ in range(1 + TransportTuning.MAX_RETRANSMIT)}) == 1
+    await until(lambda: len(asyncio.all_tasks()) == tasks, WITHIN_S, "given up")
+    assert client.received.empty()
+    assert (await client.ask(reading(BODY, device=TOKEN, mid=4))).mid == 4
+
+
 async def test_duplicate_that_is_not_confirmable(edge: Edge, client: RawClient) -> None:
     """It is ignored (RFC 7252, 4.5)."""
     data = reading(BODY, device=TOKEN, kind=NON)
@@ -326,10 +357,12 @@ async def test_burst_is_answered_in_full(edge: Edge, client: RawClient) -> None:
 
 
 async def test_no_response_is_respected(edge: Edge, client: RawClient) -> None:
-    """A non-confirmable reading that wants no answer (RFC 7967) gets none."""
-    client.send(reading(BODY, device=TOKEN, kind=NON, extra=[(258, b"\x1a")]))
+    """A non-confirmable reading that wants no answer (RFC 7967) gets none, and its datagram is not kept."""
+    data = reading(BODY, device=TOKEN, kind=NON, extra=[(258, b"\x1a")])
+    client.send(data)
     await until(lambda: len(edge.uplink.readings) == 1, WITHIN_S, "stored")
     assert await client.is_silent()
+    assert data not in [kept.request for kept in gc.get_objects() if isinstance(kept, Exchange)]
 
 
 async def test_stop(client: RawClient, edge: Edge) -> None:

@@ -114,7 +114,7 @@ async def test_observer_is_listed_and_can_be_closed(edge: Edge, client: RawClien
     assert (listener.protocol, listener.peer.partition(":")[0]) == ("coap", "127.0.0.1")
     listener.close()
     told = await client.message()
-    assert (told.code.dotted, told.opt.observe, told.opt.max_age) == ("5.03", None, 1)
+    assert (told.mtype, told.code.dotted, told.opt.observe, told.opt.max_age) == (Type.CON, "5.03", None, 1)
     assert edge.downlink.all() == []
 
 
@@ -124,7 +124,7 @@ async def test_observer_whose_token_was_revoked(edge: Edge, client: RawClient) -
     edge.auth.revoke(TOKEN)
     edge.downlink.send(OURS.device_uuid, b'{"id":1}')
     told = await client.message()
-    assert (told.code.dotted, told.opt.observe) == ("4.01", None)
+    assert (told.mtype, told.code.dotted, told.opt.observe) == (Type.CON, "4.01", None)
     assert edge.downlink.all() == []
 
 
@@ -140,11 +140,12 @@ async def test_quiet_observer_whose_token_was_revoked(edge: Edge, client: RawCli
 
 
 async def test_too_many_observers(edge: Edge, client: RawClient) -> None:
-    """One over the cap of a device is 5.03 with a time to come back (hard case 19)."""
+    """One over the cap of a device is 5.03 with a time to come back (hard case 19); who observes can register again."""
     for number in range(coap_observers.MOST_PER_DEVICE):
         assert (await observe(client, mid=number, token=bytes((number,)))).code.dotted == "2.05"
     refused = await observe(client, mid=99, token=b"\x63")
     assert (refused.code.dotted, refused.opt.max_age) == ("5.03", 60)
+    assert (await observe(client, mid=100, token=b"\x01")).code.dotted == "2.05"
     assert len(edge.downlink.all()) == coap_observers.MOST_PER_DEVICE
 
 

@@ -147,6 +147,8 @@ def _options(data: bytes) -> Iterator[tuple[int, bytes]]:
             raise FormatError
         yield number, data[at : at + length]
         at += length
+    if at == len(data) - 1:  # a payload is announced, and there is none
+        raise FormatError
 
 
 def _extended(data: bytes, at: int, nibble: int) -> tuple[int, int]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -39,6 +39,12 @@ class Exchange:
         self.acknowledged = False
 
 
+class _Turn(asyncio.Lock):
+    """Who may send a client a confirmable message; when it `gave_up` on one, those who wait for it do too."""
+
+    gave_up = False
+
+
 class Exchanges:
     """The requests that came lately, and what they were or are being answered."""
 
@@ -46,7 +52,7 @@ class Exchanges:
         self._send = send
         self._recent: Recent[int, Exchange | bytes] = Recent(MOST_REMEMBERED)
         self._mid = random.getrandbits(16)
-        self._turns: WeakValueDictionary[Address, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[Address, _Turn] = WeakValueDictionary()
         self._unacknowledged: dict[tuple[Address, int], asyncio.Future[bool]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -66,10 +72,14 @@ class Exchanges:
         return None
 
     def answer(self, exchange: Exchange, answer: Answer) -> None:
-        """Answers on the acknowledgement, or if that went out before, by a confirmable message of its own."""
+        """Answers on the acknowledgement, or if that went out before, by a confirmable message of its own.
+
+        So does what else the exchange is answered: a client takes no notice of a second acknowledgement.
+        """
         if not exchange.acknowledged:
             datagram = coap_datagram.response(exchange.request, self.next_mid(), answer)
             self._recent.put(exchange.key, datagram)
+            exchange.acknowledged = True
             self._send(datagram, exchange.peer)
             return
         self._recent.put(exchange.key, coap_datagram.empty_ack(exchange.request))
@@ -80,14 +90,26 @@ class Exchanges:
 
     def withhold(self, exchange: Exchange) -> None:
         """Only acknowledges (RFC 7967, 2.1)."""
+        acknowledgement = coap_datagram.empty_ack(exchange.request)
+        self._recent.put(exchange.key, acknowledgement)
         if coap_datagram.is_confirmable(exchange.request):
-            acknowledgement = coap_datagram.empty_ack(exchange.request)
-            self._recent.put(exchange.key, acknowledgement)
             self._send(acknowledgement, exchange.peer)
 
-    def turn(self, exchange: Exchange) -> asyncio.Lock:
-        """To be held around `deliver`: one message to a client is unacknowledged at a time (NSTART; RFC 7252, 4.7)."""
-        return self._turns.setdefault(exchange.peer.address, asyncio.Lock())
+    @asynccontextmanager
+    async def turn(self, exchange: Exchange) -> AsyncIterator[None]:
+        """To be held around `deliver`: one message to a client is unacknowledged at a time (NSTART; RFC 7252, 4.7).
+
+        TimeoutError when the client let one time out meanwhile: a dead one costs 93 s, however much waits for it.
+        """
+        turn = self._turns.setdefault(exchange.peer.address, _Turn())
+        async with turn:
+            if turn.gave_up:
+                raise TimeoutError
+            try:
+                yield
+            except TimeoutError:
+                turn.gave_up = True
+                raise
 
     async def deliver(self, exchange: Exchange, answer: Answer) -> bool:
         """Sends until it is acknowledged; False when it is reset, TimeoutError when nobody answers (RFC 7252, 4.2)."""
@@ -133,6 +155,6 @@ class Exchanges:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _answer_separately(self, exchange: Exchange, answer: Answer) -> None:
-        async with self.turn(exchange):
-            with suppress(TimeoutError):
+        with suppress(TimeoutError):
+            async with self.turn(exchange):
                 await self.deliver(exchange, answer)

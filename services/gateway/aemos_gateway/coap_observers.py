@@ -158,15 +158,19 @@ class Notifications:
         Raises what else ends it. A client that uses a token again ends what it observed with it (RFC 7641, 3.6).
         """
         place, task = (exchange.peer.address, request.token), asyncio.current_task()
-        if before := self._observing.pop(place, None):
-            before.cancel()
+        before = self._observing.pop(place, None)
         if request.opt.observe != 0:
+            if before:
+                before.cancel()
             device = await self._owner(request, device_token)
             newest = self._observers.newest(device.device_uuid)
             return coap_answers.content(newest, {CONTENT_FORMAT: JSON, MAX_AGE: 0}, request.opt.block2)
         assert task is not None  # a request is served by a task
         self._observing[place] = task
         try:
+            if before:  # it makes room first: at the cap, who observes can still register again
+                before.cancel()
+                await asyncio.wait([before])
             await self._observe(exchange, request, device_token)
         except TimeoutError:  # and nobody hears what else the client observed
             for (address, _), other in self._observing.items():
