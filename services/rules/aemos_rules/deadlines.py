@@ -43,14 +43,14 @@ _State: TypeAlias = tuple[Reading | None, dict[str, Any], int, int, int]
 
 def message_of(deadline: Deadline) -> job_pb2.ResumedRun:
     """What goes on, as it is kept and sent."""
-    cell, of = deadline.cell, deadline
+    cell, _, reading, data, at_ms, depth, _, tries = deadline
     return job_pb2.ResumedRun(
         rule_chain_id=cell.chain_id,
         node=cell.node,
         key=cell.key,
-        due_at_ms=of.due_ms,
+        due_at_ms=deadline.due_ms,
         partition=cell.partition,
-        state=msgspec.msgpack.encode((of.reading, of.data, of.at_ms, of.depth, of.tries)),
+        state=msgspec.msgpack.encode((reading, data, at_ms, depth, tries)),
     )
 
 

@@ -62,17 +62,28 @@ class ScheduledRuns:
 
     async def _ended(self, run: job_pb2.ScheduledRun, chain: CompiledChain | None) -> Sequence[Any]:
         """What follows from a run, its end included."""
-        try:
-            return _run(run, chain, await self._answers(run, chain))
-        except AemosError as error:
-            if error.kind.answers.job is JobOutcome.RETRY:
-                raise
-            end = _begun(run, outcome="failed")
-            end.error, end.finished_at_ms = error.detail[:_MOST_ERROR], now_ms()
-            return [end]
+        end = schedule_pb2.FiringEnd(
+            rule_chain_id=run.rule_chain_id,
+            planned_at_ms=run.planned_at_ms,
+            started_at_ms=now_ms(),
+            outcome="dropped",
+            trace_id=telemetry.trace_id_of(telemetry.current()),
+        )
+        effects: list[Any] = [end]
+        if chain is not None and chain.chain.enabled and (chain.chain.schedule_enabled or run.manual):
+            try:
+                world = World(now_ms(), answers=await self._answers(run, chain))
+            except AemosError as error:
+                if error.kind.answers.job is JobOutcome.RETRY:
+                    raise
+                end.outcome, end.error = "failed", error.detail[:_MOST_ERROR]
+            else:
+                _run(run, chain, world, effects)
+        end.finished_at_ms = now_ms()
+        return effects
 
-    async def _answers(self, run: job_pb2.ScheduledRun, chain: CompiledChain | None) -> Answers:
-        if chain is None or self._source is None or not chain.questions:
+    async def _answers(self, run: job_pb2.ScheduledRun, chain: CompiledChain) -> Answers:
+        if self._source is None:
             return {}
         asked, organization_id, at_ms = sorted(chain.questions), run.organization_id, run.planned_at_ms
         answer, timezone = self._source.answer, chain.chain.timezone
@@ -85,26 +96,10 @@ def _handed_on(run: job_pb2.ScheduledRun) -> Row:
     return Row(RUN_READING_CHAINS.name, run.rule_chain_id % 4, payload, MOST_IN_BATCH)
 
 
-def _run(run: job_pb2.ScheduledRun, chain: CompiledChain | None, answers: Answers) -> Sequence[Any]:
-    end = _begun(run, outcome="dropped")
-    effects: list[Any] = [end]
-    if chain is not None and chain.chain.enabled and (chain.chain.schedule_enabled or run.manual):
-        world = World(now_ms(), answers=answers)
-        result = chain.run(None, run.planned_at_ms, world)
-        end.outcome = _OUTCOMES[result.outcome]
-        note(Ran(chain, Start(None, run.planned_at_ms), world, result), effects)
-        if result.error:
-            end.error = f"node {result.node_index} {result.node_name!r}: {result.error}"[:_MOST_ERROR]
-            log.warning("scheduled chain %d failed: %s", run.rule_chain_id, end.error)
-    end.finished_at_ms = now_ms()
-    return effects
-
-
-def _begun(run: job_pb2.ScheduledRun, outcome: str) -> schedule_pb2.FiringEnd:
-    return schedule_pb2.FiringEnd(
-        rule_chain_id=run.rule_chain_id,
-        planned_at_ms=run.planned_at_ms,
-        started_at_ms=now_ms(),
-        outcome=outcome,
-        trace_id=telemetry.trace_id_of(telemetry.current()),
-    )
+def _run(run: job_pb2.ScheduledRun, chain: CompiledChain, world: World, effects: list[Any]) -> None:
+    end, result = effects[0], chain.run(None, run.planned_at_ms, world)
+    end.outcome = _OUTCOMES[result.outcome]
+    note(Ran(chain, Start(None, run.planned_at_ms), world, result), effects)
+    if result.error:
+        end.error = f"node {result.node_index} {result.node_name!r}: {result.error}"[:_MOST_ERROR]
+        log.warning("scheduled chain %d failed: %s", run.rule_chain_id, end.error)

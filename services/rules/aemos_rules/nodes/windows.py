@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from msgspec import Meta
 
@@ -22,7 +22,6 @@ MOST_SEEN = 128
 """Newest reading ids remembered in a cell: a repeated one counts once. One that is older than all of them, though so
 many newer ones of its variable came, is taken for repeated too: jobs are disordered by two batches at the most."""
 
-Function: TypeAlias = Literal["avg", "min", "max", "sum", "count"]
 Lateness: TypeAlias = Annotated[float, Meta(ge=0, le=MAX_SECONDS, description=f"seconds, 0 to {MAX_SECONDS}")]
 Pane: TypeAlias = tuple[int, int, float, float, float]
 """(number since 1970, count, sum, min, max)"""
@@ -70,13 +69,13 @@ class Window(OfNumber, Transform, kind="window"):
         run.remember(self.name, memory)
         return None
 
-    def _next_end(self, memory: WindowMemory) -> int:
-        """The pane behind the window that closes next."""
-        return max(memory.closed, memory.panes[0][0]) + 1
+    def _closes_at(self, memory: WindowMemory) -> int:
+        """When the window that closes next does, in event time."""
+        return (max(memory.closed, memory.panes[0][0]) + 1) * self._every + self._late
 
     def _arm(self, run: Run, memory: WindowMemory) -> None:
         """The deadline is as far away on the clock as the close is in event time: a backlog closes nothing early."""
-        left = max(0, self._next_end(memory) * self._every + self._late - memory.at)
+        left = max(0, self._closes_at(memory) - memory.at)
         due = run.world.now_ms + left
         if not memory.due or (left == 0 and memory.due > due):
             memory.due = run.arm(self.name, left)
@@ -84,24 +83,20 @@ class Window(OfNumber, Transform, kind="window"):
     def _close(self, run: Run, memory: WindowMemory) -> bool | None:
         if run.deadline_ms != memory.due or not memory.panes:
             return None
-        end = self._next_end(memory)
-        left = end * self._every + self._late - memory.at
+        closes = self._closes_at(memory)
+        end, reached = (closes - self._late) // self._every, max(memory.at, closes)
         window = [pane for pane in memory.panes if end - self._panes <= pane[0] < end]
         memory.closed = end
         memory.panes = [pane for pane in memory.panes if pane[0] > end - self._panes]
         memory.due = 0
         if memory.panes:
-            self._arm_after(run, memory, left)
+            # As long after this one as it ends after it, or at once when its time has come.
+            memory.due = run.arm(self.name, self._closes_at(memory) - reached)
         run.remember(self.name, memory)
         run.at_ms = end * self._every
         run.data = {**run.data, **_aggregate(window), "windowStart": float((end - self._panes) * self._every)}
         run.data["windowEnd"] = float(run.at_ms)
         return True
-
-    def _arm_after(self, run: Run, memory: WindowMemory, left: int) -> None:
-        """Closes the next window as long after this one as it ends after it, or at once when its time has come."""
-        wait = self._next_end(memory) * self._every + self._late - max(memory.at, memory.at + left)
-        memory.due = run.arm(self.name, wait)
 
     def values(self, run: Run) -> Mapping[str, Any]:
         memory = run.recall(self.name, WindowMemory) or WindowMemory()
