@@ -21,7 +21,7 @@ from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
 from aemos_notify import jobs, service, store, wiring
 from aemos_notify.jobs import RecordJob
-from aemos_notify.service import LedgerSweep
+from aemos_notify.service import forget_old
 
 from tests.support.fake_registry import SECRET
 from tests.support.notify import WITHIN_S, Notify, running, running_notify
@@ -193,7 +193,8 @@ async def test_ledger_keeps_a_month(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         )
         for organization, some in ((1, [new]), (2, [Logged(place, "t", (), "{}") for place in old])):
             await dispatcher(ledger).record(organization, some)
-        await LedgerSweep(ledger).sweep(now - month, asyncio.Event())
+        while await forget_old(ledger, now - month):
+            pass
         assert await entries(ledger) == [new]
         assert await entries(ledger, 2) == []
 

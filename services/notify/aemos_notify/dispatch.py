@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 from aemos.v1 import history_pb2, history_pb2_grpc
@@ -17,16 +18,17 @@ from aemos_core.notification_log import Logged, LogId
 from aemos_core.outbox import Outbox, OutboxRows, Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
 from aemos_core.outbox_senders import JobSender, Receipts, send_receipt
+from aemos_core.records import AnyRow
 from aemos_core.redis_link import RedisClient
+from aemos_core.sweeping import Sweep
 from aemos_core.times import now_ms
-from aemos_core.waiting import wait
 from aemos_core.worker import current_job
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_notify import codec, store
 from aemos_notify import subscription_store as subscriptions
 from aemos_notify.channels import JOBS, ChannelSender, Failed, Letter
-from aemos_notify.subscription_store import AnyRow, Lately, Wanted, secrets_of
+from aemos_notify.subscription_store import Lately, Wanted, secrets_of
 from aemos_notify.subscriptions import OPEN, Status
 
 log = logging.getLogger("aemos.notify")
@@ -94,12 +96,13 @@ class Dispatcher:
         for start in range(0, len(entries), size):
             async with self._database.write() as connection:
                 new = await store.append(connection, organization_id, entries[start : start + size])
-                told = [
-                    (subscription, entry.id)
-                    for entry, found in ((entry, notifications[entry.id]) for entry in new if wanted)
-                    for subscription in wanted
-                    if subscription.filter.matches(found, labels.get(str(found.get("deviceUuid")), {}))
-                ]
+                told = defaultdict(list)
+                for entry in new if wanted else ():
+                    found = notifications[entry.id]
+                    known = labels.get(str(found.get("deviceUuid")), {})
+                    for subscription in wanted:
+                        if subscription.filter.matches(found, known):
+                            told[subscription].append(entry.id)
                 rows = await self._queue(connection, organization_id, told) if told else []
             self._outbox.committed(rows)
 
@@ -112,44 +115,38 @@ class Dispatcher:
         return {}
 
     async def _queue(
-        self, connection: AsyncConnection, organization_id: int, told: Sequence[tuple[Wanted, LogId]]
+        self, connection: AsyncConnection, organization_id: int, told: Mapping[Wanted, Sequence[LogId]]
     ) -> list[Row]:
-        limited = _Limited(await subscriptions.lately(connection, {subscription.id for subscription, _ in told}))
-        for match in told:
-            limited.take(*match)
-        await subscriptions.suppress_more(connection, limited.more)
-        if not limited.rows:
+        lately = await subscriptions.lately(connection, (subscription.id for subscription in told))
+        new, more = _limited(told, lately)
+        await subscriptions.suppress_more(connection, more)
+        if not new:
             return []
-        queued = await subscriptions.queue(connection, organization_id, limited.rows)
+        queued = await subscriptions.queue(connection, organization_id, new)
         return await self._outbox.add(connection, [delivery_row(*row) for row in queued])
 
 
-class _Limited:
-    """`rows` are the deliveries to add: one for each match within a subscription's limit, and one for all that are over
-    it within the hour; `more` says of those that are there already how many more they stand for."""
-
-    def __init__(self, lately: Mapping[int, Lately]) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.more: dict[int, int] = {}
-        self._numbers = {each: found.number for each, found in lately.items()}
-        self._suppressed = {each: found.suppressed_id for each, found in lately.items() if found.suppressed_id}
-        self._new: dict[int, dict[str, Any]] = {}
-
-    def take(self, subscription: Wanted, log_id: LogId) -> None:
-        number = self._numbers[subscription.id] = self._numbers.get(subscription.id, 0) + 1
-        if number <= subscription.hourly_limit:
-            self._add(subscription, log_id, Status.QUEUED)
-        elif delivery_id := self._suppressed.get(subscription.id):
-            self.more[delivery_id] = self.more.get(delivery_id, 0) + 1
-        elif (row := self._new.get(subscription.id)) is not None:
-            row["repeats"] += 1
-        else:
-            self._new[subscription.id] = self._add(subscription, log_id, Status.SUPPRESSED)
-
-    def _add(self, subscription: Wanted, log_id: LogId, status: Status) -> dict[str, Any]:
-        row = {"subscription_id": subscription.id, **log_id._asdict(), "status": status, "repeats": 0}
-        self.rows.append(row)
-        return row
+def _limited(
+    told: Mapping[Wanted, Sequence[LogId]], lately: Mapping[int, Lately]
+) -> tuple[list[dict[str, Any]], dict[int, int]]:
+    """The deliveries to add: one for each match within a subscription's limit, and one for all that are over it within
+    the hour; and of those that are there already how many more they stand for."""
+    rows: list[dict[str, Any]] = []
+    more: dict[int, int] = {}
+    for subscription, places in told.items():
+        known = lately.get(subscription.id, Lately(0, 0))
+        allowed = max(0, subscription.hourly_limit - known.number)
+        new = [(place, Status.QUEUED, 0) for place in places[:allowed]]
+        if over := places[allowed:]:
+            if known.suppressed_id:
+                more[known.suppressed_id] = len(over)
+            else:
+                new.append((over[0], Status.SUPPRESSED, len(over) - 1))
+        rows += (
+            {"subscription_id": subscription.id, **place._asdict(), "status": status, "repeats": repeats}
+            for place, status, repeats in new
+        )
+    return sorted(rows, key=itemgetter("ms", "seq")), more
 
 
 class _Turns:
@@ -190,7 +187,7 @@ class DeliverJob:
     async def __call__(self, payload: bytes, job_id: str) -> None:
         delivery_id = SendDelivery.FromString(payload).delivery_id
         async with self._database.read() as connection:
-            row = await subscriptions.find_delivery(connection, delivery_id)
+            row = await subscriptions.find(connection, subscriptions.delivery, delivery_id)
         is_done = True
         if row is not None and row.status in OPEN:
             with self._turns.take(row.subscription_id, row.id) as may:
@@ -202,10 +199,10 @@ class DeliverJob:
     async def _deliver(self, row: AnyRow) -> bool:
         """Whether that is the end of it."""
         async with self._database.read() as connection:
-            subscription = await subscriptions.get(connection, row.organization_id, row.subscription_id)
+            subscription = await subscriptions.find(connection, subscriptions.subscription, row.subscription_id)
             entry = await store.entry(connection, row.organization_id, LogId(row.ms, row.seq))
         try:
-            if entry is None or not subscription.enabled:
+            if entry is None or subscription is None or not subscription.enabled:
                 raise Failed("the subscription is off" if entry else "the notification is gone", for_good=True)
             answer = await self._send(subscription, entry, row.repeats)
         except Failed as failed:
@@ -249,27 +246,17 @@ def _attempt(row: AnyRow, status: Status, answer: str) -> dict[str, Any]:
     return {"status": status, "attempts": row.attempts + 1, "answer": answer[:500]}
 
 
-class DeliverySweep:
-    """A component: sends again what is to be repeated until it is acknowledged, and what Redis lost."""
+async def send_due(database: Database, outbox: Outbox, now: int) -> bool:
+    """Sends what is due at `now`: what is to be repeated until it is acknowledged, and what Redis lost. Whether there
+    may be more."""
+    async with database.write() as connection:
+        due = await subscriptions.take_due(connection, now, _LOST_MS, _SWEEP_AT_ONCE)
+        again = [delivery_row(row.id, row.subscription_id, row.channel) for row in due]
+        rows = await outbox.add(connection, again)
+    outbox.committed(rows)
+    return len(due) == _SWEEP_AT_ONCE
 
-    def __init__(self, database: Database, outbox: Outbox) -> None:
-        self._database = database
-        self._outbox = outbox
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Sweeps every 15 s."""
-        while not await wait(stop, _SWEEP_SECONDS):
-            try:
-                while await self.sweep(now_ms()) == _SWEEP_AT_ONCE and not stop.is_set():
-                    pass
-            except AemosError as error:
-                log.warning("deliveries to look at again wait: %s", error.detail)
-
-    async def sweep(self, now: int) -> int:
-        """Sends what is due at `now`; how many there were."""
-        async with self._database.write() as connection:
-            due = await subscriptions.take_due(connection, now, _LOST_MS, _SWEEP_AT_ONCE)
-            again = [delivery_row(row.id, row.subscription_id, row.channel) for row in due]
-            rows = await self._outbox.add(connection, again)
-        self._outbox.committed(rows)
-        return len(due)
+def delivery_sweep(database: Database, outbox: Outbox) -> Sweep:
+    """The component that sends what is due."""
+    return Sweep(_SWEEP_SECONDS, lambda: send_due(database, outbox, now_ms()), "deliveries to look at again wait")

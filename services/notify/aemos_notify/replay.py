@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from aemos_core.errors import unavailable
 from aemos_core.names import everybody_room
@@ -23,28 +23,6 @@ REPLAY_SECONDS = 20.0
 _AT_ONCE = 16
 """Each holds what it replays in memory."""
 _EVENTS_A_WRITE = 100
-
-
-class _Missed:
-    """What one client missed, gathered from the newest to the oldest."""
-
-    def __init__(self, is_missed: Callable[[Logged], bool]) -> None:
-        self._is_missed = is_missed
-        self._entries: list[Logged] = []
-        self._looked_at = 0
-
-    def take(self, page: Sequence[Logged]) -> bool:
-        """Whether more may be taken."""
-        self._looked_at += len(page)
-        self._entries += filter(self._is_missed, page)
-        return len(self._entries) < MOST_REPLAYED and self._looked_at < MOST_LOOKED_AT
-
-    async def pour_to(self, client: Client) -> None:
-        """Oldest first."""
-        entries = self._entries[MOST_REPLAYED - 1 :: -1]
-        for start in range(0, len(entries), _EVENTS_A_WRITE):
-            some = entries[start : start + _EVENTS_A_WRITE]
-            await client.connection.pour(Event((entry.event, entry.notification) for entry in some))
 
 
 class Replayer:
@@ -121,12 +99,21 @@ class Replayer:
                 heard = entry.id <= began and before.includes(entry.id, rooms)
                 return not heard and client.coverage.includes(entry.id, rooms)
 
-            missed = _Missed(is_missed)
+            missed: list[Logged] = []
+            looked_at = 0
             async for page in self._history.backwards(organization, after, reached):
-                if not missed.take(page):
+                missed += filter(is_missed, page)
+                looked_at += len(page)
+                if len(missed) >= MOST_REPLAYED or looked_at >= MOST_LOOKED_AT:
                     truncated = True
                     break
-            await missed.pour_to(client)
+            await _pour(client, missed[MOST_REPLAYED - 1 :: -1])
             if not client.overflowed:
                 return truncated
             after = reached
+
+
+async def _pour(client: Client, entries: Sequence[Logged]) -> None:
+    for start in range(0, len(entries), _EVENTS_A_WRITE):
+        some = entries[start : start + _EVENTS_A_WRITE]
+        await client.connection.pour(Event((entry.event, entry.notification) for entry in some))

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator, Sequence
 
 from aemos_core.database import Database
-from aemos_core.errors import AemosError
 from aemos_core.notification_log import BEGINNING, Logged, LogId, entries
 from aemos_core.redis_link import RedisClient
+from aemos_core.sweeping import Sweep
 from aemos_core.times import now_ms
-from aemos_core.waiting import wait
 
 from aemos_notify import store
 from aemos_notify import subscription_store as subscriptions
-
-log = logging.getLogger("aemos.notify")
 
 KEPT_MS = 30 * 24 * 60 * 60 * 1000
 """The ledger keeps notifications so long."""
@@ -24,33 +19,22 @@ _ENTRIES_AT_ONCE = 500
 _SWEEP_SECONDS = 15 * 60.0
 
 
-class LedgerSweep:
-    """A component: removes what the ledger has kept long enough, also of organizations that fell silent."""
+async def forget_old(database: Database, before_ms: int) -> bool:
+    """Removes some of what is older, with its deliveries, also of organizations that fell silent: whether there may be
+    more."""
+    async with database.read() as connection:
+        organizations = await store.organizations(connection)
+    is_more = False
+    for organization_id in organizations:
+        async with database.write() as connection:
+            is_more |= await store.forget(connection, organization_id, before_ms)
+            is_more |= await subscriptions.forget(connection, organization_id, before_ms)
+    return is_more
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Sweeps every 15 minutes."""
-        while not await wait(stop, _SWEEP_SECONDS):
-            try:
-                await self.sweep(now_ms() - KEPT_MS, stop)
-            except AemosError as error:
-                log.warning("the ledger keeps what is old: %s", error.detail)
-
-    async def sweep(self, before_ms: int, stop: asyncio.Event) -> None:
-        """Removes what is older, a little at a time."""
-        async with self._database.read() as connection:
-            organizations = await store.organizations(connection)
-        for organization_id in organizations:
-            while not stop.is_set() and await self.forget(organization_id, before_ms):
-                pass
-
-    async def forget(self, organization_id: int, before_ms: int) -> bool:
-        """Removes some of what is older, with its deliveries: whether there may be more."""
-        async with self._database.write() as connection:
-            more_entries = await store.forget(connection, organization_id, before_ms)
-            return await subscriptions.forget(connection, organization_id, before_ms) or more_entries
+def ledger_sweep(database: Database) -> Sweep:
+    """The component that removes what the ledger has kept long enough."""
+    return Sweep(_SWEEP_SECONDS, lambda: forget_old(database, now_ms() - KEPT_MS), "the ledger keeps what is old")
 
 
 class History:

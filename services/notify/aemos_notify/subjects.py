@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import grpc
 from aemos.v1 import device_pb2_grpc, rule_chain_pb2_grpc, sensor_pb2_grpc
-from aemos.v1.device_pb2 import Device, GetDeviceRequest
-from aemos.v1.rule_chain_pb2 import GetRuleChainRequest, RuleChain
-from aemos.v1.sensor_pb2 import GetSensorRequest, Sensor
+from aemos.v1.device_pb2 import GetDeviceRequest
+from aemos.v1.rule_chain_pb2 import GetRuleChainRequest
+from aemos.v1.sensor_pb2 import GetSensorRequest
 from aemos_core.errors import not_found
 from aemos_core.identity import caller
 from aemos_core.names import (
@@ -22,18 +20,14 @@ from aemos_core.names import (
 
 from aemos_notify.domain import Subject, Wanted
 
-GetDevice = Callable[[GetDeviceRequest], Awaitable[Device]]
-GetSensor = Callable[[GetSensorRequest], Awaitable[Sensor]]
-GetRuleChain = Callable[[GetRuleChainRequest], Awaitable[RuleChain]]
-
 
 class Subjects:
     """Finds subjects with calls to their owners, in the name of the caller; NOT_FOUND."""
 
-    def __init__(self, get_device: GetDevice, get_sensor: GetSensor, get_rule_chain: GetRuleChain) -> None:
-        self._get_device = get_device
-        self._get_sensor = get_sensor
-        self._get_rule_chain = get_rule_chain
+    def __init__(self, ingest: grpc.aio.Channel, rules: grpc.aio.Channel) -> None:
+        self._devices = device_pb2_grpc.DeviceServiceStub(ingest)
+        self._sensors = sensor_pb2_grpc.SensorServiceStub(ingest)
+        self._chains = rule_chain_pb2_grpc.RuleChainServiceStub(rules)
 
     async def find(self, wanted: Wanted) -> Subject:
         """What the caller wants."""
@@ -43,12 +37,12 @@ class Subjects:
             case "deviceUuid" | "deviceId":
                 return await self._device(wanted.value)
             case "sensorUuid":
-                sensor = await self._get_sensor(GetSensorRequest(sensor=str(wanted.value)))
+                sensor = await self._sensors.GetSensor(GetSensorRequest(sensor=str(wanted.value)))
                 if sensor.uuid != wanted.value:  # digits are a possible uuid, and found as an id
                     raise not_found("sensor")
                 return Subject(names, (sensor_room(sensor.uuid),), sensor_room(sensor.uuid))
             case "ruleChainId":
-                chain = await self._get_rule_chain(GetRuleChainRequest(id=int(wanted.value)))
+                chain = await self._chains.GetRuleChain(GetRuleChainRequest(id=int(wanted.value)))
                 return Subject(names, (rule_chain_room(chain.id),))
             case "organizationId" if wanted.value != organization_id:
                 raise not_found("organization")
@@ -56,7 +50,7 @@ class Subjects:
         return Subject(names, (room(organization_id),))
 
     async def _device(self, named: str | int) -> Subject:
-        device = await self._get_device(GetDeviceRequest(device=str(named)))
+        device = await self._devices.GetDevice(GetDeviceRequest(device=str(named)))
         # An id is looked up like a uuid, and digits are a possible uuid: only what was asked for is an answer.
         if named not in (device.id, device.uuid):
             raise not_found("device")
@@ -64,12 +58,3 @@ class Subjects:
         return Subject(
             frozenset(names), (device_room(device.uuid), device_id_room(device.id)), device_room(device.uuid)
         )
-
-
-def subjects_of(ingest: grpc.aio.Channel, rules: grpc.aio.Channel) -> Subjects:
-    """Asks the services that own them."""
-    return Subjects(
-        device_pb2_grpc.DeviceServiceStub(ingest).GetDevice,
-        sensor_pb2_grpc.SensorServiceStub(ingest).GetSensor,
-        rule_chain_pb2_grpc.RuleChainServiceStub(rules).GetRuleChain,
-    )

@@ -15,15 +15,17 @@ from aemos_core.identity import caller
 from aemos_core.notification_log import parse_log_id
 from aemos_core.outbox import OutboxRows
 from aemos_core.paging import page_of
+from aemos_core.records import AnyRow, listed, own
 from aemos_core.rpc import Context
 from aemos_core.times import now_ms
 from google.protobuf.message import Message
+from sqlalchemy import select
 
 from aemos_notify import codec, store, templates
 from aemos_notify import subscription_store as subscriptions
 from aemos_notify.channels import ChannelSender
 from aemos_notify.dispatch import delivery_row
-from aemos_notify.subscription_store import AnyRow, delivery_of, subscription_of
+from aemos_notify.subscription_store import delivery_of, subscription, subscription_of
 from aemos_notify.subscriptions import MOST_PER_ORGANIZATION, Status, check, filter_json
 
 _HOURLY = 60
@@ -46,7 +48,8 @@ class SubscriptionServicer(subscription_pb2_grpc.SubscriptionServiceServicer):
         async with self._database.write() as connection:
             if await subscriptions.count(connection, organization_id) >= MOST_PER_ORGANIZATION:
                 raise AemosError(Kind.INVALID, f"at most {MOST_PER_ORGANIZATION} subscriptions", reason="too_many")
-            return _with_secret(await subscriptions.create(connection, organization_id, draft))
+            made = await subscriptions.create(connection, organization_id, draft)
+            return subscription_of(await own(connection, subscription, made), with_secret=True)
 
     async def GetSubscription(self, request: pb.GetSubscriptionRequest, context: Context) -> pb.Subscription:
         return subscription_of(await self._get(request.id))
@@ -54,10 +57,9 @@ class SubscriptionServicer(subscription_pb2_grpc.SubscriptionServiceServicer):
     async def ListSubscriptions(
         self, request: pb.ListSubscriptionsRequest, context: Context
     ) -> pb.ListSubscriptionsResponse:
-        page = page_of(request)
+        query = select(subscription).where(subscription.c.organization_id == caller().organization_id)
         async with self._database.read() as connection:
-            rows = await subscriptions.page(connection, caller().organization_id, page.after, page.limit)
-        found, token = page.cut(rows)
+            found, token = await listed(connection, query, subscription.c.id, page_of(request))
         return pb.ListSubscriptionsResponse(subscriptions=map(subscription_of, found), next_page_token=token)
 
     async def UpdateSubscription(self, request: pb.UpdateSubscriptionRequest, context: Context) -> pb.Subscription:
@@ -74,7 +76,7 @@ class SubscriptionServicer(subscription_pb2_grpc.SubscriptionServiceServicer):
         is_gone = False
         while not is_gone:
             async with self._database.write() as connection:
-                await subscriptions.change(connection, caller().organization_id, request.id, {"enabled": False})
+                await subscriptions.change(connection, request.id, {"enabled": False})
                 is_gone = await subscriptions.remove(connection, request.id)
         return pb.DeleteSubscriptionResponse()
 
@@ -87,7 +89,7 @@ class SubscriptionServicer(subscription_pb2_grpc.SubscriptionServiceServicer):
             raise invalid("id", "its channel signs nothing")
         until = now_ms() + _OLD_SECRET_MS
         changes = {"secret": _new_secret(), "old_secret": found.secret, "old_until_ms": until}
-        return _with_secret(await self._change(request.id, changes))
+        return subscription_of(await self._change(request.id, changes), with_secret=True)
 
     async def PreviewTemplate(self, request: pb.PreviewTemplateRequest, context: Context) -> pb.PreviewTemplateResponse:
         notification: Mapping[str, Any] = templates.EXAMPLE
@@ -104,40 +106,36 @@ class SubscriptionServicer(subscription_pb2_grpc.SubscriptionServiceServicer):
         return answer
 
     async def ListDeliveries(self, request: pb.ListDeliveriesRequest, context: Context) -> pb.ListDeliveriesResponse:
-        page, organization_id = page_of(request), caller().organization_id
+        wanted = (caller().organization_id, request.subscription_id, request.status, page_of(request))
         if request.status and request.status not in set(Status):
             raise invalid("status", f"must be one of {', '.join(Status)}")
         async with self._database.read() as connection:
-            rows = await subscriptions.list_deliveries(
-                connection, organization_id, request.subscription_id, request.status, page.after, page.limit
-            )
-        found, token = page.cut(rows)
+            found, token = await subscriptions.list_deliveries(connection, *wanted)
         return pb.ListDeliveriesResponse(deliveries=map(delivery_of, found), next_page_token=token)
 
     async def ResendDelivery(self, request: pb.ResendDeliveryRequest, context: Context) -> pb.Delivery:
         async with self._database.write() as connection:
-            found = await subscriptions.get_delivery(connection, caller().organization_id, request.id)
-            subscription = await subscriptions.get(connection, found.organization_id, found.subscription_id)
-            await subscriptions.change_delivery(connection, request.id, status=Status.QUEUED, attempts=0, answer="")
-            row = delivery_row(request.id, subscription.id, subscription.channel)
-            rows = await self._outbox.add(connection, [row])
-            after = await subscriptions.get_delivery(connection, caller().organization_id, request.id)
+            again = await subscriptions.change_delivery(
+                connection, request.id, status=Status.QUEUED, attempts=0, answer=""
+            )
+            target = await own(connection, subscription, again.subscription_id)
+            rows = await self._outbox.add(connection, [delivery_row(again.id, target.id, target.channel)])
         self._outbox.committed(rows)
-        return delivery_of(after)
+        return delivery_of(again)
 
     async def AcknowledgeDelivery(self, request: pb.AcknowledgeDeliveryRequest, context: Context) -> pb.Delivery:
         async with self._database.write() as connection:
-            await subscriptions.get_delivery(connection, caller().organization_id, request.id)
-            await subscriptions.change_delivery(connection, request.id, status=Status.ACKNOWLEDGED, due_at_ms=None)
-            return delivery_of(await subscriptions.get_delivery(connection, caller().organization_id, request.id))
+            return delivery_of(
+                await subscriptions.change_delivery(connection, request.id, status=Status.ACKNOWLEDGED, due_at_ms=None)
+            )
 
     async def _get(self, subscription_id: int) -> AnyRow:
         async with self._database.read() as connection:
-            return await subscriptions.get(connection, caller().organization_id, subscription_id)
+            return await own(connection, subscription, subscription_id)
 
     async def _change(self, subscription_id: int, changes: Mapping[str, Any]) -> AnyRow:
         async with self._database.write() as connection:
-            return await subscriptions.change(connection, caller().organization_id, subscription_id, changes)
+            return await subscriptions.change(connection, subscription_id, changes)
 
     async def _check(self, draft: pb.Subscription) -> None:
         check(draft)
@@ -156,13 +154,6 @@ class SubscriptionServicer(subscription_pb2_grpc.SubscriptionServiceServicer):
 def _given(message: Message) -> dict[str, Any]:
     """The fields that are set."""
     return {field.name: value for field, value in message.ListFields()}
-
-
-def _with_secret(row: AnyRow) -> pb.Subscription:
-    """Only where it is made."""
-    found = subscription_of(row)
-    found.secret = row.secret
-    return found
 
 
 def _new_secret() -> str:

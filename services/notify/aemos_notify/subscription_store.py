@@ -10,10 +10,12 @@ from aemos.v1 import subscription_pb2 as pb
 from aemos_core import audit
 from aemos_core.audit import audit_table
 from aemos_core.database import TABLE_ARGS, Id
-from aemos_core.errors import not_found
 from aemos_core.notification_log import LogId
 from aemos_core.outbox import OutboxTables
-from aemos_core.times import now_ms, to_timestamp
+from aemos_core.paging import Page
+from aemos_core.records import AnyRow, listed, message, own
+from aemos_core.sweeping import delete_found
+from aemos_core.times import now_ms
 from google.protobuf import json_format
 from sqlalchemy import (
     BigInteger,
@@ -38,8 +40,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aemos_notify.store import metadata
 from aemos_notify.subscriptions import MOST_REPEATS, OPEN, Filter, Status, filter_json
 
-AnyRow = Any
-"""A row of a query, whose columns the query names."""
 outbox = OutboxTables(metadata)
 audit_rows = audit_table(metadata)
 subscription = Table(
@@ -89,8 +89,8 @@ delivery = Table(
 )
 _s, _d = subscription.c, delivery.c
 _SAVED = (
-    *("id", "name", "enabled", "channel", "target"),
-    *("subject_template", "body_template", "hourly_limit", "repeat_minutes"),
+    *("name", "enabled", "channel", "target", "subject_template", "body_template"),
+    *("hourly_limit", "repeat_minutes", "secret"),
 )
 """Columns that are fields of the contract as they are."""
 _HOUR_MS = 60 * 60 * 1000
@@ -113,11 +113,10 @@ class Lately(NamedTuple):
     suppressed_id: int
 
 
-def subscription_of(row: AnyRow) -> pb.Subscription:
-    """A row as the contract has it, without its secrets."""
-    found = pb.Subscription(**{name: getattr(row, name) for name in _SAVED}, created_at=to_timestamp(row.created_at_ms))
-    json_format.Parse(row.filter, found.filter)
-    return found
+def subscription_of(row: AnyRow, *, with_secret: bool = False) -> pb.Subscription:
+    """A row as the contract has it; its secret only where it is made."""
+    wanted = json_format.Parse(row.filter, pb.NotificationFilter())
+    return message(pb.Subscription, row, filter=wanted, secret=row.secret if with_secret else "")
 
 
 def secrets_of(row: AnyRow, now: int) -> list[str]:
@@ -128,62 +127,35 @@ def secrets_of(row: AnyRow, now: int) -> list[str]:
 def delivery_of(row: AnyRow) -> pb.Delivery:
     """A row as the contract has it."""
     over = "over the hourly limit" + (f", with {row.repeats} more of this hour" if row.repeats else "")
-    return pb.Delivery(
-        id=row.id,
-        subscription_id=row.subscription_id,
-        notification_id=str(LogId(row.ms, row.seq)),
-        status=row.status,
-        attempts=row.attempts,
-        answer=over if row.status == Status.SUPPRESSED else row.answer,
-        queued_at=to_timestamp(row.queued_at_ms),
-        sent_at=None if row.sent_at_ms is None else to_timestamp(row.sent_at_ms),
-    )
+    answer = over if row.status == Status.SUPPRESSED else row.answer
+    return message(pb.Delivery, row, notification_id=str(LogId(row.ms, row.seq)), answer=answer)
 
 
-async def create(connection: AsyncConnection, organization_id: int, draft: pb.Subscription) -> AnyRow:
-    """Adds a subscription, whose id is given here."""
-    values = {name: getattr(draft, name) for name in (*_SAVED, "secret") if name != "id"}
+async def create(connection: AsyncConnection, organization_id: int, draft: pb.Subscription) -> int:
+    """Adds a subscription; the id that it got."""
+    values = {name: getattr(draft, name) for name in _SAVED}
     unsaid = {"old_secret": "", "old_until_ms": 0, "created_at_ms": now_ms(), "filter": filter_json(draft.filter)}
     inserted = await connection.execute(
         insert(subscription).values(organization_id=organization_id, **values, **unsaid)
     )
     made = int(inserted.inserted_primary_key[0])  # type: ignore[index]
     await audit.record(connection, audit_rows, "subscription.create", f"subscription {made}")
-    return await get(connection, organization_id, made)
+    return made
 
 
-async def change(
-    connection: AsyncConnection, organization_id: int, subscription_id: int, changes: Mapping[str, Any]
-) -> AnyRow:
-    """Sets columns of a subscription; the others stay what somebody else may just have made them."""
+async def change(connection: AsyncConnection, subscription_id: int, changes: Mapping[str, Any]) -> AnyRow:
+    """Sets columns of one of the caller's; the others stay what somebody else may just have made them."""
+    found = await own(connection, subscription, subscription_id)
     if changes:
-        mine = (_s.organization_id == organization_id) & (_s.id == subscription_id)
-        await connection.execute(update(subscription).where(mine).values(**changes))
+        await connection.execute(update(subscription).where(_s.id == found.id).values(**changes))
     await audit.record(connection, audit_rows, "subscription.update", f"subscription {subscription_id}")
-    return await get(connection, organization_id, subscription_id)
-
-
-async def get(connection: AsyncConnection, organization_id: int, subscription_id: int) -> AnyRow:
-    """A subscription of an organization."""
-    query = select(subscription).where(_s.organization_id == organization_id, _s.id == subscription_id)
-    row = (await connection.execute(query)).first()
-    if row is None:
-        raise not_found("subscription")
-    return row
-
-
-async def page(connection: AsyncConnection, organization_id: int, after: int, limit: int) -> Sequence[AnyRow]:
-    """At most limit + 1 subscriptions behind an id."""
-    query = select(subscription).where(_s.organization_id == organization_id, _s.id > after)
-    return (await connection.execute(query.order_by(_s.id).limit(limit + 1))).all()
+    return await own(connection, subscription, subscription_id)
 
 
 async def remove(connection: AsyncConnection, subscription_id: int) -> bool:
     """Deletes a subscription with its deliveries; not all of them at once: whether it is gone."""
     oldest = select(_d.id).where(_d.subscription_id == subscription_id).limit(_AT_ONCE)
-    ids = (await connection.execute(oldest)).scalars().all()
-    await connection.execute(delete(delivery).where(_d.id.in_(ids)))
-    if len(ids) == _AT_ONCE:
+    if await delete_found(connection, delivery, oldest) == _AT_ONCE:
         return False
     await connection.execute(delete(subscription).where(_s.id == subscription_id))
     await audit.record(connection, audit_rows, "subscription.delete", f"subscription {subscription_id}")
@@ -255,36 +227,27 @@ async def forget(connection: AsyncConnection, organization_id: int, before_ms: i
     return len(old) == _AT_ONCE
 
 
-async def get_delivery(connection: AsyncConnection, organization_id: int, delivery_id: int) -> AnyRow:
-    """A delivery of an organization."""
-    query = select(delivery).where(_d.organization_id == organization_id, _d.id == delivery_id)
-    row = (await connection.execute(query)).first()
-    if row is None:
-        raise not_found("delivery")
-    return row
-
-
-async def find_delivery(connection: AsyncConnection, delivery_id: int) -> AnyRow | None:
-    """A delivery of any organization: for the worker."""
-    return (await connection.execute(select(delivery).where(_d.id == delivery_id))).first()
+async def find(connection: AsyncConnection, table: Table, row_id: int) -> AnyRow | None:
+    """A row of any organization: for the worker."""
+    return (await connection.execute(select(table).where(table.c.id == row_id))).first()
 
 
 async def list_deliveries(
-    connection: AsyncConnection, organization_id: int, subscription_id: int, status: str, before: int, limit: int
-) -> Sequence[AnyRow]:
-    """At most limit + 1 deliveries, newest first, before an id unless that is 0."""
+    connection: AsyncConnection, organization_id: int, subscription_id: int, status: str, page: Page
+) -> tuple[Sequence[AnyRow], str]:
+    """A page of deliveries, newest first, and the token of the next."""
     query = select(delivery).where(_d.organization_id == organization_id)
     for column, wanted in ((_d.subscription_id, subscription_id), (_d.status, status)):
         if wanted:
             query = query.where(column == wanted)
-    if before:
-        query = query.where(_d.id < before)
-    return (await connection.execute(query.order_by(_d.id.desc()).limit(limit + 1))).all()
+    return await listed(connection, query, _d.id, page, newest_first=True)
 
 
-async def change_delivery(connection: AsyncConnection, delivery_id: int, **values: Any) -> None:
-    """Sets columns of a delivery."""
-    await connection.execute(update(delivery).where(_d.id == delivery_id).values(**values))
+async def change_delivery(connection: AsyncConnection, delivery_id: int, **values: Any) -> AnyRow:
+    """Sets columns of one of the caller's deliveries."""
+    found = await own(connection, delivery, delivery_id)
+    await connection.execute(update(delivery).where(_d.id == found.id).values(**values))
+    return await own(connection, delivery, delivery_id)
 
 
 async def note(connection: AsyncConnection, delivery_id: int, **values: Any) -> None:

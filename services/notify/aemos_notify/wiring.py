@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 
 from aemos_notify.channels import EmailChannel, Failed, open_channels
 from aemos_notify.deliveries import Deliveries
-from aemos_notify.dispatch import DeliverJob, DeliverySweep, Dispatcher, delivery_outbox, labels_from
+from aemos_notify.dispatch import DeliverJob, Dispatcher, delivery_outbox, delivery_sweep, labels_from
 from aemos_notify.grpc_api import NotifyServicer
 from aemos_notify.jobs import LedgerFeed, RecordJob
 from aemos_notify.listener import Listener, bound_socket
@@ -29,10 +29,10 @@ from aemos_notify.mail_job import MailJob
 from aemos_notify.publish import Publisher
 from aemos_notify.replay import Replayer
 from aemos_notify.rooms import Rooms
-from aemos_notify.service import History, LedgerSweep
+from aemos_notify.service import History, ledger_sweep
 from aemos_notify.settings import NotifySettings
 from aemos_notify.socketio_edge import SocketIoEdge
-from aemos_notify.subjects import subjects_of
+from aemos_notify.subjects import Subjects
 from aemos_notify.subscription_service import SubscriptionServicer
 from aemos_notify.watch import Watchers
 
@@ -64,7 +64,7 @@ async def wire(settings: NotifySettings) -> AsyncIterator[Sequence[Component]]:
         ingest = await enter(rpc.open_channel(settings.ingest_target, secret))
         rules = await enter(rpc.open_channel(settings.rules_target, secret))
         channels = await enter(open_channels(settings.mail_server, settings.webhook_networks))
-        verifier, subjects = rpc.remote_verifier(ingest), subjects_of(ingest, rules)
+        verifier, subjects = rpc.remote_verifier(ingest), Subjects(ingest, rules)
         ledger_feed, watchers, rooms = LedgerFeed(redis, queue), Watchers(database, redis), Rooms()
         deliveries = Deliveries(rooms, (ledger_feed.noticed, watchers.noticed))
         feed = NotificationFeed(redis, deliveries.deliver, ledger_feed.missed_some)
@@ -108,5 +108,5 @@ async def wire_worker(settings: NotifySettings) -> AsyncIterator[Sequence[Compon
             JobWorker(recording, [RECORD_NOTIFICATIONS.queue_name()], threads=_LEDGER_THREADS),
             JobWorker(posting, [SEND_DELIVERY.queue_name()], threads=threads),
             JobWorker(mailing, [SEND_EMAIL.queue_name()], threads=threads),
-            *(DeliverySweep(database, outbox), LedgerSweep(database), outbox, receipts),
+            *(delivery_sweep(database, outbox), ledger_sweep(database), outbox, receipts),
         ]

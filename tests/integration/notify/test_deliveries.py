@@ -23,13 +23,14 @@ from aemos_core.identity import Caller, set_caller
 from aemos_core.jobs import SEND_DELIVERY
 from aemos_core.notification_log import Logged, LogId
 from aemos_core.outbox import Row
+from aemos_core.records import own
 from aemos_core.times import now_ms
 from aemos_core.worker import Job, current_job
 from aemos_notify import subscription_store, templates
 from aemos_notify.channels import ChannelSender, Failed, Letter
-from aemos_notify.dispatch import DeliverJob, DeliverySweep, Dispatcher, TryAgain
+from aemos_notify.dispatch import DeliverJob, Dispatcher, TryAgain, send_due
 from aemos_notify.grpc_api import NotifyServicer
-from aemos_notify.service import LedgerSweep
+from aemos_notify.service import forget_old
 from aemos_notify.subscription_service import SubscriptionServicer
 from aemos_notify.subscription_store import secrets_of
 from aemos_notify.subscriptions import MOST_REPEATS, Status
@@ -66,8 +67,7 @@ class Fixture:
         self.database = database
         self.subscriptions = SubscriptionServicer(database, self.outbox, channels)
         self.api = NotifyServicer(database, None, None, None)  # type: ignore[arg-type]  # of it only the read cursors
-        self.sweep = DeliverySweep(database, self.outbox)
-        self.ledger, self._dispatcher = LedgerSweep(database), Dispatcher(database, self.outbox, labels)
+        self._dispatcher = Dispatcher(database, self.outbox, labels)
         self._job = DeliverJob(database, channels, None)  # type: ignore[arg-type]  # without receipts no Redis
         current_job.set(Job("j", "", "", ""))
 
@@ -86,7 +86,13 @@ class Fixture:
     async def secrets(self, subscription: pb.Subscription, now: int) -> list[str]:
         """What signs at this time."""
         async with self.database.read() as connection:
-            return secrets_of(await subscription_store.get(connection, 1, subscription.id), now)
+            return secrets_of(await own(connection, subscription_store.subscription, subscription.id), now)
+
+    async def sweep(self, now: int) -> int:
+        """Sends what is due; how many there were."""
+        before = len(self.outbox.rows)
+        await send_due(self.database, self.outbox, now)
+        return len(self.outbox.rows) - before
 
     async def happen(self, number: int) -> None:
         """So many notifications at once."""
@@ -182,14 +188,14 @@ async def test_it_is_repeated_until_somebody_acknowledges(notify: Fixture) -> No
     await notify.happens()
     await notify.work()
     now = now_ms()
-    assert await notify.sweep.sweep(now + 4 * MINUTE_MS) == 0
-    assert await notify.sweep.sweep(now + 6 * MINUTE_MS) == 1
+    assert await notify.sweep(now + 4 * MINUTE_MS) == 0
+    assert await notify.sweep(now + 6 * MINUTE_MS) == 1
     await notify.work()
     first, second = (letter.uid for letter in notify.channel.letters)
     assert second == f"{first}_1"  # a message of its own, or its receiver would drop it
     (row,) = await notify.deliveries()
     assert (await notify.call("AcknowledgeDelivery", id=row.id)).status == Status.ACKNOWLEDGED
-    assert await notify.sweep.sweep(now + 60 * MINUTE_MS) == 0
+    assert await notify.sweep(now + 60 * MINUTE_MS) == 0
     assert MOST_REPEATS == 20
 
 
@@ -197,12 +203,12 @@ async def test_a_lost_job_is_sent_again(notify: Fixture) -> None:
     """What failed and was not tried again within half an hour is queued again; what is queued, the outbox knows."""
     await notify.subscribe()
     await notify.happens()
-    assert await notify.sweep.sweep(now_ms() + 60 * MINUTE_MS) == 0
+    assert await notify.sweep(now_ms() + 60 * MINUTE_MS) == 0
     notify.channel.failure = Failed("451 later")
     assert await notify.work() == ["TryAgain"]
     notify.channel.failure = None  # and Redis lost what is to be tried again
-    assert await notify.sweep.sweep(now_ms() + 29 * MINUTE_MS) == 0
-    assert await notify.sweep.sweep(now_ms() + 31 * MINUTE_MS) == 1
+    assert await notify.sweep(now_ms() + 29 * MINUTE_MS) == 0
+    assert await notify.sweep(now_ms() + 31 * MINUTE_MS) == 1
     await notify.work()
     assert await notify.statuses() == [Status.SENT]
 
@@ -239,7 +245,7 @@ async def test_an_acknowledgement_during_an_attempt_stays(notify: Fixture) -> No
     notify.channel.before = lambda: notify.call("AcknowledgeDelivery", id=row.id)
     await notify.work()
     assert await notify.statuses() == [Status.ACKNOWLEDGED]
-    assert await notify.sweep.sweep(now_ms() + 60 * MINUTE_MS) == 0
+    assert await notify.sweep(now_ms() + 60 * MINUTE_MS) == 0
 
 
 async def test_a_slow_target_is_not_crowded(notify: Fixture) -> None:
@@ -277,10 +283,10 @@ async def test_what_is_old_is_forgotten(notify: Fixture) -> None:
     """Notifications and their deliveries, some at a time."""
     await notify.subscribe(hourly_limit=3_600)
     await notify.happen(3_000)
-    await notify.ledger.forget(1, now_ms() - MINUTE_MS)
+    await forget_old(notify.database, now_ms() - MINUTE_MS)
     assert len(await notify.statuses()) == 1_000  # a page
     for left in (1, 0):
-        await notify.ledger.forget(1, now_ms() + MINUTE_MS)
+        await forget_old(notify.database, now_ms() + MINUTE_MS)
         assert bool(await notify.deliveries()) is bool(left)
 
 
