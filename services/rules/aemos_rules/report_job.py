@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -12,44 +13,54 @@ from aemos.v1 import job_pb2
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, JobOutcome, Kind
 from aemos_core.jobs import SEND_EMAIL
-from aemos_core.outbox import Row
+from aemos_core.outbox import OutboxRows, Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
+from aemos_core.sweeping import delete_found
 from aemos_core.times import now_ms
-from sqlalchemy import or_, select
+from sqlalchemy import insert, or_, select
 
 from aemos_rules import tables
 from aemos_rules.domain import Selection
 from aemos_rules.report import PERIODS, Alarm, Report, chart, lines, period, to_csv, to_html
-from aemos_rules.reports import Reports
 from aemos_rules.sensor_source import SensorSource
 
 log = logging.getLogger("aemos.rules")
 
+KEPT = 1_000
+"""Reports of an organization: the oldest give way."""
+AT_ONCE = 50
+"""How many are deleted at a time: each may have megabytes."""
 _MOST_PICTURES = 20
 _MOST_ALARMS = 200
 _MOST_BYTES = 2 * 1024 * 1024
 _DAY_MS = 24 * 60 * 60 * 1000
+_r = tables.report.c
 
 
 class ReportJob:
     """May come twice: the key of a report makes it one, and its mail one."""
 
-    def __init__(self, reports: Reports, source: SensorSource, database: Database, kept_days: int) -> None:
-        self._reports = reports
+    def __init__(self, source: SensorSource, database: Database, outbox: OutboxRows, kept_days: int) -> None:
         self._source = source
         self._database = database
+        self._outbox = outbox
         self._kept_ms = kept_days * _DAY_MS
 
     async def generate_report(self, payload: bytes) -> None:
         """Makes it unless it is made. What would fail again and again is given up: its sender would never stop."""
         wanted = job_pb2.GenerateReport.FromString(payload)
         try:
-            if not await self._reports.is_made(wanted.key):
+            if not await self.is_made(wanted.key):
                 await self._make(wanted)
         except AemosError as error:
             if error.kind.answers.job is JobOutcome.RETRY:
                 raise
             log.error("no report %r of chain %d: %s", wanted.title, wanted.rule_chain_id, error.detail)
+
+    async def is_made(self, key: str) -> bool:
+        """Whether there is the report of this key."""
+        async with self._database.read() as connection:
+            return (await connection.execute(select(_r.id).where(_r.job_key == key))).first() is not None
 
     async def _make(self, wanted: job_pb2.GenerateReport) -> None:
         begin, end = period(wanted.period, wanted.at_ms, wanted.timezone)
@@ -64,10 +75,19 @@ class ReportJob:
         values, mails = await asyncio.to_thread(_made, wanted, report)
         now = now_ms()
         try:
-            await self._reports.save(values | {"created_at_ms": now, "expires_at_ms": now + self._kept_ms}, mails)
+            await self._save(values | {"created_at_ms": now, "expires_at_ms": now + self._kept_ms}, mails)
         except AemosError as error:
             if error.kind is not Kind.EXISTS:
                 raise
+
+    async def _save(self, values: Mapping[str, Any], mails: Sequence[Row]) -> None:
+        """Stores a report and announces its mails in one transaction; EXISTS when its job has done so before."""
+        async with self._database.write() as connection:
+            await connection.execute(insert(tables.report).values(**values))
+            surplus = select(_r.id).where(_r.organization_id == values["organization_id"]).order_by(_r.id.desc())
+            await delete_found(connection, tables.report, surplus.offset(KEPT).limit(AT_ONCE))
+            rows = await self._outbox.add(connection, mails)
+        self._outbox.committed(rows)
 
     async def _alarms(self, organization_id: int, devices: set[str], begin: int, end: int) -> list[Alarm]:
         c = tables.alarm.c

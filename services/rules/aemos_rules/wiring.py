@@ -16,7 +16,6 @@ from aemos_core.outbox_senders import ANNOUNCE, AnnounceSender, JobSender, Recei
 from aemos_core.process import Component
 from aemos_core.redis_link import RedisClient, open_redis
 from aemos_core.rpc import grpc_server, open_channel, remote_verifier
-from aemos_core.sweeping import Sweep, kept_for
 
 import aemos_rules
 from aemos_rules import sent_effects, tables
@@ -27,7 +26,6 @@ from aemos_rules.chain_index import CHAINS_CHANGED, ChainsChangedSender
 from aemos_rules.contexts import Contexts
 from aemos_rules.made_up import MadeUpReadings
 from aemos_rules.report_api import ReportServicer
-from aemos_rules.reports import AT_ONCE, Reports
 from aemos_rules.run_api import ChainRunServicer
 from aemos_rules.settings import RulesSettings
 from aemos_rules.slow_wiring import slow_jobs
@@ -77,8 +75,7 @@ async def wire(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
         jobs_redis = await enter(open_redis(settings.jobs_url))
         outbox, receipts, broker = await open_outbox(stack, settings, database, redis, jobs_redis)
         sensors, history = sensor_pb2_grpc.SensorServiceStub(ingest), history_pb2_grpc.HistoryServiceStub(ingest)
-        reports = Reports(database, outbox)
-        slow = slow_jobs(settings, database, redis, jobs_redis, ingest, outbox, reports, broker)
+        slow = slow_jobs(settings, database, redis, jobs_redis, ingest, outbox, broker)
         check, devices = ChainCheck(database, sensors), device_pb2_grpc.DeviceServiceStub(ingest)
         made_up, contexts = MadeUpReadings(sensors, history), Contexts(database, history)
         servicers = [
@@ -90,5 +87,4 @@ async def wire(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
         ]
         address, secret = f"{settings.bind}:{settings.rules_grpc_port}", settings.service_secret
         server = await enter(grpc_server(address, "AEMOS_RULES_GRPC_PORT", secret, remote_verifier(ingest), servicers))
-        expire = kept_for(database, tables.report.c.expires_at_ms, 0, AT_ONCE)
-        yield [server, outbox, receipts, Sweep(60, expire, "reports stay"), *slow]
+        yield [server, outbox, receipts, *slow]

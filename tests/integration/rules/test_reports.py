@@ -11,11 +11,10 @@ from aemos_core.identity import Caller, set_caller
 from aemos_core.jobs import SEND_EMAIL
 from aemos_core.sweeping import forget
 from aemos_core.times import now_ms, parse_rfc3339
-from aemos_rules import reports, tables
+from aemos_rules import report_job, tables
 from aemos_rules.domain import Question, Selection
 from aemos_rules.report_api import ReportServicer
 from aemos_rules.report_job import ReportJob
-from aemos_rules.reports import Reports
 from aemos_rules.sensor_source import SensorSource
 from sqlalchemy import insert
 
@@ -67,10 +66,9 @@ class World:
 
     def __init__(self, database: Database) -> None:
         self.database, self.outbox, self.history = database, FakeOutbox(), FakeHistory()
-        self.reports = Reports(database, self.outbox)
         self.api = ReportServicer(database)
         source = SensorSource(self.history)  # type: ignore[arg-type]
-        self.job = ReportJob(self.reports, source, database, 30)
+        self.job = ReportJob(source, database, self.outbox, 30)
 
     async def listed(self) -> list[pb.Report]:
         return list((await self.api.ListReports(pb.ListReportsRequest(), NO_CONTEXT)).reports)
@@ -106,13 +104,13 @@ async def test_a_job_that_comes_twice_makes_one_report_and_one_mail(world: World
 
 async def test_two_at_once_make_one(world: World) -> None:
     """The key decides, not who looked first."""
-    made = world.reports.is_made
+    made = world.job.is_made
 
     async def not_yet(job_key: str) -> bool:
         await made(job_key)
         return False
 
-    world.reports.is_made = not_yet  # type: ignore[method-assign]
+    world.job.is_made = not_yet  # type: ignore[method-assign]
     await world.make()
     await world.make()
     assert len(await world.listed()) == 1
@@ -178,7 +176,7 @@ async def test_only_their_owner_reads_and_removes_them(world: World) -> None:
 
 async def test_they_do_not_pile_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest give way, and each goes when its time is over."""
-    monkeypatch.setattr(reports, "KEPT", 2)
+    monkeypatch.setattr(report_job, "KEPT", 2)
     ids = []
     for key in "abc":
         await world.make(key)
