@@ -211,6 +211,15 @@ async def test_broken_datagrams(client: RawClient, kind: int) -> None:
     assert await client.is_silent()
 
 
+async def test_response_to_nothing(client: RawClient) -> None:
+    """It is reset when confirmable, whatever its options are."""
+    for mid, options in enumerate([[], [(2049, b"x")]]):
+        client.send(datagram(69, options, mid=mid))
+        assert await client.receive() == b"\x70\x00\x00" + bytes((mid,))
+        client.send(datagram(69, options, mid=mid, kind=NON))
+    assert await client.is_silent()
+
+
 async def test_nothing_is_kept_of_odd_options(client: RawClient) -> None:
     """aiocoap keeps each option number and content format it ever saw: those over 16 bits never reach it."""
     kept = [len(numbers._value2member_map_) for numbers in (OptionNumber, ContentFormat)]
@@ -241,6 +250,12 @@ async def test_blocks_of_two_clients_at_once(edge: Edge, client: RawClient) -> N
             assert answer.code.dotted == "2.01"
             assert answer.opt.block1 == (1, False, 2)
     assert [stored.value[1:2] for stored in edge.uplink.readings] == [b"x", b"y"]
+
+
+async def test_answer_in_the_block_size_of_the_client(edge: Edge, client: RawClient) -> None:
+    """A device with little memory gets of the answer to its reading what it has room for."""
+    answer = await client.ask(reading(BODY, device=TOKEN, extra=[(23, uint(1))]))
+    assert (answer.code.dotted, answer.opt.block2, len(answer.payload)) == ("2.01", (0, True, 1), 32)
 
 
 RETRANSMITTED = {

@@ -1,6 +1,8 @@
 """Observing a device's notifications over CoAP, on a real socket."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -116,6 +118,25 @@ async def test_observer_is_listed_and_can_be_closed(edge: Edge, client: RawClien
     told = await client.message()
     assert (told.mtype, told.code.dotted, told.opt.observe, told.opt.max_age) == (Type.CON, "5.03", None, 1)
     assert edge.downlink.all() == []
+
+
+async def test_stop_waits_for_acknowledgements() -> None:
+    """A client that observes much is told of the end of each, though it gets one message at a time."""
+    edge, told = Edge(), set()
+
+    async def be_told(client: RawClient) -> None:
+        for _ in range(3):
+            message = await client.message()
+            told.add((message.code.dotted, message.token))
+            acknowledge(client, message)
+
+    async with AsyncExitStack() as open_edge:
+        await open_edge.enter_async_context(running_edge(edge, settle_s=WITHIN_S))
+        async with raw_client(edge.port) as client:
+            for number in range(3):
+                await observe(client, mid=number, token=bytes((number,)))
+            await asyncio.gather(open_edge.aclose(), be_told(client))
+    assert told == {("5.03", bytes((number,))) for number in range(3)}
 
 
 async def test_observer_whose_token_was_revoked(edge: Edge, client: RawClient) -> None:

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 from aemos_core.errors import AemosError, unauthenticated
+from aemos_gateway import coap_exchanges
 from aemos_gateway.coap_edge import CoapEdge, coap_edge
 from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.downlink import Downlink
@@ -109,14 +111,16 @@ class Edge:
 
 
 @asynccontextmanager
-async def running_edge(edge: Edge, host: str = "127.0.0.1") -> AsyncIterator[CoapEdge]:
-    """The edge on a free port, running as a component until the end of the block."""
-    async with coap_edge(host, 0, edge.auth, edge.uplink, edge.downlink) as component:
-        edge.port = component.port
-        task = asyncio.create_task(component.run(edge.stop))
-        try:
-            yield component
-        finally:
-            edge.stop.set()
-            edge.uplink.release()
-            await asyncio.wait_for(task, 5)
+async def running_edge(edge: Edge, host: str = "127.0.0.1", settle_s: float = 0.1) -> AsyncIterator[CoapEdge]:
+    """The edge on a free port, running as a component until the end of the block; there it waits `settle_s` for
+    acknowledgements, since few tests send any."""
+    with patch.object(coap_exchanges, "SETTLE_SECONDS", settle_s):
+        async with coap_edge(host, 0, edge.auth, edge.uplink, edge.downlink) as component:
+            edge.port = component.port
+            task = asyncio.create_task(component.run(edge.stop))
+            try:
+                yield component
+            finally:
+                edge.stop.set()
+                edge.uplink.release()
+                await asyncio.wait_for(task, 5)

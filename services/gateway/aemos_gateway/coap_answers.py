@@ -70,15 +70,21 @@ def with_block1(answer: Answer, block: BlockOption.BlockwiseTuple | None) -> Ans
 
 
 def content(payload: bytes, options: Mapping[int, int], asked: BlockOption.BlockwiseTuple | None) -> Answer:
-    """2.05, with the block that is asked for; nothing of ours needs more than one of the largest (RFC 7959, 2.4)."""
+    """2.05, or the block of it that is asked for."""
+    return in_block2(Answer(_CONTENT, payload, options), asked)
+
+
+def in_block2(answer: Answer, asked: BlockOption.BlockwiseTuple | None) -> Answer:
+    """The block that is asked for; nothing of ours needs more than one of the largest (RFC 7959, 2.4)."""
+    payload = answer.payload
     if asked is None or not payload:
-        return Answer(_CONTENT, payload, options)
+        return answer
     size = min(asked.size, MOST_PAYLOAD)
     start, end = asked.block_number * size, (asked.block_number + 1) * size
     if start >= len(payload):
         raise CoapError("4.00", "malformed", "there is no such block")
     block2 = asked.block_number << 4 | (end < len(payload)) << 3 | min(asked.size_exponent, 6)
-    return Answer(_CONTENT, payload[start:end], {**options, ETAG: crc32(payload), BLOCK2: block2})
+    return Answer(answer.code, payload[start:end], {**answer.options, ETAG: crc32(payload), BLOCK2: block2})
 
 
 def refused(error: BaseException) -> Answer:

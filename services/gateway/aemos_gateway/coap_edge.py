@@ -52,6 +52,7 @@ class CoapEdge:
             await self._holders.check()
         self._observers.close()
         await self._uploads.drain()
+        await self._exchanges.settle()
 
     async def close(self) -> None:
         """No datagram comes or goes any more."""
@@ -73,9 +74,10 @@ class CoapEdge:
             self._reset(datagram, peer)
         except Exception as error:
             answer = coap_answers.refused(error)
+            if not coap_datagram.is_request(datagram):
+                self._reset(datagram, peer)
             # A bad option in a non-confirmable message is met with silence (RFC 7252, 5.4.1).
-            silent = answer.code == coap_datagram.BAD_OPTION and not coap_datagram.is_confirmable(datagram)
-            if coap_datagram.is_request(datagram) and not silent:
+            elif answer.code != coap_datagram.BAD_OPTION or coap_datagram.is_confirmable(datagram):
                 self._socket.send(coap_datagram.response(datagram, self._exchanges.next_mid(), answer), peer)
 
     def _take_other(self, datagram: bytes, peer: Peer) -> None:

@@ -24,6 +24,8 @@ MOST_REMEMBERED = 100_000
 """Answers per generation, about 35 MB; at 10,000 readings/s a retransmission is still known for 10 to 20 s."""
 MOST_TASKS = 20_000
 """When so many requests and answers are under way, an answer by a message of its own is sent once only."""
+SETTLE_SECONDS = 3.0
+"""How long a stop waits for acknowledgements: each answer can be sent a second time."""
 _ACKNOWLEDGEMENT, _RESET = 0x20, 0x30
 
 
@@ -147,6 +149,13 @@ class Exchanges:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def settle(self) -> None:
+        """Returns when nothing is under way, or after SETTLE_SECONDS."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
         """Ends what is under way."""

@@ -76,7 +76,8 @@ class Uploads:
                 body = self._blocks.add(key, block, request.payload, options.size1 or 0)
             if body is None:
                 return coap_answers.with_block1(coap_answers.CONTINUE, block)
-            return coap_answers.with_block1(coap_answers.stored(await self._write(exchange, device, body)), block)
+            answer = coap_answers.stored(await self._write(exchange, device, body))
+            return coap_answers.with_block1(coap_answers.in_block2(answer, options.block2), block)
         except AemosError as error:
             self._uplink.rejections.record(device, PROTOCOL, request.payload, error)
             raise
