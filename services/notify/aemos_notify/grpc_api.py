@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from aemos.v1 import device_pb2_grpc, notification_pb2_grpc
 from aemos.v1 import notification_pb2 as pb
-from aemos.v1 import notification_pb2_grpc
+from aemos.v1.device_pb2 import GetDeviceRequest
+from aemos_core.announce import Announcer
 from aemos_core.database import Database
-from aemos_core.errors import invalid
+from aemos_core.errors import invalid, unavailable
 from aemos_core.identity import caller
+from aemos_core.names import device_id_room, device_room
 from aemos_core.notification_log import BEGINNING, NotificationFeed, parse_log_id
 from aemos_core.paging import page_of
 from aemos_core.rpc import Context
 from aemos_core.times import now_ms
-from google.protobuf import json_format
+from redis.exceptions import RedisError
 
 from aemos_notify import codec, store
-from aemos_notify.publish import Publisher
+from aemos_notify.publish import announcement_of
 from aemos_notify.watch import Watchers
 
 _CLOCKS_DIFFER_MS = 60_000
@@ -26,9 +29,17 @@ _MOST_UNREAD = 1_000
 class NotifyServicer(notification_pb2_grpc.NotifyServiceServicer):
     """Notifications, inside the caller's organization."""
 
-    def __init__(self, database: Database, publisher: Publisher, watchers: Watchers, feed: NotificationFeed) -> None:
+    def __init__(
+        self,
+        database: Database,
+        announcer: Announcer,
+        devices: device_pb2_grpc.DeviceServiceAsyncStub,
+        watchers: Watchers,
+        feed: NotificationFeed,
+    ) -> None:
         self._database = database
-        self._publisher = publisher
+        self._announcer = announcer
+        self._devices = devices
         self._watchers = watchers
         self._feed = feed
 
@@ -47,8 +58,14 @@ class NotifyServicer(notification_pb2_grpc.NotifyServiceServicer):
     async def PublishNotification(
         self, request: pb.PublishNotificationRequest, context: Context
     ) -> pb.PublishNotificationResponse:
-        metadata = json_format.MessageToDict(request.metadata)
-        await self._publisher.publish(request.uuid, request.device_uuid, request.type, metadata)
+        announcement = announcement_of(request, caller().organization_id)
+        if request.device_uuid:
+            device = await self._devices.GetDevice(GetDeviceRequest(device=request.device_uuid))
+            announcement.rooms.extend((device_room(device.uuid), device_id_room(device.id)))
+        try:
+            await self._announcer.announce([announcement])
+        except (RedisError, OSError) as error:
+            raise unavailable("the notification log did not answer") from error
         return pb.PublishNotificationResponse()
 
     async def GetReadCursor(self, request: pb.GetReadCursorRequest, context: Context) -> pb.ReadCursor:

@@ -26,7 +26,6 @@ from aemos_notify.jobs import LedgerFeed, RecordJob
 from aemos_notify.listener import Listener, bound_socket
 from aemos_notify.live_readings import CommittedReadings, LiveReadings
 from aemos_notify.mail_job import MailJob
-from aemos_notify.publish import Publisher
 from aemos_notify.replay import Replayer
 from aemos_notify.rooms import Rooms
 from aemos_notify.service import History, ledger_sweep
@@ -73,9 +72,9 @@ async def wire(settings: NotifySettings) -> AsyncIterator[Sequence[Component]]:
         replayer = Replayer(feed, History(database, redis), rooms)
         edge = SocketIoEdge(verifier, subjects, rooms, feed, replayer, readings, committed.flowing)
         outbox, receipts = delivery_outbox(database, queue, jobs_redis)
-        publisher = Publisher(Announcer(redis), device_pb2_grpc.DeviceServiceStub(ingest).GetDevice)
+        devices = device_pb2_grpc.DeviceServiceStub(ingest)
         servicers = [
-            NotifyServicer(database, publisher, watchers, feed),
+            NotifyServicer(database, Announcer(redis), devices, watchers, feed),
             SubscriptionServicer(database, outbox, channels),
         ]
         address = f"{settings.bind}:{settings.notify_grpc_port}"

@@ -66,7 +66,7 @@ class Fixture:
         channels: dict[str, ChannelSender] = {"email": self.channel, "webhook": self.channel, "push": PushChannel()}
         self.database = database
         self.subscriptions = SubscriptionServicer(database, self.outbox, channels)
-        self.api = NotifyServicer(database, None, None, None)  # type: ignore[arg-type]  # of it only the read cursors
+        self.api = NotifyServicer(database, None, None, None, None)  # type: ignore[arg-type]  # of it only the read cursors
         self._dispatcher = Dispatcher(database, self.outbox, labels)
         self._job = DeliverJob(database, channels, None)  # type: ignore[arg-type]  # without receipts no Redis
         current_job.set(Job("j", "", "", ""))
