@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 from aemos.v1 import data_stream_pb2, device_pb2, identity_pb2, rejection_pb2, sensor_pb2, telemetry_data_pb2
 from aemos_core.errors import AemosError, invalid
+from aemos_core.records import message
 from aemos_core.times import now_ms, to_timestamp
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from aemos_ingest.labels import attributes_of, labels_of, stored_attributes
 from aemos_ingest.readings_service import Outcome
@@ -19,24 +19,14 @@ from aemos_ingest.registry_store import AnyRow
 
 def organization(row: AnyRow) -> identity_pb2.Organization:
     """An organization."""
-    return identity_pb2.Organization(id=row.id, name=row.name, retention_days=row.retention_days)
+    return message(identity_pb2.Organization, row)
 
 
 def device(row: AnyRow) -> device_pb2.Device:
     """A device."""
     attributes = Struct()
     attributes.update(attributes_of(row.attributes))
-    return device_pb2.Device(
-        id=row.id,
-        uuid=row.uuid,
-        name=row.name,
-        created_at=to_timestamp(row.created_at_ms),
-        creates_variables=row.creates_variables,
-        labels=labels_of(row.labels),
-        attributes=attributes,
-        last_seen_at=_if_known(row.last_seen_at_ms),
-        online=row.online,
-    )
+    return message(device_pb2.Device, row, labels=labels_of(row.labels), attributes=attributes)
 
 
 def device_changes(request: device_pb2.UpdateDeviceRequest) -> dict[str, Any]:
@@ -59,16 +49,7 @@ def attributes(given: Struct) -> str:
 
 def token(row: AnyRow, secret: str = "") -> device_pb2.DeviceToken:
     """A token, with its secret only when it was made just now."""
-    return device_pb2.DeviceToken(
-        id=row.id,
-        name=row.name,
-        token=secret,
-        sensor_uuid=row.sensor_uuid or "",
-        created_at=to_timestamp(row.created_at_ms),
-        expires_at=_if_known(row.expires_at_ms),
-        last_used_at=_if_known(row.last_used_at_ms),
-        revoked_at=_if_known(row.revoked_at_ms),
-    )
+    return message(device_pb2.DeviceToken, row, token=secret)
 
 
 def device_identity(row: AnyRow | None) -> identity_pb2.DeviceIdentity:
@@ -84,40 +65,20 @@ def device_identity(row: AnyRow | None) -> identity_pb2.DeviceIdentity:
     )
 
 
-def _if_known(ms: int | None) -> Timestamp | None:
-    return None if ms is None else to_timestamp(ms)
-
-
 def rejection(row: AnyRow) -> rejection_pb2.Rejection:
     """A refused message."""
-    return rejection_pb2.Rejection(
-        id=row.number,
-        rejected_at=to_timestamp(row.at_ms),
-        protocol=row.protocol,
-        reason=row.reason,
-        detail=row.detail,
-        errors=[rejection_pb2.RejectionError(**error) for error in msgspec.json.decode(row.errors)],
-        payload=row.payload,
-    )
+    errors = [rejection_pb2.RejectionError(**error) for error in msgspec.json.decode(row.errors)]
+    return message(rejection_pb2.Rejection, row, id=row.number, rejected_at=to_timestamp(row.at_ms), errors=errors)
 
 
 def sensor(row: AnyRow) -> sensor_pb2.Sensor:
     """A sensor."""
-    return sensor_pb2.Sensor(
-        id=row.id,
-        uuid=row.uuid,
-        name=row.name,
-        device_id=row.device_id,
-        device_uuid=row.device_uuid,
-        created_at=to_timestamp(row.created_at_ms),
-    )
+    return message(sensor_pb2.Sensor, row)
 
 
 def variable(row: AnyRow) -> telemetry_data_pb2.TelemetryData:
     """A variable."""
-    return telemetry_data_pb2.TelemetryData(
-        id=row.id, variable_name=row.variable_name, type=row.type, unit=row.unit, sensor_uuid=row.sensor_uuid
-    )
+    return message(telemetry_data_pb2.TelemetryData, row)
 
 
 def reading(row: Any, of: AnyRow) -> data_stream_pb2.Reading:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aemos_core import audit
+from aemos_core import audit, records
 from aemos_core.database import by_id
 from aemos_core.errors import not_found
 from aemos_core.paging import Page
@@ -109,20 +109,17 @@ async def listed(
 
     And the token of the next page.
     """
-    c = entity.table.c
-    conditions: list[ColumnElement[bool]] = [c.organization_id == organization_id, c.id > page.after]
+    query = entity.query.where(entity.table.c.organization_id == organization_id)
     if entity.parent is not None and parent is not None:
-        conditions.append(entity.parent_id == (await get(connection, entity.parent, organization_id, parent)).id)
+        query = query.where(entity.parent_id == (await get(connection, entity.parent, organization_id, parent)).id)
     if label:
-        conditions.append(func.instr(_d.labels, part_of_labels(label)) > 0)
-    return page.cut(await entries(connection, entity, *conditions, limit=page.limit + 1))
+        query = query.where(func.instr(_d.labels, part_of_labels(label)) > 0)
+    return await records.listed(connection, query, entity.table.c.id, page)
 
 
-async def entries(
-    connection: AsyncConnection, entity: Entity, *conditions: ColumnElement[bool], limit: int | None = None
-) -> Sequence[AnyRow]:
+async def entries(connection: AsyncConnection, entity: Entity, *conditions: ColumnElement[bool]) -> Sequence[AnyRow]:
     """Entries by id."""
-    query = entity.query.where(*conditions).order_by(entity.table.c.id).limit(limit)
+    query = entity.query.where(*conditions).order_by(entity.table.c.id)
     rows: Sequence[AnyRow] = (await connection.execute(query)).all()
     return rows
 

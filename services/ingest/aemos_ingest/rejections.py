@@ -12,6 +12,7 @@ from aemos.v1 import rejection_pb2_grpc
 from aemos_core.database import Database, by_id
 from aemos_core.identity import caller
 from aemos_core.paging import page_of
+from aemos_core.records import listed
 from aemos_core.rpc import Context
 from sqlalchemy import delete, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -55,12 +56,9 @@ class Rejections(rejection_pb2_grpc.RejectionServiceServicer):
         async with self._database.read() as connection:
             owner = await registry_store.get(connection, DEVICE, caller().organization_id, request.device)
             query = select(t.rejection).where(c.device_id == owner.id)
-            if page.after:
-                query = query.where(c.number < page.after)
-            rows = (await connection.execute(query.order_by(c.number.desc()).limit(page.limit + 1))).all()
+            rows, token = await listed(connection, query, c.number, page, newest_first=True)
         not_kept = owner.rejections_counted + max(owner.rejections_recorded - KEPT, 0)
-        kept, token = page.cut(rows, "number")
-        rejections = map(codec.rejection, kept)
+        rejections = map(codec.rejection, rows)
         return pb.ListRejectionsResponse(rejections=rejections, next_page_token=token, not_kept=not_kept)
 
 
