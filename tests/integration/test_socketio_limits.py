@@ -12,7 +12,7 @@ import websockets
 from aemos_core.announce import Announcer
 from aemos_core.names import DEVICE_STATE_CHANGE
 from aemos_notify import listener, replay, websocket
-from aemos_notify.websocket import MOST_UNREAD
+from aemos_notify.socketio_server import QUEUED_PACKETS
 from websockets.asyncio.client import ClientConnection
 
 from tests.support.notify import ROOMS, WITHIN_S, announcement, bare, browser, closed, enter, running_notify
@@ -128,45 +128,6 @@ async def test_silence_is_closed(redis_url: str, tmp_path: Path, monkeypatch: py
         assert (await good.subscribe({"deviceId": 42}))["ok"]
 
 
-async def test_who_does_not_answer_is_closed(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client answers each ping before the next one, or its connection ends; who answers stays."""
-    monkeypatch.setattr(websocket, "_PING_SECONDS", 0.2)
-    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as good, bare(notify) as silent:
-        await silent.send("40" + json.dumps({"token": notify.registry.token()}))
-        assert str(await silent.recv()).startswith('40{"sid"')
-        assert await silent.recv() == "2"
-        assert await closed(silent) == 0
-        assert (await good.subscribe({"deviceId": 42}))["ok"]
-
-
-async def test_a_session_ends_and_begins_on_one_connection(redis_url: str, tmp_path: Path) -> None:
-    """DISCONNECT ends what was subscribed, CONNECT begins anew; there is no other namespace, and no CONNECT twice."""
-    async with running_notify(redis_url, tmp_path) as notify, bare(notify) as connection:
-        for _ in range(2):
-            await enter(connection, notify)
-            await connection.send("41")
-        await Announcer(notify.redis).announce([announcement("o1")])
-        await connection.send("40/admin,{}")
-        assert await connection.recv() == '44/admin,{"message":"Unable to connect"}'
-        await enter(connection, notify)
-        await connection.send("40" + json.dumps({"token": notify.registry.token()}))
-        assert await closed(connection) == 0
-        assert connection.close_code == 1007
-
-
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [("/socket.io/?EIO=3&transport=websocket", 400), ("/socket.io/", 400), ("/other/?EIO=4", 404)],
-)
-async def test_what_is_not_this_protocol_is_answered(redis_url: str, tmp_path: Path, path: str, status: int) -> None:
-    """Another version of Engine.IO, or another path."""
-    async with running_notify(redis_url, tmp_path) as notify:
-        with pytest.raises(websockets.InvalidStatus) as refused:
-            async with websockets.connect(notify.url.replace("http", "ws") + path):
-                pass
-        assert refused.value.response.status_code == status
-
-
 async def test_full_house_is_answered(redis_url: str, tmp_path: Path) -> None:
     """One client more than allowed is answered 503."""
     async with running_notify(redis_url, tmp_path, socketio_clients=1) as notify, browser(notify):
@@ -182,7 +143,7 @@ async def test_a_replay_waits_for_its_client_and_no_longer(
     """Ten times what a queue holds is replayed to a client as it reads; one that reads nothing gives its turn back."""
     monkeypatch.setattr(replay, "REPLAY_SECONDS", 3.0)
     monkeypatch.setattr(replay, "_AT_ONCE", 1)
-    padding, count = "x" * 2_000, 5 * MOST_UNREAD
+    padding, count = "x" * 2_000, 5 * QUEUED_PACKETS
     async with running_notify(redis_url, tmp_path) as notify, browser(notify) as good:
         await notify.redis.flushdb()
         for start in range(0, count, 500):

@@ -1,4 +1,4 @@
-"""A session of Socket.IO: what a user on a connection hears."""
+"""A session of Socket.IO: what a user on a connection hears, and how it is written to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from websockets.frames import CloseCode
 
 from aemos_notify.domain import Coverage, Subject
 from aemos_notify.rooms import Event
-from aemos_notify.websocket import Connection
+from aemos_notify.socketio_server import OutQueue
+from aemos_notify.websocket import DirectWebSocket
 
 MOST_HELD = 1_000
 """Notifications that wait while an older one is replayed to the client; beyond them the log is asked again."""
@@ -17,22 +18,23 @@ GREETING_SECONDS = 1.0
 
 
 class Client:
-    """A member of rooms."""
+    """A member of rooms. Nothing here waits for the peer but `pour`."""
 
-    def __init__(self, who: Caller, connection: Connection) -> None:
+    def __init__(self, who: Caller, websocket: DirectWebSocket, queue: OutQueue) -> None:
         self.caller = who
-        self.connection = connection
+        self.websocket = websocket
         self.subjects: list[Subject] = []
         self.coverage = Coverage({})
         self.expiry: asyncio.TimerHandle | None = None
         self._greeting: asyncio.TimerHandle | None = None
+        self._queue = queue
         self._held: list[Event] | None = None
-        self.overflowed = False
-        """More was held back than is kept: what is there is not all."""
+        self._overflowed = False
 
     def send(self, event: Event) -> None:
-        """Writes at once."""
-        self.connection.write(event.frames, event.count)
+        """Writes at once when nothing waits, else queues; when the queue is full, the connection ends."""
+        if not self._passed(event):
+            self._queue.offer(event.packets)
 
     def notify(self, event: Event) -> None:
         """As `send`, for what is in the log: held back while something older is replayed."""
@@ -41,7 +43,7 @@ class Client:
         elif len(self._held) < MOST_HELD:
             self._held.append(event)
         else:
-            self.overflowed = True
+            self._overflowed = True
 
     def greet(self) -> None:
         """Holds back for a moment what is for everybody: a first subscription may ask for what came before it."""
@@ -56,14 +58,19 @@ class Client:
     def hold(self) -> None:
         """Begins to hold back, and forgets what was."""
         self._end_greeting()
-        self._held, self.overflowed = [], False
+        self._held, self._overflowed = [], False
+
+    @property
+    def overflowed(self) -> bool:
+        """More was held back than is kept: what is there is not all."""
+        return self._overflowed
 
     def release(self) -> None:
         """Hands over what was held back; nothing is from now on. When it is not all, the connection ends."""
         self._end_greeting()
         held, self._held = self._held or (), None
-        if self.overflowed:
-            self.connection.end(CloseCode.TRY_AGAIN_LATER, "notifications were missed")
+        if self._overflowed:
+            self.websocket.end(CloseCode.TRY_AGAIN_LATER, "notifications were missed")
             return
         for event in held:
             self.send(event)
@@ -78,3 +85,12 @@ class Client:
         if self._greeting is not None:
             self._greeting.cancel()
             self._greeting = None
+
+    async def pour(self, event: Event) -> None:
+        """Writes as fast as the client reads, and not at all when it has gone."""
+        while not (self.websocket.leaving or self._passed(event)):
+            await self.websocket.writable.wait()
+            await asyncio.sleep(0)
+
+    def _passed(self, event: Event) -> bool:
+        return self._queue.may_be_passed and self.websocket.write_frame(event.frames)

@@ -13,7 +13,6 @@ from aemos.v1.job_pb2 import CommittedReading, ReadingBatch
 from aemos_core.names import READINGS_COMMITTED, device_room, sensor_room
 from aemos_core.redis_link import RedisClient, Subscriber
 from aemos_core.times import now_ms
-from aemos_core.waiting import wait
 
 from aemos_notify.codec import reading_to_json
 from aemos_notify.rooms import Event, Member, Rooms
@@ -128,39 +127,55 @@ class CommittedReadings:
     """A component: listens to stored readings only while somebody is there to see them, for they are many."""
 
     def __init__(self, redis: RedisClient, readings: LiveReadings) -> None:
-        self._redis = redis
-        self._readings = readings
+        self._subscriber = Subscriber(redis, {READINGS_COMMITTED: readings.committed}, on_gap=self._subscribed)
         readings.on_occupied = self.occupied
-        self._somebody, self._nobody = asyncio.Event(), asyncio.Event()
-        self._flowing = asyncio.Event()
+        self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
+        self._is_flowing, self._settled = asyncio.Event(), asyncio.Event()
+        self._one_round = asyncio.Lock()
 
     def occupied(self, somebody: bool) -> None:
-        """Whether anybody is in a room of readings. Each time that somebody comes has an end of its own, `_nobody`."""
-        if somebody and not self._somebody.is_set():
-            self._nobody = asyncio.Event()
-            self._somebody.set()
-        elif not somebody:
-            self._nobody.set()
-            self._somebody.clear()
-            self._flowing.clear()
+        """Whether anybody is in a room of readings."""
+        (self._wanted if somebody else self._unwanted).set()
+        (self._unwanted if somebody else self._wanted).clear()
+        if not somebody:
+            self._is_flowing.clear()
+
+    def _subscribed(self) -> None:
+        self._settled.set()
+        if self._wanted.is_set():
+            self._is_flowing.set()
 
     async def flowing(self) -> None:
         """Returns when readings flow, or after a second: without Redis there are none to miss."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._flowing.wait(), 1.0)
+        await _within_a_second(self._is_flowing)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Listens, when somebody is there, until told to stop."""
-        while not await wait(stop, None, self._somebody):
-            nobody = self._nobody
-            listening = asyncio.create_task(self._listen(nobody))
-            await wait(stop, None, nobody)
-            nobody.set()
-            await listening
+        rounds = asyncio.create_task(self._rounds())
+        await stop.wait()
+        self.occupied(False)
+        async with self._one_round:
+            rounds.cancel()
+        await asyncio.wait([rounds])
 
-    async def _listen(self, nobody: asyncio.Event) -> None:
-        def subscribed() -> None:
-            if not nobody.is_set():
-                self._flowing.set()
+    async def _rounds(self) -> None:
+        while True:
+            await self._wanted.wait()
+            async with self._one_round:
+                await self._listen()
 
-        await Subscriber(self._redis, {READINGS_COMMITTED: self._readings.committed}, subscribed).run(nobody)
+    async def _listen(self) -> None:
+        self._settled.clear()
+        enough = asyncio.Event()
+        subscription = asyncio.create_task(self._subscriber.run(enough))
+        await self._unwanted.wait()
+        # On Python 3.11 redis-py swallows a cancellation that meets a command on its way (asyncio.wait_for does), and
+        # the subscription would never end: SUBSCRIBE goes through first.
+        await _within_a_second(self._settled)
+        enough.set()
+        await subscription
+
+
+async def _within_a_second(event: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), 1.0)

@@ -116,4 +116,4 @@ class Replayer:
 async def _pour(client: Client, entries: Sequence[Logged]) -> None:
     for start in range(0, len(entries), _EVENTS_A_WRITE):
         some = entries[start : start + _EVENTS_A_WRITE]
-        await client.connection.pour(Event((entry.event, entry.notification) for entry in some))
+        await client.pour(Event((entry.event, entry.notification) for entry in some))

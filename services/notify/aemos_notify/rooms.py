@@ -1,35 +1,39 @@
-"""Who hears what: clients by room, and events encoded once for all who hear them."""
+"""Who hears what: clients by room, and events encoded once for all who hear them.
+
+Not the library's rooms: its manager spends a task and a queue entry on each recipient (40 us a delivery, here 7) and
+looks through every room at each disconnect. Clients see no difference.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Protocol, TypeVar
 
+from engineio.packet import MESSAGE, Packet
 from websockets.frames import Frame, Opcode
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-def frame(text: str) -> bytes:
-    """A text as a WebSocket frame of a server (RFC 6455, 5.2)."""
-    return Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
-
-
 class Event:
     """Socket.IO events of the default namespace, `(name, JSON of the payload)` each, ready to be written."""
 
     def __init__(self, events: Iterable[tuple[str, str]]) -> None:
-        # Engine.IO 4: 4 is MESSAGE. Socket.IO protocol 5: 2 is EVENT, followed by the array of name and payload.
-        self._texts = [f"42[{json.dumps(name)},{payload}]" for name, payload in events]
-        self.count = len(self._texts)
+        # Socket.IO protocol 5: 2 is EVENT, followed by the JSON array of name and payload.
+        self._texts = [f"2[{json.dumps(name)},{payload}]" for name, payload in events]
 
     @cached_property
     def frames(self) -> bytes:
-        """As WebSocket frames."""
-        return b"".join(map(frame, self._texts))
+        """As WebSocket frames (RFC 6455, 5.2); 4 is Engine.IO's MESSAGE."""
+        return b"".join(Frame(Opcode.TEXT, b"4" + text.encode()).serialize(mask=False) for text in self._texts)
+
+    @cached_property
+    def packets(self) -> Sequence[Packet]:
+        """As Engine.IO packets."""
+        return [Packet(MESSAGE, text) for text in self._texts]
 
 
 class Member(Protocol):

@@ -1,9 +1,8 @@
-"""Socket.IO protocol 5 in its default namespace: who may connect, for how long, and what a client says."""
+"""Socket.IO: who may connect, for how long, and what a client says."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -13,30 +12,25 @@ from aemos_core.errors import AemosError, Kind, internal, invalid, not_found
 from aemos_core.identity import Caller, TokenVerifier, set_caller
 from aemos_core.notification_log import NotificationFeed
 from aemos_core.times import rfc3339
-from websockets.asyncio.server import ServerConnection
-from websockets.frames import CloseCode
+from socketio.exceptions import ConnectionRefusedError as Refused
 
 from aemos_notify.client import Client
 from aemos_notify.domain import Subject, Wanted, too_many_rooms, wanted
 from aemos_notify.live_readings import LiveReadings
 from aemos_notify.replay import Replayer
-from aemos_notify.rooms import Event, Rooms, frame
+from aemos_notify.rooms import Rooms
+from aemos_notify.socketio_server import SocketIoServer, queue_of, websocket_of
 from aemos_notify.subjects import Subjects
-from aemos_notify.websocket import Connection
 
 log = logging.getLogger("aemos.notify")
 
 Answer = dict[str, Any]
 ROOMS_PER_CLIENT = 1_000
 _CLOSE_SECONDS = 2.0
-_LONGEST_ID = 18
-# Packets of Engine.IO and, behind its 4 (message), of Socket.IO. Binary ones (45, 46) are refused: nothing takes them.
-_CLOSE, _CONNECT, _DISCONNECT, _EVENT, _ACK, _CONNECT_ERROR = "1", "40", "41", "42", "43", "44"
-_RESERVED = ("connect", "connect_error", "disconnect", "disconnecting")
 
 
 class SocketIoEdge:
-    """Serves connections. `listening()` returns when live readings flow, or after a moment when they cannot."""
+    """The handlers. `listening()` returns when live readings flow, or after a moment when they cannot."""
 
     def __init__(
         self,
@@ -55,121 +49,87 @@ class SocketIoEdge:
         self._replayer = replayer
         self._readings = readings
         self._listening = listening
-        self._sessions: dict[Connection, Client | None] = {}
-        self._events = {"subscribe": self._join, "unsubscribe": self._leave, "refresh": self._refresh}
+        self._clients: dict[str, Client] = {}
+        self._farewells: set[asyncio.Task[None]] = set()
+        self.server = SocketIoServer()
+        self.server.on("connect", self._connect)
+        self.server.on("disconnect", self._disconnect)
+        for event, handler in (("subscribe", self._join), ("unsubscribe", self._leave), ("refresh", self._refresh)):
+            self.server.on(event, self._answering(handler))
+        self.server.on("*", self._unknown)
 
-    @property
-    def connections(self) -> int:
-        """How many there are, with a session or without."""
-        return len(self._sessions)
-
-    def close(self) -> None:
-        """Sends every client away: to another replica, which it finds by connecting again."""
-        for connection in list(self._sessions):
-            connection.end(CloseCode.SERVICE_RESTART, "restart")
-
-    async def serve(self, websocket: ServerConnection) -> None:
-        """A connection from its beginning to its end; one packet at a time: who floods is not read any further."""
-        connection = Connection(websocket)
-        self._sessions[connection] = None
-        try:
-            async for packet in connection.messages():
-                await self._take(connection, packet)
-        except Exception:
-            log.exception("a client could not be served")
-            connection.end(CloseCode.INTERNAL_ERROR, "internal")
-        finally:
-            self._end_session(connection)
-            connection.closed()
-            del self._sessions[connection]
-
-    async def _take(self, connection: Connection, packet: str) -> None:
-        kind, rest, client = packet[:2], packet[2:], self._sessions[connection]
-        try:
-            if packet == _CLOSE:
-                connection.end(CloseCode.NORMAL_CLOSURE, "it left")
-            elif kind == _CONNECT and rest.startswith("/"):
-                namespace = rest.partition(",")[0]
-                connection.write(frame(f'{_CONNECT_ERROR}{namespace},{{"message":"Unable to connect"}}'))
-            elif kind == _CONNECT and client is None:
-                await self._connect(connection, json.loads(rest or "null"))
-            elif packet == _DISCONNECT:
-                self._end_session(connection)
-            elif kind == _EVENT and client is not None:
-                await self._hear(client, *_event(rest))
-            else:
-                raise ValueError(f"no packet of type {kind!r} is taken now")
-        except (ValueError, RecursionError) as error:
-            log.info("a packet was not understood: %s", type(error).__name__)
-            connection.end(CloseCode.INVALID_DATA, "not a Socket.IO packet")
-
-    async def _connect(self, connection: Connection, auth: Any) -> None:
+    async def _connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> None:
         try:
             who = await self._proven(auth)
         except AemosError as error:
-            connection.write(frame(_CONNECT_ERROR + _json({"message": error.reason})))
-            return
-        client = self._sessions[connection] = Client(who, connection)
-        connection.session_began()
-        connection.write(frame(_CONNECT + _json({"sid": connection.sid})))
-        self._expire_later(client)
-        self._replayer.admit(client)
+            raise Refused(error.reason) from None
+        client = self._clients[sid] = Client(who, websocket_of(environ), queue_of(environ))
+        client.websocket.session_began()
+        self._expire_later(sid, client)
+        # The library puts CONNECT on the queue in this turn of the loop; whatever is sent must come after it.
+        asyncio.get_running_loop().call_soon(self._admit, sid)
 
     async def _proven(self, auth: Any) -> Caller:
         token = auth.get("token") if isinstance(auth, dict) else None
         return await self._verifier.verify(token if isinstance(token, str) else "")
 
-    def _expire_later(self, client: Client) -> None:
+    def _admit(self, sid: str) -> None:
+        if client := self._clients.get(sid):
+            self._replayer.admit(client)
+
+    async def _disconnect(self, sid: str, reason: str) -> None:
+        client = self._clients.pop(sid, None)
+        if client is None:
+            return
+        self._rooms.leave_all(client)
+        self._readings.leave_all(client)
+        client.left()
+        client.websocket.session_ended(_CLOSE_SECONDS)
+
+    def _expire_later(self, sid: str, client: Client) -> None:
         if client.expiry is not None:
             client.expiry.cancel()
         seconds = max(0.0, client.caller.expires_at - time.time())
-        client.expiry = asyncio.get_running_loop().call_later(seconds, self._expire, client)
+        client.expiry = asyncio.get_running_loop().call_later(seconds, self._expire, sid)
 
-    def _expire(self, client: Client) -> None:
-        client.send(Event([("session-expired", _json({"reason": "token_expired"}))]))
-        client.connection.write(frame(_DISCONNECT))
-        self._end_session(client.connection)
+    def _expire(self, sid: str) -> None:
+        farewell = asyncio.get_running_loop().create_task(self._say_farewell(sid))
+        self._farewells.add(farewell)
+        farewell.add_done_callback(self._farewells.discard)
 
-    def _end_session(self, connection: Connection) -> None:
-        client, self._sessions[connection] = self._sessions[connection], None
-        if client is not None:
-            self._rooms.leave_all(client)
-            self._readings.leave_all(client)
-            client.left()
-            connection.session_ended(_CLOSE_SECONDS)
+    async def _say_farewell(self, sid: str) -> None:
+        await self.server.emit("session-expired", {"reason": "token_expired"}, to=sid)
+        await self.server.disconnect(sid)
 
-    def _is_here(self, client: Client) -> bool:
-        return self._sessions.get(client.connection) is client and not client.connection.leaving
+    async def _unknown(self, event: str, sid: str, *arguments: Any) -> Answer:
+        detail = "events are subscribe, unsubscribe and refresh"
+        return _refusal(AemosError(Kind.INVALID, detail, reason="unknown_event"))
 
-    async def _hear(self, client: Client, ack: str, event: str, arguments: list[Any]) -> None:
-        answer = await self._answer(client, event, arguments)
-        if ack and self._is_here(client):
-            client.connection.write(frame(f"{_ACK}{ack}{_json([answer])}"))
-
-    async def _answer(self, client: Client, event: str, arguments: list[Any]) -> Answer:
+    def _answering(self, handler: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[Answer]]:
         """What a client hears: never an exception, never silence."""
-        try:
-            if event not in self._events:
-                detail = "events are subscribe, unsubscribe and refresh"
-                raise AemosError(Kind.INVALID, detail, reason="unknown_event")
-            return {"ok": True, **await self._events[event](client, arguments)}
-        except AemosError as error:
-            return {"ok": False, "reason": error.reason, "detail": error.detail}
-        except Exception:
-            log.exception("a client could not be answered")
-            return {"ok": False, "reason": internal().reason, "detail": internal().detail}
 
-    async def _refresh(self, client: Client, arguments: list[Any]) -> Answer:
+        async def answer(sid: str, *arguments: Any) -> Answer:
+            try:
+                return {"ok": True, **await handler(self._clients[sid], sid, arguments)}
+            except AemosError as error:
+                return _refusal(error)
+            except Exception:
+                log.exception("a client could not be answered")
+                return _refusal(internal())
+
+        return answer
+
+    async def _refresh(self, client: Client, sid: str, arguments: tuple[Any, ...]) -> Answer:
         """A new token of the same user, before the old one expires."""
         who = await self._proven(arguments[0] if arguments else None)
         if (who.organization_id, who.user_id) != (client.caller.organization_id, client.caller.user_id):
             raise invalid("token", "is another user's")
         client.caller = who
-        if self._is_here(client):
-            self._expire_later(client)
+        if sid in self._clients:
+            self._expire_later(sid, client)
         return {"expiresAt": rfc3339(int(who.expires_at * 1000))}
 
-    async def _join(self, client: Client, arguments: list[Any]) -> Answer:
+    async def _join(self, client: Client, sid: str, arguments: tuple[Any, ...]) -> Answer:
         asked = wanted(arguments)
         set_caller(client.caller)
         subject = await self._subjects.find(asked)
@@ -177,10 +137,10 @@ class SocketIoEdge:
         if len({*self._rooms.of(client), *subject.rooms}) > ROOMS_PER_CLIENT:
             raise too_many_rooms(ROOMS_PER_CLIENT)
         answer: Answer = {"rooms": list(subject.rooms)}
-        if self._is_here(client):  # it may have left meanwhile
+        if sid in self._clients:  # it may have left meanwhile
             if await self._enter(client, subject, asked):
                 answer["truncated"] = True
-            if self._is_here(client):
+            if sid in self._clients:
                 await self._look(client, subject, asked)
         return answer
 
@@ -200,7 +160,7 @@ class SocketIoEdge:
             self._readings.enter(subject.readings, client, every=asked.all_readings)
             await self._listening()
 
-    async def _leave(self, client: Client, arguments: list[Any]) -> Answer:
+    async def _leave(self, client: Client, sid: str, arguments: tuple[Any, ...]) -> Answer:
         asked = wanted(arguments)
         for subject in client.subjects:
             if asked.name in subject.names:
@@ -213,15 +173,5 @@ class SocketIoEdge:
         raise not_found("subscription")
 
 
-def _event(text: str) -> tuple[str, str, list[Any]]:
-    """Acknowledgement id, name and arguments of an event; ValueError when it is none."""
-    ack, bracket, rest = text.partition("[")
-    found = json.loads(bracket + rest)
-    is_id = ack == "" or (ack.isascii() and ack.isdecimal() and len(ack) <= _LONGEST_ID)
-    if not (is_id and found and isinstance(found[0], str)) or found[0] in _RESERVED:
-        raise ValueError("not an event")
-    return ack, found[0], found[1:]
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+def _refusal(error: AemosError) -> Answer:
+    return {"ok": False, "reason": error.reason, "detail": error.detail}

@@ -23,7 +23,7 @@ from aemos_notify.deliveries import Deliveries
 from aemos_notify.dispatch import DeliverJob, Dispatcher, delivery_outbox, delivery_sweep, labels_from
 from aemos_notify.grpc_api import NotifyServicer
 from aemos_notify.jobs import LedgerFeed, RecordJob
-from aemos_notify.listener import Listener, bound_socket
+from aemos_notify.listener import Listener, SocketIoApp, bound_socket
 from aemos_notify.live_readings import CommittedReadings, LiveReadings
 from aemos_notify.mail_job import MailJob
 from aemos_notify.replay import Replayer
@@ -71,6 +71,7 @@ async def wire(settings: NotifySettings) -> AsyncIterator[Sequence[Component]]:
         committed = CommittedReadings(redis, readings)
         replayer = Replayer(feed, History(database, redis), rooms)
         edge = SocketIoEdge(verifier, subjects, rooms, feed, replayer, readings, committed.flowing)
+        stack.push_async_callback(edge.server.shutdown)
         outbox, receipts = delivery_outbox(database, queue, jobs_redis)
         devices = device_pb2_grpc.DeviceServiceStub(ingest)
         servicers = [
@@ -79,7 +80,8 @@ async def wire(settings: NotifySettings) -> AsyncIterator[Sequence[Component]]:
         ]
         address = f"{settings.bind}:{settings.notify_grpc_port}"
         server = await enter(rpc.grpc_server(address, "AEMOS_NOTIFY_GRPC_PORT", secret, verifier, servicers))
-        yield [server, Listener(edge, bound, settings.socketio_clients), feed, committed, ledger_feed, outbox, receipts]
+        app = SocketIoApp(edge.server, settings.socketio_clients)
+        yield [server, Listener(app, bound), feed, committed, ledger_feed, outbox, receipts]
 
 
 @asynccontextmanager

@@ -1,6 +1,10 @@
-"""What bounds a client: its allowance of messages and the count of what it has not read."""
+"""What bounds a client: its allowance of messages and the queue of what it has not read."""
 
-from aemos_notify.websocket import Allowance, Unread
+import asyncio
+
+import pytest
+from aemos_notify.socketio_server import QUEUED_PACKETS, OutQueue
+from aemos_notify.websocket import Allowance
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,18 +28,35 @@ def test_allowance_is_never_exceeded(pauses: list[float]) -> None:
         assert passed <= 5 + 10 * now + 1e-6
 
 
-@given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 9), st.integers(0, 200)), min_size=1, max_size=60))
-def test_unread_are_the_messages_that_the_buffer_still_has(writes: list[tuple[int, int, int]]) -> None:
-    """Whatever the client reads between the writes, all whose bytes wait are counted, and none that is gone."""
-    unread, buffer, written = Unread(), 0, []
-    for size, count, read in writes:
-        buffer = max(0, buffer - read)
-        found = unread.add(size, count, buffer)
-        buffer += size
-        written.append((size, count))
-        expected, rest = 0, buffer
-        for each, messages in reversed(written):
-            if rest <= 0:
-                break
-            expected, rest = expected + messages, rest - each
-        assert found == expected
+async def test_full_queue_says_so_and_takes_the_end() -> None:
+    """What does not fit is dropped whole and reported; the word for the end always fits; nobody waits."""
+    queue, full = OutQueue(), []
+    queue.on_full = lambda: full.append(queue.qsize())
+    queue.offer(list(range(QUEUED_PACKETS - 1)))
+    queue.offer(["two", "more"])
+    assert full == [QUEUED_PACKETS - 1]
+    async with asyncio.timeout(1):
+        await queue.put("last")
+        await queue.put("too many")
+        await queue.put(None)
+    assert full == [QUEUED_PACKETS - 1, QUEUED_PACKETS]
+    assert queue.qsize() == QUEUED_PACKETS + 1
+
+
+async def test_queue_may_be_passed_only_while_its_reader_waits() -> None:
+    """Not before the reader waits, not with something in the queue, not while the reader has it in its hands."""
+    queue = OutQueue()
+    seen = [queue.may_be_passed]
+    reader = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    seen.append(queue.may_be_passed)
+    queue.offer(["x"])
+    seen.append(queue.may_be_passed)
+    await reader
+    seen.append(queue.may_be_passed)
+    reader = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert [*seen, queue.may_be_passed] == [False, True, False, False, False]

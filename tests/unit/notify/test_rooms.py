@@ -44,10 +44,11 @@ def test_leaving_leaves_nothing_behind() -> None:
     assert vars(rooms)["_members"] == vars(rooms)["_rooms"] == {}
 
 
-def test_an_event_is_its_frames() -> None:
-    """They carry the payload's own bytes; several events are several frames in one piece."""
+def test_event_is_a_frame_and_a_packet_with_the_same_text() -> None:
+    """Both forms carry the payload's own bytes; several events are several frames in one piece."""
     payload = '{"a":  1.10, "b": "\u00e9\\u00e9"}'
     event = Event([('e"x', payload), ("f", "1")])
-    first, second = ('42["e\\"x",' + payload + "]").encode(), b'42["f",1]'
+    text = '2["e\\"x",' + payload + "]"
+    assert [packet.encode() for packet in event.packets] == ["4" + text, '42["f",1]']
+    first, second = ("4" + text).encode(), b'42["f",1]'
     assert event.frames == bytes([0x81, len(first)]) + first + bytes([0x81, len(second)]) + second
-    assert event.count == 2
