@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aemos_core.errors import AemosError, FieldError, Kind
+from aemos_core.errors import AemosError, FieldError, Kind, malformed
 from aemos_core.times import parse_rfc3339, rfc3339, to_timestamp
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
@@ -56,7 +56,9 @@ def is_map(field: Field) -> bool:
 
 
 def from_json(message: Message, values: Any, loc: str = "") -> list[FieldError]:
-    """Fills a message from JSON values; returns every mistake with its place, and fills nothing if there is one."""
+    """Fills a message from JSON values; returns every mistake with its place, and fills nothing if there is one.
+
+    MALFORMED when they are nested deeper than protobuf takes."""
     if not isinstance(values, Mapping):
         return [FieldError(loc or "body", "must be an object")]
     fields = message.DESCRIPTOR.fields_by_camelcase_name
@@ -72,7 +74,7 @@ def from_json(message: Message, values: Any, loc: str = "") -> list[FieldError]:
     try:
         message.MergeFrom(type(message)(**read))
     except DecodeError:  # on the wire, messages within each other are at most 100
-        return [FieldError(loc or "body", "is nested too deep")]
+        raise malformed("nested too deep") from None
     return []
 
 
