@@ -6,6 +6,7 @@ from aemos.v1 import report_pb2 as pb
 from aemos.v1 import report_pb2_grpc
 from aemos_core import audit
 from aemos_core.database import Database
+from aemos_core.errors import not_found
 from aemos_core.identity import caller
 from aemos_core.paging import page_of
 from aemos_core.records import AnyRow, listed, message, own
@@ -45,8 +46,9 @@ class ReportServicer(report_pb2_grpc.ReportServiceServicer):
 
     async def DeleteReport(self, request: pb.DeleteReportRequest, context: Context) -> pb.DeleteReportResponse:
         async with self._database.write() as connection:
-            await own(connection, t.report, request.id)
-            await connection.execute(delete(t.report).where(_r.id == request.id))
+            mine = _r.id == request.id, _r.organization_id == caller().organization_id
+            if not (await connection.execute(delete(t.report).where(*mine))).rowcount:
+                raise not_found("report")
             await audit.record(connection, t.audit, "report.delete", f"report {request.id}")
         return pb.DeleteReportResponse()
 

@@ -1,5 +1,6 @@
 """Reports, on both kinds of database: made once however often their job comes, mailed, read by their owner, expired."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from aemos_rules.domain import Question, Selection
 from aemos_rules.report_api import ReportServicer
 from aemos_rules.report_job import ReportJob
 from aemos_rules.sensor_source import SensorSource
-from sqlalchemy import insert
+from sqlalchemy import func, insert, select
 
 from tests.support.outbox import FakeOutbox
 
@@ -172,6 +173,20 @@ async def test_only_their_owner_reads_and_removes_them(world: World) -> None:
     set_caller(Caller(1, 7, "admin"))
     await world.api.DeleteReport(pb.DeleteReportRequest(id=row.id), NO_CONTEXT)
     assert await world.listed() == []
+
+
+async def test_of_many_who_delete_one_did(world: World) -> None:
+    """To the others it is gone, and the audit has it once."""
+    await world.make()
+    (made,), *_ = await asyncio.gather(*(world.listed() for _ in range(8)))  # who deletes has a connection
+    request = pb.DeleteReportRequest(id=made.id)
+    answers = await asyncio.gather(
+        *(world.api.DeleteReport(request, NO_CONTEXT) for _ in range(8)), return_exceptions=True
+    )
+    refused = [answer.kind for answer in answers if isinstance(answer, AemosError)]
+    assert refused == [Kind.NOT_FOUND] * 7
+    async with world.database.read() as connection:
+        assert (await connection.execute(select(func.count()).select_from(tables.audit))).scalar() == 1
 
 
 async def test_they_do_not_pile_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
