@@ -72,13 +72,13 @@ class ScheduledRuns:
         effects: list[Any] = [end]
         if chain is not None and chain.chain.enabled and (chain.chain.schedule_enabled or run.manual):
             try:
-                world = World(now_ms(), answers=await self._answers(run, chain))
+                answers = await self._answers(run, chain)
             except AemosError as error:
                 if error.kind.answers.job is JobOutcome.RETRY:
                     raise
                 end.outcome, end.error = "failed", error.detail[:_MOST_ERROR]
             else:
-                _run(run, chain, world, effects)
+                _run(run, chain, World(now_ms(), answers=answers), effects)
         end.finished_at_ms = now_ms()
         return effects
 

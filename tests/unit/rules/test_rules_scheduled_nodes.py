@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+from aemos.v1 import job_pb2
+from aemos_rules import scheduled_runs
 from aemos_rules.domain import Node, Question, ReportWanted, Selection
 from aemos_rules.engine import InvalidChain, RunResult
-from aemos_rules.run import World
+from aemos_rules.run import Deadline, World
 
 from tests.support.play import T0, chain, reading
 
@@ -45,6 +47,31 @@ def test_what_sensors_measured_decides(answer: dict[str, Any], outcome: str) -> 
     result = deciding.run(None, T0, World(answers={QUESTION: answer}))
     assert result.outcome == outcome
     assert len(wanted(result)) == (outcome == "fired")
+
+
+async def test_what_follows_begins_when_sensors_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading takes its time: a delay is not over because of it."""
+    clock, applied = [T0], list[Any]()
+
+    class Anything:
+        async def compiled(self, _: object) -> dict[int, Any]:
+            delayed = chain(READ, Node("action", "wait", {"action": "delay", "seconds": 1}))
+            return {1: delayed}
+
+        async def answer(self, *_: object) -> dict[str, Any]:
+            clock[0] += 5_000
+            return {"count": 0, "values": {}}
+
+        async def apply(self, effects: list[Any]) -> None:
+            applied.extend(effects)
+
+    monkeypatch.setattr(scheduled_runs, "now_ms", lambda: clock[0])
+    anything: Any = Anything()
+    runs = job_pb2.ScheduledRuns(
+        runs=[job_pb2.ScheduledRun(rule_chain_id=1, organization_id=1, planned_at_ms=T0, manual=True)]
+    )
+    await scheduled_runs.ScheduledRuns(anything, anything, anything).run_chains(runs.SerializeToString())
+    assert [effect.due_ms for effect in applied if isinstance(effect, Deadline)] == [T0 + 6_000]
 
 
 def test_sensors_are_not_read_for_a_reading() -> None:
