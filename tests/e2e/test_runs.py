@@ -66,6 +66,22 @@ def test_a_reading_is_explained(stack: Stack) -> None:
     assert stack.call("POST", f"/api/v1/rule-chains/{chain}/explain", {"reading": {}})[0] == 422
 
 
+def test_an_explanation_knows_the_device_as_it_is(stack: Stack) -> None:
+    """Not as it was when somebody asked before."""
+    sensor, device = (stack.demo["devices"][2][name] for name in ("sensorUuid", "uuid"))
+    config = {"sensorUUID": sensor, "condition": 'device.name == "renamed"'}
+    body = {"name": "by name", "nodes": [{"type": "filter", "name": "f", "config": config}]}
+    path = f"/api/v1/rule-chains/{stack.call('POST', '/api/v1/rule-chains', body)[1]['id']}"
+
+    def outcome() -> str:
+        return str(stack.call("POST", f"{path}/explain", {"reading": made_up(stack, 24, 2)})[1]["nodes"][0]["outcome"])
+
+    assert outcome() == "false"
+    assert stack.call("PATCH", f"/api/v1/devices/{device}", {"name": "renamed"})[0] == 200
+    eventually(lambda: outcome() == "true")
+    assert stack.call("DELETE", path)[0] < 300
+
+
 def test_a_chain_is_tried_before_it_is_saved(stack: Stack) -> None:
     """Nothing is saved, and nothing happens."""
     device = stack.demo["devices"][2]

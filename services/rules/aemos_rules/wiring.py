@@ -11,10 +11,11 @@ from aemos_core.announce import Announcer
 from aemos_core.broker import WakeRedisBroker, open_broker
 from aemos_core.database import Database, migrate, open_database
 from aemos_core.jobs import GENERATE_REPORT, RESUME_RUNS, RUN_READING_CHAINS, SEND_EMAIL, JobQueue
+from aemos_core.names import REGISTRY_CHANGED
 from aemos_core.outbox import Outbox
 from aemos_core.outbox_senders import ANNOUNCE, AnnounceSender, JobSender, Receipts
 from aemos_core.process import Component
-from aemos_core.redis_link import RedisClient, open_redis
+from aemos_core.redis_link import RedisClient, Subscriber, open_redis
 from aemos_core.rpc import grpc_server, open_channel, remote_verifier
 
 import aemos_rules
@@ -87,4 +88,5 @@ async def wire(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
         ]
         address, secret = f"{settings.bind}:{settings.rules_grpc_port}", settings.service_secret
         server = await enter(grpc_server(address, "AEMOS_RULES_GRPC_PORT", secret, remote_verifier(ingest), servicers))
-        yield [server, outbox, receipts, *slow]
+        registry = Subscriber(redis, {REGISTRY_CHANGED: contexts.forget}, contexts.forget)
+        yield [server, outbox, receipts, registry, *slow]
