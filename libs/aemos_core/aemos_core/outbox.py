@@ -48,6 +48,7 @@ DEAD_AFTER_MS = 4_000
 _UNSURE_SECONDS = TRANSACTION_SECONDS + 1.0
 _UNSURE_LOOKS = 5
 _FORGET_SECONDS = 0.5
+_WATCH_SECONDS = 1.0
 _DELETE_AT_ONCE = 500
 
 
@@ -154,14 +155,15 @@ class Outbox:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sends, forgets what is settled, adopts what others left; at the end gives its own rows up for adoption."""
+        drained = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            background = [group.create_task(self._forget_settled()), group.create_task(self._watch_senders())]
+            group.create_task(self._forget_settled(drained))
+            group.create_task(self._watch_senders(drained))
             while not stop.is_set():
                 await self._beat()
                 await wait(stop, HEARTBEAT_SECONDS)
             await asyncio.gather(*(lane.drain() for lane in self._lanes.values()))
-            for task in background:
-                task.cancel()
+            drained.set()
         await self._retire()
 
     def _lane(self, kind: str, partition: int) -> Lane:
@@ -188,9 +190,8 @@ class Outbox:
         due = now_ms() + keep_ms
         self._settled[keep_ms].extend(_Settled(due, row.relay, row.seq) for row in rows)
 
-    async def _forget_settled(self) -> None:
-        while True:
-            await asyncio.sleep(_FORGET_SECONDS)
+    async def _forget_settled(self, drained: asyncio.Event) -> None:
+        while not await wait(drained, _FORGET_SECONDS):
             try:
                 await self._forget(now_ms())
             except AemosError as error:
@@ -213,10 +214,9 @@ class Outbox:
                 seqs = [row.seq for row in due if row.relay == relay]
                 await connection.execute(delete(rows).where(rows.c.relay == relay, rows.c.seq.in_(seqs)))
 
-    async def _watch_senders(self) -> None:
+    async def _watch_senders(self, drained: asyncio.Event) -> None:
         """Sends again what Redis lost: its run id is another one, or it holds a key no more."""
-        while True:
-            await asyncio.sleep(1.0)
+        while not await wait(drained, _WATCH_SECONDS):
             for kind, sender in self._senders.items():
                 if await sender.lost_everything():
                     log.warning("redis lost what it held; sending %s again", kind)
