@@ -64,7 +64,8 @@ class Measured:
 
     def rows(self) -> list[tuple[str, ...]]:
         """Work, figure, floor, goal, the same design in plain Node.js."""
-        less = 1 - median([r.rate for r in self.many]) / median([r.rate for r in self.single])
+        change = median([r.rate for r in self.many]) / median([r.rate for r in self.single]) - 1
+        against = f"{abs(change):.0%} {'more' if change > 0 else 'less'}"
         behind = f"{max(r.behind for r in self.single):.1f} s at most"
         post = f"{_ms(self.idle, 'post_p50')} ms ({_ms(self.idle, 'post_p99')})"
         event = f"{_ms(self.idle, 'event_p50')} / {_ms(self.idle, 'event_p99')} ms"
@@ -79,7 +80,7 @@ class Measured:
             ("HTTP, batches of 100", _rates(self.batches), "30,000/s", "60,000/s", "-"),
             ("MQTT QoS 1, 100 connections, 20 in flight", _rates(self.mqtt), "10,000/s", "30,000/s", "845/s stored"),
             ("CoAP confirmable, 100 clients", _rates(self.coap), "2,000/s", "8,000/s", "-"),
-            (f"single readings, {MANY_DEVICES:,} devices", f"{_rates(self.many)}, {less:.0%} less", "15 %", "5 %", "-"),
+            (f"single readings, {MANY_DEVICES:,} devices", f"{_rates(self.many)}, {against}", "15 %", "5 %", "-"),
         ]
 
     def processes(self) -> list[tuple[str, ...]]:
