@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -133,11 +133,11 @@ def make_app(
 
 
 async def _takes_writes(redis: RedisClient) -> bool:
-    try:
-        async with asyncio.timeout(READY_SECONDS):
-            return bool(await redis.set(READY_PROBE, b"", ex=60))
-    except (RedisError, OSError):
-        return False
+    for _ in range(2):  # the first may meet a connection that died with the Redis before
+        with suppress(RedisError, OSError):
+            async with asyncio.timeout(READY_SECONDS):
+                return bool(await redis.set(READY_PROBE, b"", ex=60))
+    return False
 
 
 class _Server(uvicorn.Server):
