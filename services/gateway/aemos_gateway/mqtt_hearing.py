@@ -203,17 +203,17 @@ class Backlog(RedisWork):
         if not self._behind:
             return False
         organization_id = next(iter(self._behind))
+        reached = await self.feed.position(organization_id)
         behind = [hearing for hearing in self._behind.pop(organization_id) if hearing.takes_more]
         try:
             if behind:
-                await self._page(organization_id, behind)
+                await self._page(organization_id, behind, reached)
         finally:
             if left := [hearing for hearing in behind if hearing.takes_more]:
                 self._behind[organization_id].update(left)
         return True
 
-    async def _page(self, organization_id: int, behind: Sequence[Hearing]) -> None:
-        reached = await self.feed.position(organization_id)
+    async def _page(self, organization_id: int, behind: Sequence[Hearing], reached: LogId) -> None:
         by_room: defaultdict[str, list[Hearing]] = defaultdict(list)
         for hearing in behind:
             hearing.page_begins()
