@@ -15,7 +15,7 @@ OTHER_DEVICES = 80
 
 @pytest.fixture(scope="session")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    devices, disk_megabytes = ROUNDS * DEVICES + OTHER_DEVICES, 512 + 32 * ROUNDS  # a round stores about 30 MB
+    devices, disk_megabytes = ROUNDS * DEVICES + OTHER_DEVICES, 512 + 128 * ROUNDS  # a round stores 30 to 80 MB
     with installation(tmp_path_factory.mktemp("faults"), devices, disk_megabytes) as it:
         yield it
 
