@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_SECONDS = 8.0
 HEAD_BYTES = 32 * 1024
+LINGER_SECONDS = 0.5
 
 
 class HastyProtocol(HttpToolsProtocol):
@@ -23,6 +24,7 @@ class HastyProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _is_in_head = True
     _head_bytes = 0
+    _is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -33,6 +35,8 @@ class HastyProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         was_in_head = self._is_in_head
         super().data_received(data)
         if self._is_in_head:
@@ -60,7 +64,10 @@ class HastyProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: bytes) -> None:
         self.transport.write(b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n" % status)
-        self.transport.close()
+        # Closed at once, what still arrives would be answered by a reset, and the client might not see why.
+        self._is_refused = True
+        self._arrived()
+        self._deadline = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def _arrived(self) -> None:
         self._head_bytes = 0
