@@ -133,10 +133,11 @@ def make_app(
 
 
 async def _takes_writes(redis: RedisClient) -> bool:
-    for _ in range(2):  # the first may meet a connection that died with the Redis before
-        with suppress(RedisError, OSError):
-            async with asyncio.timeout(READY_SECONDS):
+    with suppress(RedisError, OSError):
+        async with asyncio.timeout(READY_SECONDS):
+            with suppress(RedisError, OSError):  # the connection may have died with the Redis before
                 return bool(await redis.set(READY_PROBE, b"", ex=60))
+            return bool(await redis.set(READY_PROBE, b"", ex=60))
     return False
 
 

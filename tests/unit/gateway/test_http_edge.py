@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
 import pytest
 from aemos_core.contract import methods
 from aemos_core.errors import AemosError, Kind, invalid
-from aemos_gateway import openapi
+from aemos_gateway import http_edge, openapi
 from aemos_gateway.http_edge import INGEST_PATHS, IngestRoute, make_app
 from fastapi import FastAPI
 from grpc_health.v1 import health_pb2
@@ -110,15 +111,39 @@ class FakeChannel:
 
 
 class FakeRedis:
-    """Takes writes, or refuses them."""
+    """Takes writes, or refuses them, so often at the most."""
 
-    def __init__(self, failure: Exception | None) -> None:
+    def __init__(self, failure: Exception | None, times: int = 1_000) -> None:
         self.failure = failure
+        self.times = times
 
     async def set(self, *_: Any, **__: Any) -> bool:
-        if self.failure:
+        self.times -= 1
+        if self.failure and self.times >= 0:
             raise self.failure
         return True
+
+
+class SilentRedis(FakeRedis):
+    """Does not answer; `asked` counts."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.asked = 0
+
+    async def set(self, *_: Any, **__: Any) -> bool:
+        self.asked += 1
+        await asyncio.Event().wait()
+        return True
+
+
+async def ready(redis: FakeRedis, ingest: int = SERVING) -> tuple[int, str]:
+    """What /readyz says."""
+    channel: Any = FakeChannel(ingest)
+    app = make_app({m.service: channel for m in methods().values()}, None, channel, redis)  # type: ignore[arg-type]
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://gateway") as client:
+        answer = await client.get("/readyz")
+    return answer.status_code, answer.text
 
 
 @pytest.mark.parametrize(
@@ -134,11 +159,20 @@ class FakeRedis:
 )
 async def test_readiness_says_what_is_wrong(ingest: int, redis: Exception | None, status: int, says: str) -> None:
     """Row 33: without Redis readings are taken, so the process is ready, and says that it is degraded."""
-    channel: Any = FakeChannel(ingest)
-    app = make_app({m.service: channel for m in methods().values()}, None, channel, FakeRedis(redis))  # type: ignore[arg-type]
-    async with AsyncClient(transport=ASGITransport(app), base_url="http://gateway") as client:
-        answer = await client.get("/readyz")
-    assert (answer.status_code, answer.text) == (status, says)
+    assert await ready(FakeRedis(redis), ingest) == (status, says)
+
+
+async def test_one_dead_connection_to_redis_is_not_redis() -> None:
+    """The first command after Redis came back may meet a connection that died with it."""
+    assert await ready(FakeRedis(ConnectionError("closed"), times=1)) == (200, "ok")
+
+
+async def test_a_redis_that_hangs_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes gives the whole answer 2 s, and would take the process out of service after them."""
+    monkeypatch.setattr(http_edge, "READY_SECONDS", 0.05)
+    redis = SilentRedis()
+    assert await ready(redis) == (200, "degraded: redis takes no writes")
+    assert redis.asked == 1
 
 
 def test_only_what_creates_answers_201() -> None:
