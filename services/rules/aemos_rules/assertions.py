@@ -6,6 +6,7 @@ they cost no write to the database; when Redis loses it, a late reading may coun
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -47,7 +48,7 @@ class Folded(NamedTuple):
     changes: list[tuple[str, Any]]
 
 
-class Assertions:
+class Assertions(ABC):
     """Applies assertions of one kind: one query, and a transaction only when a value changes."""
 
     marks: ClassVar[str]
@@ -57,15 +58,15 @@ class Assertions:
         self._database = database
         self.redis = redis
 
+    @abstractmethod
     async def known(self, connection: AsyncConnection, keys: Iterable[Key], lock: bool) -> Mapping[Key, Known]:
         """What there is, or begins with the first assertion. Locked until the transaction ends when asked."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def change(
         self, connection: AsyncConnection, found: Sequence[Folded], runs: RunIds
     ) -> list[job_pb2.Announcement]:
         """Stores what changes; returns what is to be told of it."""
-        raise NotImplementedError
 
     async def prepare(self, effects: Sequence[Any]) -> Pending:
         """Reads what there is, and how far it was asserted."""
