@@ -71,7 +71,8 @@ class Retention:
             began = time.monotonic()
             found = await self._next(variable_id)
             if found is None:
-                log.info("retention deleted %d readings", deleted)
+                if deleted:
+                    log.info("retention deleted %d readings", deleted)
                 return True
             variable_id, before_ms = found
             await wait(stop, (time.monotonic() - began) * self._rest)
