@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from aemos_core.errors import AemosError, Kind, not_found, unauthenticated
+from aemos_core.errors import AemosError, Kind, not_found, unauthenticated, unavailable
 from aemos_core.waiting import wait
 from aiocoap import GET, POST, Message
 
@@ -85,7 +85,10 @@ class CoapEdge:
             self._exchanges.heard(datagram, peer)
             self._reset(datagram, peer)  # a ping, or an answer to what nobody asked
         elif exchange := self._exchanges.begin(datagram, peer):
-            self._exchanges.start(self._serve(exchange, Message.decode(datagram)))
+            if self._exchanges.has_room:
+                self._exchanges.start(self._serve(exchange, Message.decode(datagram)))
+            else:
+                self._exchanges.answer(exchange, coap_answers.refused(unavailable("too many requests are under way")))
 
     def _reset(self, datagram: bytes, peer: Peer) -> None:
         if coap_datagram.is_confirmable(datagram):

@@ -23,7 +23,8 @@ from aemos_gateway.coap_socket import Address, Peer
 MOST_REMEMBERED = 100_000
 """Answers per generation, about 35 MB; at 10,000 readings/s a retransmission is still known for 10 to 20 s."""
 MOST_TASKS = 20_000
-"""When so many requests and answers are under way, an answer by a message of its own is sent once only."""
+"""When so many requests and answers are under way, no other request is taken that needs a task, and an answer by a
+message of its own is sent once only."""
 SETTLE_SECONDS = 3.0
 """How long a stop waits for acknowledgements: each answer can be sent a second time."""
 _ACKNOWLEDGEMENT, _RESET = 0x20, 0x30
@@ -85,7 +86,7 @@ class Exchanges:
             self._send(datagram, exchange.peer)
             return
         self._recent.put(exchange.key, coap_datagram.empty_ack(exchange.request))
-        if len(self._tasks) < MOST_TASKS:
+        if self.has_room:
             self.start(self._answer_separately(exchange, answer))
         else:
             self._send(coap_datagram.confirmable(exchange.request, self.next_mid(), answer), exchange.peer)
@@ -143,6 +144,11 @@ class Exchanges:
         """A message id of ours."""
         self._mid = self._mid + 1 & 0xFFFF
         return self._mid
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another task may start."""
+        return len(self._tasks) < MOST_TASKS
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Does it in a task that lives no longer than this."""

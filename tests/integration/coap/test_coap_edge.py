@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from aemos_core.errors import AemosError, Kind, unavailable
-from aemos_gateway import coap_datagram
+from aemos_gateway import coap_datagram, coap_exchanges
 from aemos_gateway.coap_exchanges import Exchange
 from aiocoap.numbers import ContentFormat, OptionNumber
 from aiocoap.numbers.constants import TransportTuning
@@ -278,6 +278,16 @@ async def test_no_response_is_respected(edge: Edge, client: RawClient) -> None:
     await until(lambda: len(edge.uplink.readings) == 1, WITHIN_S, "stored")
     assert await client.is_silent()
     assert data not in [kept.request for kept in gc.get_objects() if isinstance(kept, Exchange)]
+
+
+async def test_too_many_requests_under_way(edge: Edge, client: RawClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that needs a task is refused for now, and so is its retransmission; a usual reading needs none."""
+    monkeypatch.setattr(coap_exchanges, "MOST_TASKS", 0)
+    asked = notifications(OURS.device_uuid, device=TOKEN, mid=7)
+    for _ in range(2):
+        answer = await client.ask(asked)
+        assert (answer.mid, answer.code.dotted, answer.opt.max_age) == (7, "5.03", 1)
+    assert (await client.ask(reading(BODY, device=TOKEN, mid=8))).code.dotted == "2.01"
 
 
 async def test_stop(client: RawClient, edge: Edge) -> None:
