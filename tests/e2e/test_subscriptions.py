@@ -17,8 +17,8 @@ import pytest
 from aemos.v1 import notification_pb2, notification_pb2_grpc
 
 from tests.e2e.test_one_reading import client, eventually, node  # noqa: F401 - a fixture
+from tests.support.ports import free_port
 from tests.support.receivers import Hook, Inbox, smtp_server, webhook_server
-from tests.support.redis_server import free_port
 from tests.support.stack import Stack, running
 
 SUBSCRIPTIONS, DELIVERIES = "/api/v1/subscriptions", "/api/v1/deliveries"

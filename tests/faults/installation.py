@@ -17,7 +17,8 @@ import redis
 from tests.faults.checker import Rows
 from tests.faults.proxy import Proxy
 from tests.support.mariadb import mariadb_server
-from tests.support.redis_server import free_port, redis_server
+from tests.support.ports import free_port
+from tests.support.redis_server import redis_server
 from tests.support.stack import Stack, running
 
 

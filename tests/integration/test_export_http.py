@@ -15,7 +15,8 @@ from aemos_gateway.export import PATH
 from aemos_gateway.http_edge import http_edge
 
 from tests.support.fake_history import FakeHistory, export_app
-from tests.support.redis_server import free_port, until
+from tests.support.ports import free_port
+from tests.support.redis_server import until
 
 pytestmark = pytest.mark.asyncio
 

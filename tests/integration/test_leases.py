@@ -14,7 +14,8 @@ import redis
 from aemos_core.leases import PartitionLeases
 from aemos_core.redis_link import open_redis
 
-from tests.support.redis_server import free_port, redis_server, until
+from tests.support.ports import free_port
+from tests.support.redis_server import redis_server, until
 
 pytestmark = pytest.mark.asyncio
 

@@ -27,7 +27,8 @@ from aemos_scheduler.tables import OUTBOX, firing, firing_end, firing_open
 
 from tests.integration.conftest import Open
 from tests.support.outbox import FakeOutbox
-from tests.support.redis_server import POLL_S, free_port, redis_server, until
+from tests.support.ports import free_port
+from tests.support.redis_server import POLL_S, redis_server, until
 from tests.support.scheduler import PARTITIONS, SECRET, START_S, World
 
 

@@ -21,7 +21,7 @@ from aemos_core.identity import AUDIENCE, ISSUER, Keys, TokenVerifier, caller
 from aemos_core.rpc import Context, grpc_server
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 
 SECRET = "a secret of tests"
 

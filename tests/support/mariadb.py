@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 
 START_SECONDS = 30.0
 

@@ -21,7 +21,7 @@ from aemos_core.names import device_id_room, device_room
 from aemos_core.redis_link import open_redis
 from redis.exceptions import RedisError
 
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 from tests.support.stack import Stack
 
 NODE = Path(__file__).parent / "node"

@@ -23,7 +23,8 @@ from aemos_notify.wiring import migrate_database, wire, wire_worker
 from websockets.asyncio.client import ClientConnection
 
 from tests.support.fake_registry import SECRET, FakeRegistry, fake_registry
-from tests.support.redis_server import POLL_S, free_port, until
+from tests.support.ports import free_port
+from tests.support.redis_server import POLL_S, until
 
 DEVICES = {"abc-123": (42, 1), "other-9": (9, 1), "foreign-7": (7, 2)}
 NODE_DIRECTORY = Path(__file__).parent / "node"

@@ -14,7 +14,7 @@ from aiosmtpd.controller import Controller
 from anyio.from_thread import start_blocking_portal
 from standardwebhooks.webhooks import Webhook
 
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 
 
 class Inbox:

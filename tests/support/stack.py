@@ -21,7 +21,7 @@ import psutil
 from aemos_core.identity import AUDIENCE, ISSUER
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 
 PORTS = (
     "HTTP_PORT",
