@@ -217,6 +217,19 @@ async def test_expired_session_ends_with_a_reason(redis_url: str, tmp_path: Path
         assert client.heard == [("session-expired", {"reason": "token_expired"})]
 
 
+async def test_the_connections_of_a_user_who_logged_out_end(redis_url: str, tmp_path: Path) -> None:
+    """Within 5 s the clients of the ended session are disconnected with a reason; another session's go on."""
+    async with (
+        running_notify(redis_url, tmp_path) as notify,
+        browser(notify, notify.registry.token(sid="11")) as gone,
+        browser(notify, notify.registry.token(sid="12")) as stays,
+    ):
+        notify.registry.ended.add(11)
+        await until(lambda: gone.left, 5)
+        assert gone.heard == [("session-expired", {"reason": "session_ended"})]
+        assert not stays.left
+
+
 def reading(**changes: Any) -> CommittedReading:
     parts = {
         "id": 9876,

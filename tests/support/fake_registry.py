@@ -17,7 +17,7 @@ from aemos.v1 import (
     sensor_pb2_grpc,
 )
 from aemos_core.errors import not_found
-from aemos_core.identity import AUDIENCE, ISSUER, Keys, TokenVerifier, caller
+from aemos_core.identity import AUDIENCE, ISSUER, TokenVerifier, Trust, caller
 from aemos_core.rpc import Context, grpc_server
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -35,12 +35,13 @@ class FakeRegistry(identity_pb2_grpc.IdentityServiceServicer):
     def __init__(self, devices: dict[str, tuple[int, int]]) -> None:
         self.devices = devices
         self.key = Ed25519PrivateKey.generate()
+        self.ended: set[int] = set()
         self.target = f"127.0.0.1:{free_port()}"
 
     def claims(self, organization_id: int = 1, **changes: Any) -> dict[str, Any]:
         """Of a good token; a change to None leaves a claim out."""
         now = time.time()
-        good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "7", "org": organization_id, "role": "viewer"}
+        good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "7", "sid": "3", "org": organization_id, "role": "viewer"}
         return {k: v for k, v in {**good, "iat": now, "exp": now + 60, **changes}.items() if v is not None}
 
     def token(self, organization_id: int = 1, **changes: Any) -> str:
@@ -51,10 +52,10 @@ class FakeRegistry(identity_pb2_grpc.IdentityServiceServicer):
         self, request: identity_pb2.GetSigningKeysRequest, context: Context
     ) -> identity_pb2.GetSigningKeysResponse:
         key = identity_pb2.SigningKey(kid="k1", public_key=self.key.public_key().public_bytes_raw())
-        return identity_pb2.GetSigningKeysResponse(keys=[key])
+        return identity_pb2.GetSigningKeysResponse(keys=[key], ended_sessions=self.ended)
 
-    async def keys(self) -> Keys:
-        return {"k1": self.key.public_key()}
+    async def trust(self) -> Trust:
+        return Trust({"k1": self.key.public_key()}, frozenset(self.ended))
 
 
 class _Devices(device_pb2_grpc.DeviceServiceServicer):
@@ -96,5 +97,5 @@ async def fake_registry(devices: dict[str, tuple[int, int]]) -> AsyncIterator[Fa
     """A registry that listens at its `target`."""
     registry = FakeRegistry(devices)  # type: ignore[abstract]
     servicers = [registry, _Devices(registry), _Sensors(registry), _RuleChains(registry)]  # type: ignore[abstract]
-    async with grpc_server(registry.target, "AEMOS_INGEST_GRPC_PORT", SECRET, TokenVerifier(registry.keys), servicers):
+    async with grpc_server(registry.target, "AEMOS_INGEST_GRPC_PORT", SECRET, TokenVerifier(registry.trust), servicers):
         yield registry

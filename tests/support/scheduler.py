@@ -85,7 +85,7 @@ class FakeIdentity(identity_pb2_grpc.IdentityServiceServicer):
     def bearer(self, organization: int) -> tuple[tuple[str, str]]:
         """Metadata of an operator of this organization."""
         now = now_ms() // 1000
-        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "1", "org": organization, "role": "operator"}
+        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "1", "sid": "1", "org": organization, "role": "operator"}
         token = jwt.encode(claims | {"iat": now, "exp": now + 300}, self._key, "EdDSA", headers={"kid": "k"})
         return (("authorization", f"Bearer {token}"),)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import sqlite3
 import subprocess
@@ -72,12 +73,13 @@ class Stack:
         return self.call("POST", "/api/v1/datastreams/token", body, self.demo["devices"][device]["token"])
 
     def token_of(self, role: str, organization_id: int = 1) -> str:
-        """An access token of a user with this role, signed as ingest signs (which must be on SQLite)."""
+        """An access token of a user with this role, of a session of its own, signed as ingest signs (on SQLite)."""
         with sqlite3.connect(f"file:{self.var}/ingest.db?mode=ro", uri=True) as database:
             kid, private = database.execute("SELECT kid, private_key FROM signing_key").fetchone()
         key, now = Ed25519PrivateKey.from_private_bytes(private), int(time.time())
-        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "1", "org": organization_id, "role": role}
-        return jwt.encode(claims | {"iat": now, "exp": now + 900}, key, "EdDSA", headers={"kid": kid})
+        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "1", "sid": str(secrets.randbits(63)), "iat": now}
+        claims |= {"exp": now + 900, "org": organization_id, "role": role}
+        return jwt.encode(claims, key, "EdDSA", headers={"kid": kid})
 
     def pids(self, name: str) -> list[int]:
         """Processes of this installation whose command line ends so, such as "aemos_rules worker"."""

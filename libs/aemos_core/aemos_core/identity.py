@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -23,20 +24,24 @@ ROLES: dict[str, AccessValue] = {
 }
 """Role to the highest access it has; a higher one includes the lower."""
 
-_KEYS_SECONDS = 300.0
-_UNKNOWN_KID_SECONDS = 5.0
+_TRUST_SECONDS = 3.0
+_STALE_SECONDS = 300.0
 _LONGEST_TOKEN = 4_096
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who made a call. A service has no user and acts for no organization; `token` is a user's, to pass on."""
+    """Who made a call. A service has no user and acts for no organization; `token` is a user's, to pass on.
+
+    `session` is what the user logged in to: all tokens refreshed from one login have the same.
+    """
 
     organization_id: int
     user_id: int
     role: str
     token: str = ""
     expires_at: float = 0.0
+    session: int = 0
 
 
 SERVICE = Caller(0, 0, "service")
@@ -69,42 +74,58 @@ def is_service_secret(presented: str, secret: str) -> bool:
     return hmac.compare_digest(presented.encode(), secret.encode())
 
 
-Keys = Mapping[str, Ed25519PublicKey]
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What user tokens are verified with: the keys by `kid`, and the sessions whose tokens prove nothing any more."""
+
+    keys: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)
+    ended: frozenset[int] = frozenset()
 
 
 class TokenVerifier:
-    """Verifies user tokens with keys that it fetches and keeps five minutes.
+    """Verifies user tokens with what ingest says, at most 3 s ago; 5 minutes, while it does not answer."""
 
-    A token with an unknown `kid` makes it fetch again, at most every 5 s, so a flood of forged ones costs nothing.
-    """
-
-    def __init__(self, fetch_keys: Callable[[], Awaitable[Keys]]) -> None:
-        self._fetch = fetch_keys
-        self._keys: Keys = {}
-        self._fetched_at = -_KEYS_SECONDS
+    def __init__(self, fetch: Callable[[], Awaitable[Trust]]) -> None:
+        self._fetch = fetch
+        self._fetching = asyncio.Lock()
+        self._trust = Trust()
+        self._asked_at = self._answered_at = -_STALE_SECONDS
 
     async def verify(self, token: str, audience: str = AUDIENCE) -> Caller:
         """The caller that the token proves; UNAUTHENTICATED when it proves nobody."""
         try:
-            key = await self._key(token)
+            trust = await self.trust()
             claims = jwt.decode(
                 token,
-                key,
+                trust.keys[_kid(token)],
                 algorithms=["EdDSA"],
                 audience=audience,
                 issuer=ISSUER,
-                options={"require": ["exp", "iat", "sub", "aud", "iss"]},
+                options={"require": ["exp", "iat", "sub", "sid", "aud", "iss"]},
             )
-            return Caller(int(claims["org"]), int(claims["sub"]), str(claims["role"]), token, float(claims["exp"]))
+            session = int(claims["sid"])
+            if session in trust.ended:
+                raise unauthenticated()
+            organization_id, user_id = int(claims["org"]), int(claims["sub"])
+            return Caller(organization_id, user_id, str(claims["role"]), token, float(claims["exp"]), session)
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
             raise unauthenticated() from None
 
-    async def _key(self, token: str) -> Ed25519PublicKey:
-        if len(token) > _LONGEST_TOKEN:
-            raise jwt.InvalidTokenError
-        kid = jwt.get_unverified_header(token).get("kid")
-        age = time.monotonic() - self._fetched_at
-        if age > _KEYS_SECONDS or (kid not in self._keys and age > _UNKNOWN_KID_SECONDS):
-            self._keys = await self._fetch()
-            self._fetched_at = time.monotonic()
-        return self._keys[str(kid)]
+    async def trust(self) -> Trust:
+        """Fetched when it is old, by one of all who ask at once. UNAVAILABLE when ingest was silent for too long."""
+        async with self._fetching:
+            now = time.monotonic()
+            if now - self._asked_at > _TRUST_SECONDS:
+                try:
+                    self._trust, self._answered_at = await self._fetch(), now
+                except AemosError:
+                    if now - self._answered_at > _STALE_SECONDS:
+                        raise
+                self._asked_at = now
+        return self._trust
+
+
+def _kid(token: str) -> str:
+    if len(token) > _LONGEST_TOKEN:
+        raise jwt.InvalidTokenError
+    return str(jwt.get_unverified_header(token).get("kid"))

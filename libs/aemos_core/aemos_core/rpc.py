@@ -23,8 +23,8 @@ from aemos_core.identity import (
     ANYBODY,
     SERVICE,
     Caller,
-    Keys,
     TokenVerifier,
+    Trust,
     caller,
     check_access,
     is_service_secret,
@@ -38,6 +38,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 SERVER_SECONDS = 10.0
 """Deadline of a call whose caller gave none."""
 CLIENT_SECONDS = 5.0
+_TRUST_SECONDS = 1.0
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 _AUTHORIZATION = "authorization"
 _TRACE = "aemos-trace-bin"
@@ -235,11 +236,12 @@ async def open_channel(target: str, secret: str) -> AsyncIterator[grpc.aio.Chann
 
 
 def remote_verifier(channel: grpc.aio.Channel) -> TokenVerifier:
-    """Verifies user tokens with the keys that ingest hands out."""
+    """Verifies user tokens with the keys that ingest hands out, unless their session has ended."""
     stub = identity_pb2_grpc.IdentityServiceStub(channel)
 
-    async def fetch() -> Keys:
-        answer = await stub.GetSigningKeys(identity_pb2.GetSigningKeysRequest())
-        return {key.kid: Ed25519PublicKey.from_public_bytes(key.public_key) for key in answer.keys}
+    async def fetch() -> Trust:
+        answer = await stub.GetSigningKeys(identity_pb2.GetSigningKeysRequest(), timeout=_TRUST_SECONDS)
+        keys = {key.kid: Ed25519PublicKey.from_public_bytes(key.public_key) for key in answer.keys}
+        return Trust(keys, frozenset(answer.ended_sessions))
 
     return TokenVerifier(fetch)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jwt
@@ -14,12 +13,12 @@ from aemos.v1 import identity_pb2_grpc
 from aemos_core import audit
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind, invalid, not_found, unauthenticated
-from aemos_core.identity import AUDIENCE, ISSUER, TokenVerifier, caller
+from aemos_core.identity import AUDIENCE, ISSUER, TokenVerifier, Trust, caller
 from aemos_core.rpc import Context
 from aemos_core.times import now_ms
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -31,6 +30,7 @@ from aemos_ingest.sightings import Sightings
 
 ACCESS_SECONDS = 15 * 60
 REFRESH_SECONDS = 30 * 24 * 60 * 60
+_CLOCK_SECONDS = 60
 _REFRESH_AUDIENCE = "aemos-refresh"
 _SHORTEST_PASSWORD = 8
 _LONGEST_PASSWORD = 200
@@ -52,7 +52,7 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         self._nobody = self._hasher.hash(secrets.token_hex())
         self._private: dict[str, Ed25519PrivateKey] = {}
         self._kid = ""
-        self.verifier = TokenVerifier(self._public_keys)
+        self.verifier = TokenVerifier(self._trust)
 
     async def load_keys(self) -> None:
         """Reads the signing keys, making the first one; the newest signs."""
@@ -67,10 +67,9 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         self._kid = rows[-1].kid
 
     async def GetSigningKeys(self, request: pb.GetSigningKeysRequest, context: Context) -> pb.GetSigningKeysResponse:
-        keys = (await self._public_keys()).items()
-        return pb.GetSigningKeysResponse(
-            keys=[pb.SigningKey(kid=kid, public_key=key.public_bytes_raw()) for kid, key in keys]
-        )
+        trust = await self._trust()
+        keys = [pb.SigningKey(kid=kid, public_key=key.public_bytes_raw()) for kid, key in trust.keys.items()]
+        return pb.GetSigningKeysResponse(keys=keys, ended_sessions=trust.ended)
 
     async def CreateOrganization(self, request: pb.CreateOrganizationRequest, context: Context) -> pb.Organization:
         """With its administrator; EXISTS when the e-mail is taken."""
@@ -124,16 +123,30 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         known = await self._matches(found.password_hash if found else self._nobody, request.password)
         if not known or found is None:
             raise AemosError(Kind.UNAUTHENTICATED, _WRONG, reason="wrong_credentials")
-        return self._tokens(found.id, found.organization_id, found.role)
+        return self._tokens(found, secrets.randbits(63))
 
     async def RefreshLogin(self, request: pb.RefreshLoginRequest, context: Context) -> pb.LoginResponse:
         """With the role that the user has now."""
         known = await self.verifier.verify(request.refresh_token, _REFRESH_AUDIENCE)
+        ended = select(t.ended_session.c.id).where(t.ended_session.c.id == known.session)
+        query = select(t.user).where(t.user.c.id == known.user_id, ~ended.exists())
         async with self._database.read() as connection:
-            found = (await connection.execute(select(t.user).where(t.user.c.id == known.user_id))).first()
+            found = (await connection.execute(query)).first()
         if found is None:
             raise unauthenticated()
-        return self._tokens(found.id, found.organization_id, found.role)
+        return self._tokens(found, known.session)
+
+    async def Logout(self, request: pb.LogoutRequest, context: Context) -> pb.LogoutResponse:
+        """Of the session that the caller's token names."""
+        who = caller()
+        try:
+            async with self._database.write() as connection:
+                await connection.execute(insert(t.ended_session).values(id=who.session, at_ms=now_ms()))
+                await audit.record(connection, t.audit, "session.end", f"user {who.user_id}")
+        except AemosError as error:
+            if error.kind is not Kind.EXISTS:  # it has ended already, a moment ago
+                raise
+        return pb.LogoutResponse()
 
     async def ResolveDeviceTokens(
         self, request: pb.ResolveDeviceTokensRequest, context: Context
@@ -165,12 +178,16 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
             except (Argon2Error, InvalidHashError):
                 return False
 
-    async def _public_keys(self) -> Mapping[str, Ed25519PublicKey]:
-        return {kid: key.public_key() for kid, key in self._private.items()}
+    async def _trust(self) -> Trust:
+        lately = t.ended_session.c.at_ms > now_ms() - (ACCESS_SECONDS + _CLOCK_SECONDS) * 1_000
+        async with self._database.read() as connection:
+            ended = (await connection.execute(select(t.ended_session.c.id).where(lately))).scalars().all()
+        return Trust({kid: key.public_key() for kid, key in self._private.items()}, frozenset(ended))
 
-    def _tokens(self, user_id: int, organization_id: int, role: str) -> pb.LoginResponse:
+    def _tokens(self, user: AnyRow, session: int) -> pb.LoginResponse:
         now = int(time.time())
-        claims = {"iss": ISSUER, "sub": str(user_id), "org": organization_id, "role": role, "iat": now, "nbf": now}
+        claims: dict[str, Any] = {"iss": ISSUER, "sub": str(user.id), "sid": str(session), "iat": now, "nbf": now}
+        claims |= {"org": user.organization_id, "role": user.role}
 
         def sign(audience: str, seconds: int) -> str:
             body = {**claims, "aud": audience, "exp": now + seconds}

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 
 from aemos_ingest import tables as t
 from aemos_ingest.history_store import END_OF_TIME
+from aemos_ingest.identity_api import REFRESH_SECONDS
 from aemos_ingest.registry_store import CHANGES_KEPT_MS
 from aemos_ingest.repeats import KEPT_MS, REPEATED_WITHIN_MS
 
@@ -31,6 +32,7 @@ KEPT = (
     (t.reading_message.c.at_ms, KEPT_MS),
     (t.origin_claim.c.before_ms, REPEATED_WITHIN_MS),
     (t.registry_change.c.at_ms, CHANGES_KEPT_MS),
+    (t.ended_session.c.at_ms, REFRESH_SECONDS * 1_000),
 )
 """What is kept for a time only, beside readings."""
 _c = t.data_stream.c

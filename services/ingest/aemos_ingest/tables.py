@@ -169,6 +169,12 @@ id_block = _table(
     Column("name", String(20), primary_key=True),
     Column("next_id", BigInteger, nullable=False),
 )
+# Sessions of users that logged out; as long as a token of theirs could still be refreshed.
+ended_session = _table(
+    "ended_session",
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False, index=True),
+)
 registry_change = _table(
     "registry_change",
     Column("id", Id, primary_key=True),

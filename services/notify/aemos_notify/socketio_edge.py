@@ -6,12 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from aemos_core.errors import AemosError, Kind, internal, invalid, not_found
 from aemos_core.identity import Caller, TokenVerifier, set_caller
 from aemos_core.notification_log import NotificationFeed
 from aemos_core.times import rfc3339
+from aemos_core.waiting import wait
 from socketio.exceptions import ConnectionRefusedError as Refused
 
 from aemos_notify.client import Client
@@ -27,6 +29,7 @@ log = logging.getLogger("aemos.notify")
 Answer = dict[str, Any]
 ROOMS_PER_CLIENT = 1_000
 _CLOSE_SECONDS = 2.0
+_LOOK_SECONDS = 1.0
 
 
 class SocketIoEdge:
@@ -92,13 +95,21 @@ class SocketIoEdge:
         seconds = max(0.0, client.caller.expires_at - time.time())
         client.expiry = asyncio.get_running_loop().call_later(seconds, self._expire, sid)
 
-    def _expire(self, sid: str) -> None:
-        farewell = asyncio.get_running_loop().create_task(self._say_farewell(sid))
+    async def run(self, stop: asyncio.Event) -> None:
+        """A component: ends the connections of users that logged out, until told to stop."""
+        while not await wait(stop, _LOOK_SECONDS):
+            with suppress(AemosError):  # ingest is away: who is connected stays so
+                ended = (await self._verifier.trust()).ended if self._clients else frozenset()
+                for sid in [sid for sid, client in self._clients.items() if client.caller.session in ended]:
+                    self._expire(sid, "session_ended")
+
+    def _expire(self, sid: str, reason: str = "token_expired") -> None:
+        farewell = asyncio.get_running_loop().create_task(self._say_farewell(sid, reason))
         self._farewells.add(farewell)
         farewell.add_done_callback(self._farewells.discard)
 
-    async def _say_farewell(self, sid: str) -> None:
-        await self.server.emit("session-expired", {"reason": "token_expired"}, to=sid)
+    async def _say_farewell(self, sid: str, reason: str) -> None:
+        await self.server.emit("session-expired", {"reason": reason}, to=sid)
         await self.server.disconnect(sid)
 
     async def _unknown(self, event: str, sid: str, *arguments: Any) -> Answer:

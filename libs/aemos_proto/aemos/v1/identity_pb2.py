@@ -26,7 +26,7 @@ from aemos.v1 import options_pb2 as aemos_dot_v1_dot_options__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61\x65mos/v1/identity.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"@\n\x0cOrganization\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0eretention_days\x18\x03 \x01(\x05\"\x18\n\x16GetOrganizationRequest\"g\n\x19UpdateOrganizationRequest\x12\x11\n\x04name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1b\n\x0eretention_days\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x07\n\x05_nameB\x11\n\x0f_retention_days\"V\n\x19\x43reateOrganizationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x64min_email\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x64min_password\x18\x03 \x01(\t\"/\n\x0cLoginRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"P\n\rLoginResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x15\n\rrefresh_token\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\",\n\x13RefreshLoginRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"\x17\n\x15GetSigningKeysRequest\"<\n\x16GetSigningKeysResponse\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.aemos.v1.SigningKey\"-\n\nSigningKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"2\n\x1aResolveDeviceTokensRequest\x12\x14\n\x0ctoken_sha256\x18\x01 \x03(\x0c\"H\n\x1bResolveDeviceTokensResponse\x12)\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x18.aemos.v1.DeviceIdentity\"y\n\x0e\x44\x65viceIdentity\x12\x10\n\x08token_id\x18\x01 \x01(\x03\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\x11\n\tdevice_id\x18\x03 \x01(\x03\x12\x13\n\x0b\x64\x65vice_uuid\x18\x04 \x01(\t\x12\x14\n\x0cvalid_for_ms\x18\x05 \x01(\x03\".\n\x1aListRegistryChangesRequest\x12\x10\n\x08since_ms\x18\x01 \x01(\x03\"A\n\x1bListRegistryChangesResponse\x12\x12\n\ndevice_ids\x18\x01 \x03(\x03\x12\x0e\n\x06now_ms\x18\x02 \x01(\x03\x32\xca\x06\n\x0fIdentityService\x12W\n\x12\x43reateOrganization\x12#.aemos.v1.CreateOrganizationRequest\x1a\x16.aemos.v1.Organization\"\x04\x88\xb5\x18\x05\x12m\n\x0fGetOrganization\x12 .aemos.v1.GetOrganizationRequest\x1a\x16.aemos.v1.Organization\" \x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/organization\x12v\n\x12UpdateOrganization\x12#.aemos.v1.UpdateOrganizationRequest\x1a\x16.aemos.v1.Organization\"#\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x19\x32\x14/api/v1/organization:\x01*\x12[\n\x05Login\x12\x16.aemos.v1.LoginRequest\x1a\x17.aemos.v1.LoginResponse\"!\x88\xb5\x18\x01\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/auth/login:\x01*\x12k\n\x0cRefreshLogin\x12\x1d.aemos.v1.RefreshLoginRequest\x1a\x17.aemos.v1.LoginResponse\"#\x88\xb5\x18\x01\x82\xd3\xe4\x93\x02\x19\"\x14/api/v1/auth/refresh:\x01*\x12Y\n\x0eGetSigningKeys\x12\x1f.aemos.v1.GetSigningKeysRequest\x1a .aemos.v1.GetSigningKeysResponse\"\x04\x88\xb5\x18\x01\x12h\n\x13ResolveDeviceTokens\x12$.aemos.v1.ResolveDeviceTokensRequest\x1a%.aemos.v1.ResolveDeviceTokensResponse\"\x04\x88\xb5\x18\x05\x12h\n\x13ListRegistryChanges\x12$.aemos.v1.ListRegistryChangesRequest\x1a%.aemos.v1.ListRegistryChangesResponse\"\x04\x88\xb5\x18\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61\x65mos/v1/identity.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"@\n\x0cOrganization\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0eretention_days\x18\x03 \x01(\x05\"\x18\n\x16GetOrganizationRequest\"g\n\x19UpdateOrganizationRequest\x12\x11\n\x04name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1b\n\x0eretention_days\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x07\n\x05_nameB\x11\n\x0f_retention_days\"V\n\x19\x43reateOrganizationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x64min_email\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x64min_password\x18\x03 \x01(\t\"/\n\x0cLoginRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"P\n\rLoginResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x15\n\rrefresh_token\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\",\n\x13RefreshLoginRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"\x0f\n\rLogoutRequest\"\x10\n\x0eLogoutResponse\"\x17\n\x15GetSigningKeysRequest\"T\n\x16GetSigningKeysResponse\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.aemos.v1.SigningKey\x12\x16\n\x0e\x65nded_sessions\x18\x02 \x03(\x06\"-\n\nSigningKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"2\n\x1aResolveDeviceTokensRequest\x12\x14\n\x0ctoken_sha256\x18\x01 \x03(\x0c\"H\n\x1bResolveDeviceTokensResponse\x12)\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x18.aemos.v1.DeviceIdentity\"y\n\x0e\x44\x65viceIdentity\x12\x10\n\x08token_id\x18\x01 \x01(\x03\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\x11\n\tdevice_id\x18\x03 \x01(\x03\x12\x13\n\x0b\x64\x65vice_uuid\x18\x04 \x01(\t\x12\x14\n\x0cvalid_for_ms\x18\x05 \x01(\x03\".\n\x1aListRegistryChangesRequest\x12\x10\n\x08since_ms\x18\x01 \x01(\x03\"A\n\x1bListRegistryChangesResponse\x12\x12\n\ndevice_ids\x18\x01 \x03(\x03\x12\x0e\n\x06now_ms\x18\x02 \x01(\x03\x32\xab\x07\n\x0fIdentityService\x12W\n\x12\x43reateOrganization\x12#.aemos.v1.CreateOrganizationRequest\x1a\x16.aemos.v1.Organization\"\x04\x88\xb5\x18\x05\x12m\n\x0fGetOrganization\x12 .aemos.v1.GetOrganizationRequest\x1a\x16.aemos.v1.Organization\" \x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/organization\x12v\n\x12UpdateOrganization\x12#.aemos.v1.UpdateOrganizationRequest\x1a\x16.aemos.v1.Organization\"#\x88\xb5\x18\x04\x82\xd3\xe4\x93\x02\x19\x32\x14/api/v1/organization:\x01*\x12[\n\x05Login\x12\x16.aemos.v1.LoginRequest\x1a\x17.aemos.v1.LoginResponse\"!\x88\xb5\x18\x01\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/auth/login:\x01*\x12k\n\x0cRefreshLogin\x12\x1d.aemos.v1.RefreshLoginRequest\x1a\x17.aemos.v1.LoginResponse\"#\x88\xb5\x18\x01\x82\xd3\xe4\x93\x02\x19\"\x14/api/v1/auth/refresh:\x01*\x12_\n\x06Logout\x12\x17.aemos.v1.LogoutRequest\x1a\x18.aemos.v1.LogoutResponse\"\"\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/auth/logout:\x01*\x12Y\n\x0eGetSigningKeys\x12\x1f.aemos.v1.GetSigningKeysRequest\x1a .aemos.v1.GetSigningKeysResponse\"\x04\x88\xb5\x18\x01\x12h\n\x13ResolveDeviceTokens\x12$.aemos.v1.ResolveDeviceTokensRequest\x1a%.aemos.v1.ResolveDeviceTokensResponse\"\x04\x88\xb5\x18\x05\x12h\n\x13ListRegistryChanges\x12$.aemos.v1.ListRegistryChangesRequest\x1a%.aemos.v1.ListRegistryChangesResponse\"\x04\x88\xb5\x18\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IDENTITYSERVICE'].methods_by_name['Login']._serialized_options = b'\210\265\030\001\202\323\344\223\002\027\"\022/api/v1/auth/login:\001*'
   _globals['_IDENTITYSERVICE'].methods_by_name['RefreshLogin']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['RefreshLogin']._serialized_options = b'\210\265\030\001\202\323\344\223\002\031\"\024/api/v1/auth/refresh:\001*'
+  _globals['_IDENTITYSERVICE'].methods_by_name['Logout']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['Logout']._serialized_options = b'\210\265\030\002\202\323\344\223\002\030\"\023/api/v1/auth/logout:\001*'
   _globals['_IDENTITYSERVICE'].methods_by_name['GetSigningKeys']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['GetSigningKeys']._serialized_options = b'\210\265\030\001'
   _globals['_IDENTITYSERVICE'].methods_by_name['ResolveDeviceTokens']._loaded_options = None
@@ -63,22 +65,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGINRESPONSE']._serialized_end=505
   _globals['_REFRESHLOGINREQUEST']._serialized_start=507
   _globals['_REFRESHLOGINREQUEST']._serialized_end=551
-  _globals['_GETSIGNINGKEYSREQUEST']._serialized_start=553
-  _globals['_GETSIGNINGKEYSREQUEST']._serialized_end=576
-  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_start=578
-  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_end=638
-  _globals['_SIGNINGKEY']._serialized_start=640
-  _globals['_SIGNINGKEY']._serialized_end=685
-  _globals['_RESOLVEDEVICETOKENSREQUEST']._serialized_start=687
-  _globals['_RESOLVEDEVICETOKENSREQUEST']._serialized_end=737
-  _globals['_RESOLVEDEVICETOKENSRESPONSE']._serialized_start=739
-  _globals['_RESOLVEDEVICETOKENSRESPONSE']._serialized_end=811
-  _globals['_DEVICEIDENTITY']._serialized_start=813
-  _globals['_DEVICEIDENTITY']._serialized_end=934
-  _globals['_LISTREGISTRYCHANGESREQUEST']._serialized_start=936
-  _globals['_LISTREGISTRYCHANGESREQUEST']._serialized_end=982
-  _globals['_LISTREGISTRYCHANGESRESPONSE']._serialized_start=984
-  _globals['_LISTREGISTRYCHANGESRESPONSE']._serialized_end=1049
-  _globals['_IDENTITYSERVICE']._serialized_start=1052
-  _globals['_IDENTITYSERVICE']._serialized_end=1894
+  _globals['_LOGOUTREQUEST']._serialized_start=553
+  _globals['_LOGOUTREQUEST']._serialized_end=568
+  _globals['_LOGOUTRESPONSE']._serialized_start=570
+  _globals['_LOGOUTRESPONSE']._serialized_end=586
+  _globals['_GETSIGNINGKEYSREQUEST']._serialized_start=588
+  _globals['_GETSIGNINGKEYSREQUEST']._serialized_end=611
+  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_start=613
+  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_end=697
+  _globals['_SIGNINGKEY']._serialized_start=699
+  _globals['_SIGNINGKEY']._serialized_end=744
+  _globals['_RESOLVEDEVICETOKENSREQUEST']._serialized_start=746
+  _globals['_RESOLVEDEVICETOKENSREQUEST']._serialized_end=796
+  _globals['_RESOLVEDEVICETOKENSRESPONSE']._serialized_start=798
+  _globals['_RESOLVEDEVICETOKENSRESPONSE']._serialized_end=870
+  _globals['_DEVICEIDENTITY']._serialized_start=872
+  _globals['_DEVICEIDENTITY']._serialized_end=993
+  _globals['_LISTREGISTRYCHANGESREQUEST']._serialized_start=995
+  _globals['_LISTREGISTRYCHANGESREQUEST']._serialized_end=1041
+  _globals['_LISTREGISTRYCHANGESRESPONSE']._serialized_start=1043
+  _globals['_LISTREGISTRYCHANGESRESPONSE']._serialized_end=1108
+  _globals['_IDENTITYSERVICE']._serialized_start=1111
+  _globals['_IDENTITYSERVICE']._serialized_end=2050
 # @@protoc_insertion_point(module_scope)

@@ -60,6 +60,11 @@ class IdentityServiceStub:
                 request_serializer=aemos_dot_v1_dot_identity__pb2.RefreshLoginRequest.SerializeToString,
                 response_deserializer=aemos_dot_v1_dot_identity__pb2.LoginResponse.FromString,
                 _registered_method=True)
+        self.Logout = channel.unary_unary(
+                '/aemos.v1.IdentityService/Logout',
+                request_serializer=aemos_dot_v1_dot_identity__pb2.LogoutRequest.SerializeToString,
+                response_deserializer=aemos_dot_v1_dot_identity__pb2.LogoutResponse.FromString,
+                _registered_method=True)
         self.GetSigningKeys = channel.unary_unary(
                 '/aemos.v1.IdentityService/GetSigningKeys',
                 request_serializer=aemos_dot_v1_dot_identity__pb2.GetSigningKeysRequest.SerializeToString,
@@ -116,8 +121,15 @@ class IdentityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Logout(self, request, context):
+        """Ends the session of the caller's token: that token and all that were refreshed from the same login end within 5 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetSigningKeys(self, request, context):
-        """The public keys that verify user tokens; keep them five minutes.
+        """The public keys that verify user tokens, and which sessions have ended; ask again every few seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,6 +176,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.RefreshLogin,
                     request_deserializer=aemos_dot_v1_dot_identity__pb2.RefreshLoginRequest.FromString,
                     response_serializer=aemos_dot_v1_dot_identity__pb2.LoginResponse.SerializeToString,
+            ),
+            'Logout': grpc.unary_unary_rpc_method_handler(
+                    servicer.Logout,
+                    request_deserializer=aemos_dot_v1_dot_identity__pb2.LogoutRequest.FromString,
+                    response_serializer=aemos_dot_v1_dot_identity__pb2.LogoutResponse.SerializeToString,
             ),
             'GetSigningKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSigningKeys,
@@ -317,6 +334,33 @@ class IdentityService:
             '/aemos.v1.IdentityService/RefreshLogin',
             aemos_dot_v1_dot_identity__pb2.RefreshLoginRequest.SerializeToString,
             aemos_dot_v1_dot_identity__pb2.LoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Logout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aemos.v1.IdentityService/Logout',
+            aemos_dot_v1_dot_identity__pb2.LogoutRequest.SerializeToString,
+            aemos_dot_v1_dot_identity__pb2.LogoutResponse.FromString,
             options,
             channel_credentials,
             insecure,

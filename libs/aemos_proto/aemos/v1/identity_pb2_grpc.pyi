@@ -43,8 +43,10 @@ class IdentityServiceStub:
     """Trades an e-mail and a password for tokens."""
     RefreshLogin: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RefreshLoginRequest, _identity_pb2.LoginResponse]
     """Trades a refresh token for new tokens."""
+    Logout: _grpc.UnaryUnaryMultiCallable[_identity_pb2.LogoutRequest, _identity_pb2.LogoutResponse]
+    """Ends the session of the caller's token: that token and all that were refreshed from the same login end within 5 s."""
     GetSigningKeys: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetSigningKeysRequest, _identity_pb2.GetSigningKeysResponse]
-    """The public keys that verify user tokens; keep them five minutes."""
+    """The public keys that verify user tokens, and which sessions have ended; ask again every few seconds."""
     ResolveDeviceTokens: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ResolveDeviceTokensRequest, _identity_pb2.ResolveDeviceTokensResponse]
     """Finds the devices behind device tokens: after a restart thousands of devices come at once."""
     ListRegistryChanges: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListRegistryChangesRequest, _identity_pb2.ListRegistryChangesResponse]
@@ -65,8 +67,10 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """Trades an e-mail and a password for tokens."""
     RefreshLogin: _aio.UnaryUnaryMultiCallable[_identity_pb2.RefreshLoginRequest, _identity_pb2.LoginResponse]  # type: ignore[assignment]
     """Trades a refresh token for new tokens."""
+    Logout: _aio.UnaryUnaryMultiCallable[_identity_pb2.LogoutRequest, _identity_pb2.LogoutResponse]  # type: ignore[assignment]
+    """Ends the session of the caller's token: that token and all that were refreshed from the same login end within 5 s."""
     GetSigningKeys: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetSigningKeysRequest, _identity_pb2.GetSigningKeysResponse]  # type: ignore[assignment]
-    """The public keys that verify user tokens; keep them five minutes."""
+    """The public keys that verify user tokens, and which sessions have ended; ask again every few seconds."""
     ResolveDeviceTokens: _aio.UnaryUnaryMultiCallable[_identity_pb2.ResolveDeviceTokensRequest, _identity_pb2.ResolveDeviceTokensResponse]  # type: ignore[assignment]
     """Finds the devices behind device tokens: after a restart thousands of devices come at once."""
     ListRegistryChanges: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListRegistryChangesRequest, _identity_pb2.ListRegistryChangesResponse]  # type: ignore[assignment]
@@ -116,12 +120,20 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Trades a refresh token for new tokens."""
 
     @_abc_1.abstractmethod
+    def Logout(
+        self,
+        request: _identity_pb2.LogoutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.LogoutResponse, _abc.Awaitable[_identity_pb2.LogoutResponse]]:
+        """Ends the session of the caller's token: that token and all that were refreshed from the same login end within 5 s."""
+
+    @_abc_1.abstractmethod
     def GetSigningKeys(
         self,
         request: _identity_pb2.GetSigningKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.GetSigningKeysResponse, _abc.Awaitable[_identity_pb2.GetSigningKeysResponse]]:
-        """The public keys that verify user tokens; keep them five minutes."""
+        """The public keys that verify user tokens, and which sessions have ended; ask again every few seconds."""
 
     @_abc_1.abstractmethod
     def ResolveDeviceTokens(

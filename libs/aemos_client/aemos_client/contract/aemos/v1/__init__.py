@@ -135,6 +135,8 @@ __all__ = (
     "ListTelemetryDataResponse",
     "LoginRequest",
     "LoginResponse",
+    "LogoutRequest",
+    "LogoutResponse",
     "MadeUpReading",
     "MoveReadCursorRequest",
     "NewReading",
@@ -1945,6 +1947,11 @@ class GetSigningKeysResponse(betterproto2.Message):
 
     keys: "list[SigningKey]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
+    ended_sessions: "list[int]" = betterproto2.field(2, betterproto2.TYPE_FIXED64, repeated=True)
+    """
+    Sessions (claim sid) that ended less than an access token's life ago: their tokens prove nothing any more.
+    """
+
 
 default_message_pool.register_message("aemos.v1", "GetSigningKeysResponse", GetSigningKeysResponse)
 
@@ -2840,7 +2847,7 @@ class LoginResponse(betterproto2.Message):
 
     access_token: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
     """
-    JWT (EdDSA) with sub, org, role and aud.
+    JWT (EdDSA) with sub, sid, org, role and aud.
     """
 
     refresh_token: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -2855,6 +2862,30 @@ class LoginResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("aemos.v1", "LoginResponse", LoginResponse)
+
+
+@dataclass(eq=False, repr=False)
+class LogoutRequest(betterproto2.Message):
+    """
+    The token in the call's metadata names the session.
+    """
+
+    pass
+
+
+default_message_pool.register_message("aemos.v1", "LogoutRequest", LogoutRequest)
+
+
+@dataclass(eq=False, repr=False)
+class LogoutResponse(betterproto2.Message):
+    """
+    Nothing to say.
+    """
+
+    pass
+
+
+default_message_pool.register_message("aemos.v1", "LogoutResponse", LogoutResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -5500,6 +5531,30 @@ class IdentityServiceStub(betterproto2_grpclib.ServiceStub):
             metadata=metadata,
         )
 
+    async def logout(
+        self,
+        message: "LogoutRequest | None" = None,
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "LogoutResponse":
+        """
+        Ends the session of the caller's token: that token and all that were refreshed from the same login end within 5 s.
+        """
+
+        if message is None:
+            message = LogoutRequest()
+
+        return await self._unary_unary(
+            "/aemos.v1.IdentityService/Logout",
+            message,
+            LogoutResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
     async def get_signing_keys(
         self,
         message: "GetSigningKeysRequest | None" = None,
@@ -5509,7 +5564,7 @@ class IdentityServiceStub(betterproto2_grpclib.ServiceStub):
         metadata: "MetadataLike | None" = None,
     ) -> "GetSigningKeysResponse":
         """
-        The public keys that verify user tokens; keep them five minutes.
+        The public keys that verify user tokens, and which sessions have ended; ask again every few seconds.
         """
 
         if message is None:
