@@ -19,6 +19,7 @@ CONNECTIONS = 100
 CLOSED_WITHIN_S = 15.0
 SERVED_WITHIN_S = 1.0
 CANCELLED = 10_000
+ROUNDS = 5
 AT_ONCE = 100
 MOST_GROWTH_BYTES = 20_000_000
 
@@ -84,14 +85,16 @@ async def _closed(stack: Stack, host: str, port: int, half: bytes) -> list[bytes
 
 @pytest.mark.parametrize("service", ["ingest", "rules"])
 async def test_cancelled_calls(stack: Stack, service: str) -> None:
-    """Ten thousand calls that are cancelled at once take no more than the ten thousand before, and the next is
-    answered."""
+    """Ten thousand calls that are cancelled at once take no more than the ten thousand before, in one of five rounds
+    (a leak grows in each), and the next is answered."""
     method = {"ingest": "/aemos.v1.DeviceService/ListDevices", "rules": "/aemos.v1.RuleChainService/ListRuleChains"}
     process = psutil.Process(stack.pids(f"aemos_{service}")[0])
     async with grpc.aio.insecure_channel(stack.demo["grpc"][service]) as channel:
         call = partial(channel.unary_unary(method[service]), b"", metadata=[("authorization", f"Bearer {stack.token}")])
-        before = await _cancelled(call, process)  # the pool of connections fills, and the allocator has its fragments
-        assert await _cancelled(call, process) - before < MOST_GROWTH_BYTES
+        most = [await _cancelled(call, process)]  # the pool of connections fills, and the allocator has its fragments
+        while len(most) < 2 or most[-1] - most[-2] >= MOST_GROWTH_BYTES:
+            assert len(most) <= ROUNDS, most
+            most.append(await _cancelled(call, process))
         await call(timeout=10)
 
 
