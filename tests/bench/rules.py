@@ -222,7 +222,7 @@ def _judged(inst: Installation) -> tuple[float, int]:
 
 def _end_to_end() -> float:
     """Chain runs a second of two workers while ingest stores more readings than they judge."""
-    with installation(DEVICES) as inst, ThreadPoolExecutor(1) as threads:
+    with installation(DEVICES, AEMOS_RULES_PARTITIONS="2") as inst, ThreadPoolExecutor(1) as threads:
         (first,) = inst.stack.pids("aemos_rules worker")
         with _worker(psutil.Process(first).environ()):
             sending = threads.submit(loads.http, inst, WARM_SECONDS + END_TO_END_SECONDS + WARM_SECONDS, 100)

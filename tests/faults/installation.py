@@ -142,6 +142,7 @@ def installation(root: Path, devices: int, disk_megabytes: int) -> Iterator[Inst
             "AEMOS_DATABASE_URL": f"mysql+asyncmy://aemos@127.0.0.1:{to_mariadb.port}/aemos_{{service}}",
             "AEMOS_REDIS_URL": f"redis://127.0.0.1:{to_redis.port}/0",
             "AEMOS_DEMO_DEVICES": str(devices),
+            "AEMOS_RULES_PARTITIONS": "2",
         }
         up = stack.enter_context(running(root / "var", **settings))
         yield Installation(up, rows, mariadb, redis_, root / "redis", to_mariadb, to_redis, disk, iter(range(devices)))

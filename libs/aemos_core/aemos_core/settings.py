@@ -31,7 +31,7 @@ class ServiceSettings(BaseSettings):
     trace_dir: str = Field("", description="Where sampled spans go while there is no collector; empty: nowhere.")
     otlp_endpoint: str = Field("", description="OTLP/gRPC collector for spans, such as http://collector:4317.")
     traces_per_second: float = Field(20.0, ge=0, description="New traces a second and process at the most.")
-    rules_partitions: int = Field(2, ge=1, le=256, description="Partitions of the rule queue, fixed for good.")
+    rules_partitions: int = Field(1, ge=1, le=256, description="Rule workers that share the work; fixed for good.")
     ingest_target: str = Field("127.0.0.1:50051", description="gRPC address of ingest.")
     rules_target: str = Field("127.0.0.1:50052", description="gRPC address of rules.")
     scheduler_target: str = Field("127.0.0.1:50053", description="gRPC address of scheduler.")
