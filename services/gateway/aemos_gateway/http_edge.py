@@ -17,6 +17,7 @@ from aemos_core.names import READY_PROBE
 from aemos_core.process import PortInUse
 from aemos_core.redis_link import RedisClient
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis.exceptions import RedisError
 from starlette.responses import PlainTextResponse, Response
@@ -109,7 +110,7 @@ def make_app(
     channels: Mapping[str, grpc.aio.Channel], verifier: TokenVerifier, ingest: grpc.aio.Channel, redis: RedisClient
 ) -> FastAPI:
     """Health, documentation, and a route for each method of the contract."""
-    app = FastAPI(title="AEMOS", redoc_url=None)
+    app = FastAPIOffline(title="AEMOS", redoc_url=None)
     app.openapi = openapi.document  # type: ignore[method-assign]
     problems.install(app)
     health = health_pb2_grpc.HealthStub(ingest)

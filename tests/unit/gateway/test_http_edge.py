@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import grpc
@@ -137,13 +138,28 @@ class SilentRedis(FakeRedis):
         return True
 
 
-async def ready(redis: FakeRedis, ingest: int = SERVING) -> tuple[int, str]:
-    """What /readyz says."""
+def app_client(redis: FakeRedis, ingest: int = SERVING) -> AsyncClient:
+    """A client of the application, whose owners answer with their health only."""
     channel: Any = FakeChannel(ingest)
     app = make_app({m.service: channel for m in methods().values()}, None, channel, redis)  # type: ignore[arg-type]
-    async with AsyncClient(transport=ASGITransport(app), base_url="http://gateway") as client:
+    return AsyncClient(transport=ASGITransport(app), base_url="http://gateway")
+
+
+async def ready(redis: FakeRedis, ingest: int = SERVING) -> tuple[int, str]:
+    """What /readyz says."""
+    async with app_client(redis, ingest) as client:
         answer = await client.get("/readyz")
     return answer.status_code, answer.text
+
+
+async def test_documentation_needs_nobody_else() -> None:
+    """The page has its script and its style from here, so that it shows where there is no internet."""
+    async with app_client(FakeRedis(None)) as client:
+        page = (await client.get("/docs")).text
+        needed = re.findall(r'(?:src|href)="([^"]+)"', page)
+        assert len(needed) == 3
+        assert {(await client.get(url)).status_code for url in needed if url.startswith("/")} == {200}
+        assert all(url.startswith("/") for url in needed)
 
 
 @pytest.mark.parametrize(
