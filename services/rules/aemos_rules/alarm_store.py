@@ -18,10 +18,10 @@ from aemos_rules.alarms import AlarmAssertion, AlarmKey, What, happened
 _a = t.alarm.c
 
 
-async def latest(connection: AsyncConnection, keys: Iterable[AlarmKey], lock: bool = False) -> dict[AlarmKey, AnyRow]:
-    """The newest alarm of each device and type that ever had one. Locked until the transaction ends when asked."""
+async def latest(connection: AsyncConnection, keys: Iterable[AlarmKey]) -> dict[AlarmKey, AnyRow]:
+    """The newest alarm of each device and type that ever had one, locked until the transaction ends."""
     query = select(t.alarm).where(_a.latest == 1, tuple_(_a.device_id, _a.type).in_(sorted(keys))).order_by(_a.id)
-    rows = (await connection.execute(query.with_for_update() if lock else query)).all()
+    rows = (await connection.execute(query.with_for_update())).all()
     return {(row.device_id, row.type): row for row in rows}
 
 

@@ -36,8 +36,8 @@ class Parts:
         appliers: Mapping[type[Any], Prepare] = {
             Remembered: self.memory.prepare,
             Deadline: self.deadlines.prepare,
-            StateAssertion: States(database, redis).prepare,
-            AlarmAssertion: Alarms(database, redis).prepare,
+            StateAssertion: States(redis).prepare,
+            AlarmAssertion: Alarms(redis).prepare,
             Notice: sent(sent_effects.notices),
             DerivedReading: sent(sent_effects.derived_readings),
             ReportWanted: sent(sent_effects.reports),

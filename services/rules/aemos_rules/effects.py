@@ -20,12 +20,12 @@ class Pending:
     """What is about to be done for the effects of one type that one job has. Doing it again does nothing."""
 
     writes = True
-    """Whether it needs the transaction."""
+    """After `look`: whether there is something to store."""
     causes: Collection[Cause] = ()
     """After `look`: the runs whose effects change something that could also stay as it is."""
 
     async def look(self, connection: AsyncConnection) -> None:
-        """Looks again, and locks what it will change: others may have been faster."""
+        """Looks at what there is, and locks it."""
 
     async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
         """Stores it; returns what is to be sent after the commit."""
@@ -36,7 +36,7 @@ class Pending:
 
 
 Prepare: TypeAlias = Callable[[Sequence[Any]], Awaitable[Pending]]
-"""Looks at what there is for effects of one type, in the order in which runs made them."""
+"""Takes effects of one type, in the order in which runs made them."""
 
 
 class Effects:
@@ -51,7 +51,7 @@ class Effects:
         self._appliers = appliers
 
     async def apply(self, effects: Iterable[Any]) -> None:
-        """A transaction only when something changes; effects are written in the order of their registry."""
+        """In one transaction, which writes only when something changes; in the order of the registry."""
         by_type: dict[type[Any], list[Any]] = {}
         for effect in effects:
             by_type.setdefault(type(effect), []).append(effect)
@@ -61,18 +61,19 @@ class Effects:
         pending = [await prepare(by_type.pop(kind)) for kind, prepare in self._appliers.items() if kind in by_type]
         if by_type:
             raise TypeError(f"nobody applies {', '.join(kind.__name__ for kind in by_type)}")
-        writing = [each for each in pending if each.writes]
-        if writing or any(run.is_sure for run in ran):
-            await self._write(writing, ran)
+        is_sure = any(run.is_sure for run in ran)
+        if pending or is_sure:
+            async with self._database.write() as connection:
+                for each in pending:
+                    await each.look(connection)
+                writing = [each for each in pending if each.writes]
+                rows = await self._store(connection, writing, ran) if writing or is_sure else []
+            self._outbox.committed(rows)
         for each in pending:
             await each.settle()
 
-    async def _write(self, writing: Sequence[Pending], ran: Sequence[Ran]) -> None:
-        async with self._database.write() as connection:
-            for each in writing:
-                await each.look(connection)
-            runs, rows = await self._recorder.record(connection, ran, {c for each in writing for c in each.causes})
-            for each in writing:
-                rows += await each.write(connection, runs)
-            rows = await self._outbox.add(connection, rows)
-        self._outbox.committed(rows)
+    async def _store(self, connection: AsyncConnection, writing: Sequence[Pending], ran: Sequence[Ran]) -> list[Row]:
+        runs, rows = await self._recorder.record(connection, ran, {c for each in writing for c in each.causes})
+        for each in writing:
+            rows += await each.write(connection, runs)
+        return await self._outbox.add(connection, rows)

@@ -25,7 +25,12 @@ async def record(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]])
     """Adds runs, given by their columns. One of a chain that was deleted meanwhile raises EXISTS, as a broken foreign
     key does."""
     at, chains = now_ms(), {row["rule_chain_id"] for row in rows}
-    await connection.execute(insert(t.chain_run), [{**row, "recorded_at_ms": at} for row in rows])
+    values = [{**row, "recorded_at_ms": at} for row in rows]
+    if len(values) == 1:
+        created = await connection.execute(insert(t.chain_run).values(values[0]))
+        run_id = int(created.inserted_primary_key[0])  # type: ignore[index]
+        return {(rows[0]["rule_chain_id"], rows[0]["data_stream_id"], rows[0]["at_ms"]): run_id}
+    await connection.execute(insert(t.chain_run), values)
     # Read back: not every database returns the ids of many rows that it takes at once.
     query = select(_r.rule_chain_id, _r.data_stream_id, _r.at_ms, _r.id)
     mine = query.where(_r.recorded_at_ms == at, _r.rule_chain_id.in_(sorted(chains))).order_by(_r.id)

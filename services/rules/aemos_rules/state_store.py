@@ -15,7 +15,6 @@ from aemos_rules import tables as t
 from aemos_rules.domain import NEVER, StateRow
 
 _s = t.device_state.c
-_CURRENT = select(_s.id, _s.value, *(_s[name] for name in t.ASSERTED))
 
 
 class Instance(NamedTuple):
@@ -47,17 +46,10 @@ async def remove(connection: AsyncConnection, state_id: int) -> None:
     await audit.record(connection, t.audit, "device_state.delete", f"device state {state_id}")
 
 
-async def load(connection: AsyncConnection, state_ids: Iterable[int], lock: bool = False) -> list[AnyRow]:
-    """States by id, of any organization: for the judge. Locked until the transaction ends when asked."""
+async def locked(connection: AsyncConnection, state_ids: Iterable[int]) -> Sequence[AnyRow]:
+    """States by id, of any organization: for the judge. Nobody else changes them until the transaction ends."""
     query = select(t.device_state).where(_s.id.in_(sorted(state_ids))).order_by(_s.id)
-    return list((await connection.execute(query.with_for_update() if lock else query)).all())
-
-
-async def current(connection: AsyncConnection, state_ids: Iterable[int]) -> list[StateRow]:
-    """As load, only what the fold knows of a state: of most readings nothing else is asked."""
-    query = _CURRENT.where(_s.id.in_(sorted(state_ids))).order_by(_s.id)
-    rows = (await connection.execute(query)).all()
-    return [StateRow(state_id, value, (at, reading, chain)) for state_id, value, at, reading, chain in rows]
+    return (await connection.execute(query.with_for_update())).all()
 
 
 async def change(connection: AsyncConnection, rows: Sequence[StateRow], changes: Sequence[Instance]) -> None:

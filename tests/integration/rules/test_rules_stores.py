@@ -129,7 +129,7 @@ async def test_several_states_change_in_one_statement(database: Database) -> Non
         ]
         await state_store.change(connection, rows, changes)
     async with database.read() as connection:
-        found = await state_store.load(connection, ids)
+        found = await state_store.locked(connection, ids)
         assert [StateRow(row.id, row.value, t.watermark_of(row)) for row in found] == [
             *rows,
             StateRow(ids[2], "normal"),
@@ -164,7 +164,7 @@ async def test_two_judges_of_one_state_take_turns(database: Database, database_u
 
     async def judge(own: Database, reading: int) -> None:
         async with own.write() as connection:
-            (row,) = await state_store.load(connection, [state], lock=True)
+            (row,) = await state_store.locked(connection, [state])
             await asyncio.sleep(0)
             became = StateRow(state, row.value + "+", (reading, reading, 1))
             await state_store.change(connection, [became], [Instance(state, row.value, became.value, reading)])
@@ -172,7 +172,7 @@ async def test_two_judges_of_one_state_take_turns(database: Database, database_u
     async with open_database(database_url) as another:
         await asyncio.gather(*(judge(own, n) for n, own in enumerate([database, another] * 4, 1)))
     async with database.read() as connection:
-        (row,) = await state_store.load(connection, [state])
+        (row,) = await state_store.locked(connection, [state])
         assert row.value == "normal" + "+" * 8
         history = await connection.execute(select(t.device_state_instance))
         assert sorted(one.value for one in history) == ["normal" + "+" * n for n in range(1, 9)]
