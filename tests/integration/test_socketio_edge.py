@@ -159,6 +159,29 @@ async def test_foreign_device_is_not_found_and_silent(redis_url: str, tmp_path: 
         assert mine.heard[0][1]["deviceUuid"] == "abc-123"
 
 
+async def test_what_went_to_another_organization_is_silent(redis_url: str, tmp_path: Path) -> None:
+    """Who listens to a device that its organization deletes hears nothing of the next one that has its uuid."""
+    async with (
+        running_notify(redis_url, tmp_path) as notify,
+        browser(notify) as former,
+        browser(notify) as each,
+        browser(notify, notify.registry.token(2)) as owner,
+    ):
+        assert (await former.subscribe({"deviceUuid": "abc-123"}))["ok"]
+        assert (await each.subscribe({"deviceUuid": "abc-123", "readings": "all"}))["ok"]
+        notify.registry.devices = {**notify.registry.devices, "abc-123": (42, 2)}
+        assert (await owner.subscribe({"deviceUuid": "abc-123"}))["ok"]
+        for organization_id in (2, 1):
+            told = {"notification_json": json.dumps({"of": organization_id}), "organization_id": organization_id}
+            await Announcer(notify.redis).announce([announcement(f"w{organization_id}", **told)])
+            batch = ReadingBatch(readings=[reading(id=organization_id, organization_id=organization_id)])
+            await notify.redis.publish(READINGS_COMMITTED, batch.SerializeToString())
+        for client, organization_id in ((owner, 2), (former, 1), (each, 1)):
+            heard = [payload for _, payload in await client.hears(2)]
+            assert {p.get("of", p.get("dataStreamId")) for p in heard} == {organization_id}
+            assert len(heard) == 2
+
+
 BAD_ARGUMENTS: list[tuple[Any, ...]] = [(), (None,), (3,), ("abc-123",), ([],), ({},), ({"deviceUuid": 42},)]
 BAD_ARGUMENTS += [({"deviceUuid": "x" * 65},), ({"deviceUuid": "a\ud800"},), ({"deviceId": True},)]
 BAD_ARGUMENTS += [({"deviceId": -1},), ({"deviceId": 2**70},), ({"alarms": 1},), ({"alarms": True, "deviceId": 42},)]

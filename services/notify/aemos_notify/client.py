@@ -22,6 +22,7 @@ class Client:
 
     def __init__(self, who: Caller, websocket: DirectWebSocket, queue: OutQueue) -> None:
         self.caller = who
+        self.organization_id = who.organization_id
         self.websocket = websocket
         self.subjects: list[Subject] = []
         self.coverage = Coverage({})

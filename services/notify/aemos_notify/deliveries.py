@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from aemos_core import telemetry
 from aemos_core.notification_log import Published, heard_in
 
-from aemos_notify.rooms import Event, Rooms
+from aemos_notify.rooms import Event, Rooms, of_organization
 
 
 class Deliveries:
@@ -19,10 +19,12 @@ class Deliveries:
 
     def deliver(self, published: Published) -> None:
         """A notification: its object goes out byte for byte, to each client once."""
-        if published.organization_id:
+        organization_id = published.organization_id
+        if organization_id:
             for notice in self._noticed:
-                notice(published.organization_id)
-        if members := self._rooms.members(*heard_in(published.organization_id, published.rooms)):
+                notice(organization_id)
+        found = self._rooms.members(*heard_in(organization_id, published.rooms))
+        if found and (members := of_organization(found, organization_id)):
             with telemetry.child(telemetry.SPAN_EMIT, published.trace_context, {"clients": len(members)}):
                 event = Event([(published.event, published.notification.decode())])
                 for member in members:

@@ -15,7 +15,7 @@ from aemos_core.redis_link import RedisClient, Subscriber
 from aemos_core.times import now_ms
 
 from aemos_notify.codec import reading_to_json
-from aemos_notify.rooms import Event, Member, Rooms
+from aemos_notify.rooms import Event, Member, Rooms, of_organization
 
 DATA_STREAM = "data-stream"
 COALESCED_SECONDS = 0.1
@@ -23,8 +23,9 @@ COALESCED_SECONDS = 0.1
 
 
 class _Source(NamedTuple):
-    """A device's sensor, by the rooms in which its readings are heard."""
+    """An organization's device's sensor, by the rooms in which its readings are heard."""
 
+    organization_id: int
     device: str
     sensor: str
 
@@ -73,11 +74,11 @@ class LiveReadings:
     def committed(self, message: bytes) -> None:
         """Stored readings: one write to each client for all of a sensor's neighbours in the batch."""
         now = now_ms()
-        for (device, sensor), group in groupby(ReadingBatch.FromString(message).readings, _uuids):
-            source, readings = _Source(device_room(device), sensor_room(sensor)), list(group)
-            if members := self.every.members(*source):
-                _send(members, Event((DATA_STREAM, reading_to_json(reading, now)) for reading in readings))
-            for room in source:
+        for (organization_id, device, sensor), group in groupby(ReadingBatch.FromString(message).readings, _whose):
+            source, readings = _Source(organization_id, device_room(device), sensor_room(sensor)), list(group)
+            if members := self.every.members(source.device, source.sensor):
+                _send(source, members, Event((DATA_STREAM, reading_to_json(reading, now)) for reading in readings))
+            for room in (source.device, source.sensor):
                 if self.coalesced.occupied(room):
                     self._coalesce(room, source, readings)
 
@@ -101,16 +102,16 @@ class LiveReadings:
         for (source, _), (reading, merged) in waiting.items():
             by_source[source].append((DATA_STREAM, reading_to_json(reading, now, merged)))
         for source, events in by_source.items():
-            _send(self._members(room, source), Event(events))
+            _send(source, self._members(room, source), Event(events))
 
     def _members(self, room: str, source: _Source) -> set[Member]:
         """Of those in both rooms of a reading, the sensor's says nothing that the device's says, or that each does."""
-        members = self.coalesced.members(room) - self.every.members(*source)
+        members = self.coalesced.members(room) - self.every.members(source.device, source.sensor)
         return members - self.coalesced.members(source.device) if room == source.sensor else members
 
 
-def _uuids(reading: CommittedReading) -> tuple[str, str]:
-    return reading.device_uuid, reading.sensor_uuid
+def _whose(reading: CommittedReading) -> tuple[int, str, str]:
+    return reading.organization_id, reading.device_uuid, reading.sensor_uuid
 
 
 def _newer(known: _Waiting, reading: CommittedReading) -> _Waiting:
@@ -118,8 +119,8 @@ def _newer(known: _Waiting, reading: CommittedReading) -> _Waiting:
     return _Waiting(reading if is_newer else known.reading, known.merged + 1)
 
 
-def _send(members: Iterable[Member], event: Event) -> None:
-    for member in members:
+def _send(source: _Source, members: Iterable[Member], event: Event) -> None:
+    for member in of_organization(members, source.organization_id):
         member.send(event)
 
 

@@ -39,6 +39,10 @@ class Event:
 class Member(Protocol):
     """Who may be in a room."""
 
+    @property
+    def organization_id(self) -> int:
+        """Whose notifications and readings it may hear."""
+
     def send(self, event: Event) -> None:
         """Hands the event over; never waits."""
 
@@ -93,6 +97,11 @@ class Rooms:
     def members(self, *rooms: str) -> set[Member]:
         """Who is in any of the rooms, each once."""
         return set().union(*(self._members.get(room, ()) for room in rooms))
+
+
+def of_organization(members: Iterable[Member], organization_id: int) -> list[Member]:
+    """Those of an organization, 0 for any: a uuid or id that one gave up may be another's now."""
+    return [member for member in members if not organization_id or member.organization_id == organization_id]
 
 
 def _take_out(index: dict[K, set[V]], key: K, value: V) -> None:

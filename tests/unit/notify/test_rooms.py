@@ -4,6 +4,8 @@ from aemos_notify.rooms import Event, Rooms
 
 
 class FakeMember:
+    organization_id = 1
+
     def __init__(self) -> None:
         self.heard: list[Event] = []
 
