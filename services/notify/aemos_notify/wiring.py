@@ -15,7 +15,7 @@ from aemos_core.jobs import DELIVER_EMAIL, RECORD_NOTIFICATIONS, SEND_DELIVERY, 
 from aemos_core.notification_log import NotificationFeed
 from aemos_core.process import Component
 from aemos_core.redis_link import open_redis
-from aemos_core.worker import JobWorker, actor_on_loop
+from aemos_core.worker import JobWorker, actor_on_loop, is_outage
 from google.protobuf.message import DecodeError
 
 from aemos_notify.channels import EmailChannel, Failed, open_channels
@@ -100,11 +100,11 @@ async def wire_worker(settings: NotifySettings) -> AsyncIterator[Sequence[Compon
         dispatcher = Dispatcher(database, outbox, labels_from(history_pb2_grpc.HistoryServiceStub(ingest)))
         record = RecordJob(database, redis, dispatcher)
         mail = MailJob(EmailChannel(settings.mail_server), settings.mail_from, redis, jobs_redis)
-        actor_on_loop(recording, RECORD_NOTIFICATIONS, record, never_retry=(DecodeError,))
+        actor_on_loop(recording, RECORD_NOTIFICATIONS, record, never_retry=(DecodeError,), outlasts=is_outage)
         deliver, threads = DeliverJob(database, channels, jobs_redis), settings.notify_worker_threads
-        actor_on_loop(posting, SEND_DELIVERY, deliver, never_retry=(DecodeError,))
-        actor_on_loop(mailing, DELIVER_EMAIL, deliver, never_retry=(DecodeError,))
-        actor_on_loop(mailing, SEND_EMAIL, mail, never_retry=(DecodeError, Failed))
+        actor_on_loop(posting, SEND_DELIVERY, deliver, never_retry=(DecodeError,), outlasts=is_outage)
+        actor_on_loop(mailing, DELIVER_EMAIL, deliver, never_retry=(DecodeError,), outlasts=is_outage)
+        actor_on_loop(mailing, SEND_EMAIL, mail, never_retry=(DecodeError, Failed), outlasts=is_outage)
         yield [
             JobWorker(recording, [RECORD_NOTIFICATIONS.queue_name()], threads=_LEDGER_THREADS),
             JobWorker(posting, [SEND_DELIVERY.queue_name()], threads=threads),
