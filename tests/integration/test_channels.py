@@ -79,7 +79,8 @@ async def test_a_mail_arrives() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["not an address", "a@b.org,,c@d.org", "a@b.org\r\nBcc: c", "a@b.org," * 20 + "a@b.org"]
+    "target",
+    ["not an address", "a@b.org,,c@d.org", "a@b.org\r\nBcc: c", "a@b.org," * 20 + "a@b.org", "a:b@c.org", "a@b..org"],
 )
 async def test_what_is_no_address(target: str) -> None:
     """Is refused when it is saved; at most 20 addresses."""
@@ -102,6 +103,20 @@ async def test_what_the_mail_server_refuses() -> None:
         with pytest.raises(Failed) as failed:
             await EmailChannel(MailServer(host, port, "a@example.org", security="none")).send(sent)
         assert failed.value.for_good is for_good
+
+
+async def test_a_recipient_that_is_refused() -> None:
+    """Is named beside what the others got; when there is no other, the mail failed, for good with a 5xx."""
+    with smtp_server() as (inbox, port):
+        channel = EmailChannel(MailServer("127.0.0.1", port, "a@example.org", security="none"))
+        for answer, for_good in (("550 no such user", True), ("450 later", False)):
+            inbox.refused = {"no@example.org": answer}
+            taken = await channel.send(Letter("msg_1", "b@example.org, no@example.org", Message("Hot", "hot")))
+            assert taken == f"taken; not to no@example.org: {answer}"
+            with pytest.raises(Failed, match=f"^no@example.org: {answer}$") as failed:
+                await channel.send(Letter("msg_1", "no@example.org", Message("Hot", "hot")))
+            assert failed.value.for_good is for_good
+    assert len(inbox.mails) == 2
 
 
 def test_a_report_has_its_pictures_in_it() -> None:

@@ -18,11 +18,18 @@ from tests.support.ports import free_port
 
 
 class Inbox:
-    """Mails that came; `refuse` is what the server answers instead of taking one."""
+    """Mails that came; `refuse` is what the server answers instead of taking one, `refused` to recipients."""
 
     def __init__(self) -> None:
         self.mails: list[EmailMessage] = []
         self.refuse = ""
+        self.refused: dict[str, str] = {}
+
+    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+        if address in self.refused:
+            return self.refused[address]
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         if self.refuse:

@@ -31,7 +31,8 @@ MAIL_SECONDS = 20.0
 MOST_RECIPIENTS = 20
 _MOST_ANSWER = 64 * 1024
 _SHOWN = 500
-_ADDRESS = re.compile(r"[^\s@,<>\"]{1,64}@[A-Za-z0-9.-]{1,253}")
+# Without what is more than an address: "a:b@example.org" would go to b.
+_ADDRESS = re.compile(r"[^\s@,<>\"():;\[\]\\]{1,64}@(?=.{1,253}\Z)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 
 
 class Failed(Exception):
@@ -163,13 +164,14 @@ class EmailChannel:
         return await self.send_mail(mail)
 
     async def send_mail(self, mail: EmailMessage) -> str:
-        """Sends a mail that is complete; Failed for good when the server refuses it with a 5xx."""
+        """Sends a mail that is complete; the answer names recipients that were refused. Failed when nobody gets it, for
+        good when that is a 5xx."""
         server = self._server
         if not server.host:
             raise Failed("no mail server is set: AEMOS_SMTP_HOST", for_good=True)
         try:
             async with asyncio.timeout(MAIL_SECONDS):
-                _, answer = await aiosmtplib.send(
+                refused, answer = await aiosmtplib.send(
                     mail,
                     hostname=server.host,
                     port=server.port,
@@ -181,9 +183,12 @@ class EmailChannel:
                 )
         except aiosmtplib.SMTPResponseException as error:
             raise Failed(f"{error.code} {error.message}", for_good=error.code >= 500) from None
+        except aiosmtplib.SMTPRecipientsRefused as error:
+            answers = [f"{one.recipient}: {one.code} {one.message}" for one in error.recipients]
+            raise Failed("; ".join(answers), for_good=all(one.code >= 500 for one in error.recipients)) from None
         except (TimeoutError, OSError, aiosmtplib.SMTPException) as error:
             raise Failed(f"{type(error).__name__}: {error}") from None
-        return answer[:_SHOWN]
+        return "; ".join([answer, *(f"not to {one}: {code} {why}" for one, (code, why) in refused.items())])[:_SHOWN]
 
 
 def envelope(sender: str, recipients: Iterable[str], subject: str, uid: str) -> EmailMessage:
