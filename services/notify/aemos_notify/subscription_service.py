@@ -42,7 +42,8 @@ class SubscriptionServicer(subscription_pb2_grpc.SubscriptionServiceServicer):
 
     async def CreateSubscription(self, request: pb.CreateSubscriptionRequest, context: Context) -> pb.Subscription:
         draft = pb.Subscription(**{"enabled": True, "hourly_limit": _HOURLY, **_given(request)})
-        await self._check(draft)
+        self._check(draft)
+        await self._channels[draft.channel].check_target(draft.target)
         draft.secret = _new_secret() if self._channels[draft.channel].signs else ""
         organization_id = caller().organization_id
         async with self._database.write() as connection:
@@ -64,10 +65,14 @@ class SubscriptionServicer(subscription_pb2_grpc.SubscriptionServiceServicer):
 
     async def UpdateSubscription(self, request: pb.UpdateSubscriptionRequest, context: Context) -> pb.Subscription:
         changes = {name: value for name, value in _given(request).items() if name != "id"}
-        await self._check(pb.Subscription(**{**_given(subscription_of(await self._get(request.id))), **changes}))
+        draft = pb.Subscription(**{**_given(subscription_of(await self._get(request.id))), **changes})
+        self._check(draft)
+        if "target" in changes:  # a host that is gone must not keep it from being turned off
+            await self._channels[draft.channel].check_target(draft.target)
         if request.HasField("filter"):
             changes["filter"] = filter_json(request.filter)
-        return subscription_of(await self._change(request.id, changes))
+        async with self._database.write() as connection:
+            return subscription_of(await subscriptions.change(connection, request.id, changes))
 
     async def DeleteSubscription(
         self, request: pb.DeleteSubscriptionRequest, context: Context
@@ -76,7 +81,6 @@ class SubscriptionServicer(subscription_pb2_grpc.SubscriptionServiceServicer):
         is_gone = False
         while not is_gone:
             async with self._database.write() as connection:
-                await subscriptions.change(connection, request.id, {"enabled": False})
                 is_gone = await subscriptions.remove(connection, request.id)
         return pb.DeleteSubscriptionResponse()
 
@@ -84,12 +88,13 @@ class SubscriptionServicer(subscription_pb2_grpc.SubscriptionServiceServicer):
         self, request: pb.RotateSubscriptionSecretRequest, context: Context
     ) -> pb.Subscription:
         """The old one signs too for a day."""
-        found = await self._get(request.id)
-        if not found.secret:
-            raise invalid("id", "its channel signs nothing")
-        until = now_ms() + _OLD_SECRET_MS
-        changes = {"secret": _new_secret(), "old_secret": found.secret, "old_until_ms": until}
-        return subscription_of(await self._change(request.id, changes), with_secret=True)
+        async with self._database.write() as connection:
+            found = await own(connection, subscription, request.id, lock=True)
+            if not found.secret:
+                raise invalid("id", "its channel signs nothing")
+            until = now_ms() + _OLD_SECRET_MS
+            changes = {"secret": _new_secret(), "old_secret": found.secret, "old_until_ms": until}
+            return subscription_of(await subscriptions.change(connection, request.id, changes), with_secret=True)
 
     async def PreviewTemplate(self, request: pb.PreviewTemplateRequest, context: Context) -> pb.PreviewTemplateResponse:
         notification: Mapping[str, Any] = templates.EXAMPLE
@@ -115,9 +120,7 @@ class SubscriptionServicer(subscription_pb2_grpc.SubscriptionServiceServicer):
 
     async def ResendDelivery(self, request: pb.ResendDeliveryRequest, context: Context) -> pb.Delivery:
         async with self._database.write() as connection:
-            again = await subscriptions.change_delivery(
-                connection, request.id, status=Status.QUEUED, attempts=0, answer=""
-            )
+            again = await subscriptions.begin_again(connection, request.id)
             target = await own(connection, subscription, again.subscription_id)
             rows = await self._outbox.add(connection, [delivery_row(again.id, target.id, target.channel)])
         self._outbox.committed(rows)
@@ -133,17 +136,12 @@ class SubscriptionServicer(subscription_pb2_grpc.SubscriptionServiceServicer):
         async with self._database.read() as connection:
             return await own(connection, subscription, subscription_id)
 
-    async def _change(self, subscription_id: int, changes: Mapping[str, Any]) -> AnyRow:
-        async with self._database.write() as connection:
-            return await subscriptions.change(connection, subscription_id, changes)
-
-    async def _check(self, draft: pb.Subscription) -> None:
+    def _check(self, draft: pb.Subscription) -> None:
         check(draft)
         channel, made_by = self._channel(draft.channel), (draft.subject_template, draft.body_template)
         templates.check(*made_by)
         for example in templates.examples(draft.filter.event_types):
             channel.message(*made_by, example)
-        await channel.check_target(draft.target)
 
     def _channel(self, name: str) -> ChannelSender:
         if name not in self._channels:

@@ -153,7 +153,9 @@ async def change(connection: AsyncConnection, subscription_id: int, changes: Map
 
 
 async def remove(connection: AsyncConnection, subscription_id: int) -> bool:
-    """Deletes a subscription with its deliveries; not all of them at once: whether it is gone."""
+    """Turns one of the caller's off and deletes it with its deliveries; not all at once: whether it is gone."""
+    await own(connection, subscription, subscription_id)
+    await connection.execute(update(subscription).where(_s.id == subscription_id).values(enabled=False))
     oldest = select(_d.id).where(_d.subscription_id == subscription_id).limit(_AT_ONCE)
     if await delete_found(connection, delivery, oldest) == _AT_ONCE:
         return False
@@ -248,6 +250,14 @@ async def change_delivery(connection: AsyncConnection, delivery_id: int, **value
     found = await own(connection, delivery, delivery_id)
     await connection.execute(update(delivery).where(_d.id == found.id).values(**values))
     return await own(connection, delivery, delivery_id)
+
+
+async def begin_again(connection: AsyncConnection, delivery_id: int) -> AnyRow:
+    """One of the caller's deliveries is to be sent, whatever became of it."""
+    found = await own(connection, delivery, delivery_id)
+    repeats = 0 if found.status == Status.SUPPRESSED else found.repeats  # it stood for others, and now for itself
+    fresh = {"status": Status.QUEUED, "attempts": 0, "answer": "", "due_at_ms": None}
+    return await change_delivery(connection, delivery_id, repeats=repeats, **fresh)
 
 
 async def note(connection: AsyncConnection, delivery_id: int, **values: Any) -> None:

@@ -81,7 +81,7 @@ def _mistakes(draft: pb.Subscription) -> list[tuple[str, str]]:
         ("hourlyLimit", "" if 1 <= draft.hourly_limit <= _MOST_HOURLY else f"must be 1 to {_MOST_HOURLY}"),
         ("repeatMinutes", "" if 0 <= draft.repeat_minutes <= _MOST_MINUTES else f"must be 0 to {_MOST_MINUTES}"),
         ("filter", "" if size <= _MOST_FILTER else f"must have at most {_MOST_FILTER} bytes as JSON"),
-        ("filter.deviceLabel", "" if "=" in (label or "=") else 'must be "key=value"'),
+        ("filter.deviceLabel", "" if not label or label.find("=") > 0 else 'must be "key=value"'),
     ]
 
 

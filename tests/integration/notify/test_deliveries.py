@@ -35,6 +35,7 @@ from aemos_notify.subscription_service import SubscriptionServicer
 from aemos_notify.subscription_store import secrets_of
 from aemos_notify.subscriptions import MOST_REPEATS, Status
 from aemos_notify.templates import EXAMPLE, Message
+from sqlalchemy import select
 
 from tests.support.notify_worker import FakeChannel, KeptOutbox, labels
 
@@ -182,6 +183,18 @@ async def test_an_hour_has_its_limit(notify: Fixture) -> None:
     assert row.answer == "over the hourly limit, with 11 more of this hour"
 
 
+async def test_what_was_suppressed_is_sent_by_hand(notify: Fixture) -> None:
+    """As any other: that it stood for others is no repetition of its own."""
+    await notify.subscribe(hourly_limit=1, repeat_minutes=5)
+    await notify.happen(30)
+    await notify.work()
+    (row,) = await notify.deliveries(status="suppressed")
+    await notify.call("ResendDelivery", id=row.id)
+    await notify.work()
+    assert notify.channel.letters[-1].uid == f"msg_{row.subscription_id}_{row.notification_id}"
+    assert await notify.sweep(now_ms() + 6 * MINUTE_MS) == 2
+
+
 async def test_it_is_repeated_until_somebody_acknowledges(notify: Fixture) -> None:
     """After its minutes, again and again, but not for ever."""
     await notify.subscribe(repeat_minutes=5)
@@ -298,6 +311,22 @@ async def test_a_subscription_goes_with_its_deliveries(notify: Fixture) -> None:
     assert await notify.statuses() == []
     await notify.work()
     assert notify.channel.letters == []
+    async with notify.database.read() as connection:
+        actions = (await connection.execute(select(subscription_store.audit_rows.c.action))).scalars().all()
+    assert actions == ["subscription.create", "subscription.delete"]
+
+
+async def test_a_target_that_is_gone_may_be_turned_off(notify: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target is looked at when it is given, and not when something else of its subscription changes."""
+
+    async def gone(target: str) -> None:
+        raise invalid("target", "the host cannot be found")
+
+    made = await notify.subscribe()
+    monkeypatch.setattr(notify.channel, "check_target", gone)
+    assert not (await notify.call("UpdateSubscription", id=made.id, enabled=False)).enabled
+    with pytest.raises(AemosError, match="target"):
+        await notify.call("UpdateSubscription", id=made.id, target="b@example.org")
 
 
 async def test_two_changes_at_once_both_stay(notify: Fixture) -> None:
@@ -309,6 +338,13 @@ async def test_two_changes_at_once_both_stay(notify: Fixture) -> None:
     assert (await notify.secrets(made, now_ms()))[0] == rotated.secret
     with pytest.raises(AemosError):
         await notify.call("UpdateSubscription", id=made.id, hourly_limit=0)
+
+
+async def test_two_new_secrets_at_once_both_sign(notify: Fixture) -> None:
+    """Each was shown to somebody."""
+    made = await notify.subscribe(channel="webhook", target="https://example.org/hook")
+    shown = await asyncio.gather(*(notify.call("RotateSubscriptionSecret", id=made.id) for _ in range(2)))
+    assert set(await notify.secrets(made, now_ms())) == {one.secret for one in shown}
 
 
 async def test_secrets(notify: Fixture) -> None:
@@ -331,6 +367,7 @@ async def test_secrets(notify: Fixture) -> None:
         ({"hourly_limit": 3_601}, "hourlyLimit"),
         ({"body_template": "{{ missing }}"}, "bodyTemplate"),
         ({"filter": Filter(device_label="site")}, "filter.deviceLabel"),
+        ({"filter": Filter(device_label="=site")}, "filter.deviceLabel"),
     ],
 )
 async def test_mistakes_are_named(notify: Fixture, changes: dict[str, Any], loc: str) -> None:
