@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aemos.v1.job_pb2 import Announcement
 from aemos_core.announce import Announcer
+from aemos_core.identity import ANYBODY, set_caller
 from aemos_core.names import notification_log
 from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
@@ -123,6 +124,23 @@ async def test_ledger_answers_for_what_the_log_lost(redis: RedisClient, redis_ur
         async with browser(notify) as found:
             assert (await found.subscribe({"deviceId": 42, "after": f"{now_ms() - 60_000}-0"}))["ok"]
             assert numbers(found) == [0, 2, 4, 6, 8, 10]
+
+
+async def test_ledger_answers_when_redis_lost_all(redis: RedisClient, redis_url: str, tmp_path: Path) -> None:
+    """Also when the service was started after that: what there is of the ledger is told, once, before what is new."""
+    async with running_notify(redis_url, tmp_path, worker=True) as notify:
+        for number in range(12):
+            await announce(redis, [number], number % 5)
+        await until_listed(notify, 12)
+    await redis.flushall()
+    set_caller(ANYBODY)  # who listed is not who starts the next one
+    async with running_notify(redis_url, tmp_path) as notify, browser(notify) as found:
+        after = f"{now_ms() - 60_000}-0"
+        for subscription in ({"deviceId": 42}, {"deviceId": 42}, {"deviceId": 9}):
+            assert (await found.subscribe({**subscription, "after": after}))["ok"]
+        assert numbers(found) == [0, 4, 5, 9, 10, 1, 2, 6, 7, 11]
+        await announce(redis, [12])
+        await until(lambda: numbers(found)[-1] == 12, WITHIN_S)
 
 
 async def until_listed(notify: Notify, count: int) -> None:

@@ -21,6 +21,7 @@ log = logging.getLogger("aemos.notifications")
 _ID = re.compile(r"(\d{1,15})-(\d{1,18})", re.ASCII)
 _LAST_SEQ = 10**18 - 1
 _READY_SECONDS = 1.0
+_UNSURE_SECONDS = 1
 _LOGS_AT_ONCE = 100
 _ENTRIES_AT_ONCE = 500
 
@@ -142,6 +143,8 @@ class NotificationFeed:
         self._deliver = deliver
         self._on_gap = on_gap
         self._positions: dict[int, LogId] = {}
+        self._began = BEGINNING
+        """Of organizations whose logs were not there when this began: a Redis that lost them leaves the ledger's."""
         self._ready = asyncio.Event()
         self._subscriber = Subscriber(redis, {DEVICE_STATE_CHANGE: self._published}, on_gap=self._catch_up)
 
@@ -155,7 +158,7 @@ class NotificationFeed:
 
     def reached(self, organization_id: int) -> LogId:
         """Everything up to here was handed over, or is older than this process; nothing behind it was."""
-        return self._positions.get(organization_id, BEGINNING)
+        return self._positions.get(organization_id, self._began)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Listens until told to stop."""
@@ -170,6 +173,9 @@ class NotificationFeed:
         self._deliver(found)
 
     async def _catch_up(self) -> None:
+        if not self._ready.is_set():
+            seconds, _ = await self._redis.time()  # ids are by Redis' clock
+            self._began = LogId(1000 * (seconds - _UNSURE_SECONDS))
         organizations = sorted(int(member) for member in await self._redis.smembers(NOTIFICATION_LOGS))
         for start in range(0, len(organizations), _LOGS_AT_ONCE):
             some = organizations[start : start + _LOGS_AT_ONCE]
