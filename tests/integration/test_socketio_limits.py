@@ -4,18 +4,22 @@ import asyncio
 import json
 import logging
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import websockets
 from aemos_core.announce import Announcer
 from aemos_core.names import DEVICE_STATE_CHANGE
-from aemos_notify import listener, replay, websocket
+from aemos_notify import listener, replay, service, websocket, wiring
+from aemos_notify.rooms import Rooms
 from aemos_notify.socketio_server import QUEUED_PACKETS
 from websockets.asyncio.client import ClientConnection
 
 from tests.support.notify import ROOMS, WITHIN_S, announcement, bare, browser, closed, enter, running_notify
+from tests.support.redis_server import until
 
 pytestmark = pytest.mark.asyncio
 
@@ -135,6 +139,38 @@ async def test_full_house_is_answered(redis_url: str, tmp_path: Path) -> None:
             async with bare(notify):
                 pass
         assert refused.value.response.status_code == 503
+
+
+async def test_who_left_while_it_waited_for_a_replay_is_in_no_room(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session ended before its turn came: nothing of it stays."""
+    rooms, may_read, read = Rooms(), asyncio.Event(), service.entries
+
+    async def entries(*arguments: Any, **named: Any) -> Any:
+        await may_read.wait()
+        return await read(*arguments, **named)
+
+    monkeypatch.setattr(replay, "_AT_ONCE", 1)
+    monkeypatch.setattr(wiring, "Rooms", lambda: rooms)
+    monkeypatch.setattr(service, "entries", entries)
+    wanted = {"deviceId": 42, "after": "0-1"}
+    async with running_notify(redis_url, tmp_path) as notify:
+        await Announcer(notify.redis).announce([announcement("l1")])
+        async with (
+            browser(notify) as first,
+            browser(notify, notify.registry.token(exp=time.time() + 1.5)) as second,
+            browser(notify) as third,
+        ):
+            answers = []
+            for client in (first, second, third):
+                answers.append(asyncio.create_task(client.subscribe(wanted)))
+                await until(lambda: len(rooms.members("device-42")) == 1, WITHIN_S)
+            await until(lambda: second.left, WITHIN_S)
+            may_read.set()
+            assert [(await answers[number])["ok"] for number in (0, 2)] == [True, True]
+            answers[1].cancel()
+        await until(lambda: rooms.empty, WITHIN_S, "everybody to be gone")
 
 
 async def test_a_replay_waits_for_its_client_and_no_longer(

@@ -153,6 +153,8 @@ class SocketIoEdge:
                 answer["truncated"] = True
             if sid in self._clients:
                 await self._look(client, subject, asked)
+            else:
+                self._rooms.leave_all(client)
         return answer
 
     async def _enter(self, client: Client, subject: Subject, asked: Wanted) -> bool:
