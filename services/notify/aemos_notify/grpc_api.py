@@ -9,7 +9,7 @@ from aemos.v1 import notification_pb2 as pb
 from aemos.v1.device_pb2 import GetDeviceRequest
 from aemos_core.announce import Announcer
 from aemos_core.database import Database
-from aemos_core.errors import invalid, unavailable
+from aemos_core.errors import invalid, not_found, unavailable
 from aemos_core.identity import caller
 from aemos_core.names import device_id_room, device_room
 from aemos_core.notification_log import BEGINNING, NotificationFeed, parse_log_id
@@ -61,6 +61,8 @@ class NotifyServicer(notification_pb2_grpc.NotifyServiceServicer):
         announcement = announcement_of(request, caller().organization_id)
         if request.device_uuid:
             device = await self._devices.GetDevice(GetDeviceRequest(device=request.device_uuid))
+            if device.uuid != request.device_uuid:  # it is found by its id too
+                raise not_found("device")
             announcement.rooms.extend((device_room(device.uuid), device_id_room(device.id)))
         try:
             await self._announcer.announce([announcement])

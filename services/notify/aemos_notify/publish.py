@@ -31,10 +31,14 @@ def announcement_of(request: pb.PublishNotificationRequest, organization_id: int
         raise invalid("type", "must be 1 to 64 of a-z 0-9 -, and none of AEMOS' own")
     if len(request.uuid) > _MOST_UUID:
         raise invalid("uuid", f"must have at most {_MOST_UUID} characters")
+    try:
+        metadata = json_format.MessageToDict(request.metadata)
+    except ValueError:
+        raise invalid("metadata", "has a number that JSON has not") from None
     notification = {
         "type": request.type,
         "deviceUuid": request.device_uuid,
-        "metadata": json_format.MessageToDict(request.metadata),
+        "metadata": metadata,
         "timestamp": rfc3339(now_ms()),
     }
     body = msgspec.json.encode(notification)

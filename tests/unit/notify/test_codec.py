@@ -1,6 +1,7 @@
 """Notifications and readings in their forms."""
 
 import json
+import math
 
 import pytest
 from aemos.v1 import notification_pb2 as pb
@@ -8,6 +9,7 @@ from aemos.v1.job_pb2 import CommittedReading
 from aemos_core.errors import AemosError
 from aemos_core.notification_log import Logged, LogId, parse_log_id
 from aemos_notify import codec
+from aemos_notify.publish import announcement_of
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +35,15 @@ def test_page_token_goes_before_after() -> None:
     request = pb.ListNotificationsRequest(after="1-0", page_token="5-2")
     assert codec.after_from_pb(request) == LogId(5, 2)
     assert codec.after_from_pb(pb.ListNotificationsRequest()) == LogId()
+
+
+def test_what_is_no_json_cannot_be_announced() -> None:
+    """gRPC carries numbers that JSON has not; INVALID names the field."""
+    for number in (math.nan, math.inf):
+        request = pb.PublishNotificationRequest(type="maintenance", metadata={"a": number})
+        with pytest.raises(AemosError) as refused:
+            announcement_of(request, 1)
+        assert refused.value.errors[0].loc == "metadata"
 
 
 def test_incomplete_notifications_are_listed() -> None:
