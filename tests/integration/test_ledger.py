@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +274,39 @@ async def test_pages_follow_each_other(redis: RedisClient, redis_url: str, tmp_p
             with pytest.raises(AemosError) as refused:
                 await listed(notify, **request)
             assert refused.value.errors[0].loc == loc
+
+
+@asynccontextmanager
+async def caller_of(notify: Notify, role: str) -> AsyncIterator[notification_pb2_grpc.NotifyServiceStub]:
+    set_caller(Caller(1, 7, role, notify.registry.token(role=role)))
+    async with rpc.open_channel(notify.target, SECRET) as channel:
+        yield notification_pb2_grpc.NotifyServiceStub(channel)
+
+
+async def test_own_notifications_name_a_device_by_its_uuid(redis: RedisClient, redis_url: str, tmp_path: Path) -> None:
+    """Its id would be taken for a uuid by whoever hears it."""
+    async with running_notify(redis_url, tmp_path) as notify, caller_of(notify, "operator") as stub:
+        await stub.PublishNotification(
+            notification_pb2.PublishNotificationRequest(type="maintenance", device_uuid="abc-123")
+        )
+        with pytest.raises(AemosError, match="device not found"):
+            await stub.PublishNotification(
+                notification_pb2.PublishNotificationRequest(type="maintenance", device_uuid="42")
+            )
+    assert [json.loads(body)["deviceUuid"] for _, body in await logged(redis)] == ["abc-123"]
+
+
+async def test_a_watch_ends_as_the_service_stops(redis: RedisClient, redis_url: str, tmp_path: Path) -> None:
+    """In order, and at once: who watches goes on elsewhere, and nothing waits for the ten minutes to pass."""
+    async with AsyncExitStack() as stack:
+        async with running_notify(redis_url, tmp_path) as notify:
+            stub = await stack.enter_async_context(caller_of(notify, "viewer"))
+            metadata = (("authorization", f"Bearer {notify.registry.token()}"),)
+            request = notification_pb2.WatchRequest(after="0-1", device_uuid="device-1")
+            watch = aiter(stub.Watch(request, metadata=metadata))
+            await Announcer(redis).announce([announcement(n) for n in range(2)])
+            assert (await asyncio.wait_for(anext(watch), WITHIN_S)).device_uuid == "device-1"
+            stopped_at = time.monotonic()
+        assert time.monotonic() - stopped_at < WITHIN_S
+        with pytest.raises(StopAsyncIteration):
+            await anext(watch)

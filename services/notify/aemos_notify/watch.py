@@ -23,12 +23,20 @@ _AT_ONCE = 200
 
 
 class Watchers:
-    """Those who watch at this process; `noticed` wakes those of an organization."""
+    """A component: those who watch at this process; `noticed` wakes those of an organization."""
 
     def __init__(self, database: Database, redis: RedisClient) -> None:
         self._database = database
         self._redis = redis
         self._waiting: dict[int, set[asyncio.Event]] = {}
+        self._stop = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Ends every watch when told to stop: each goes on elsewhere."""
+        self._stop = stop
+        await stop.wait()
+        for organization_id in list(self._waiting):
+            self.noticed(organization_id)
 
     def noticed(self, organization_id: int) -> None:
         """The organization had a notification."""
@@ -45,7 +53,7 @@ class Watchers:
         waiting = self._waiting.setdefault(organization_id, set())
         waiting.add(event)
         try:
-            async for entry in self._follow(organization_id, after, event):
+            async for entry in self._follow(organization_id, after, device_uuid, event):
                 found = codec.entry_to_pb(entry)
                 if device_uuid in ("", found.device_uuid):
                     yield found
@@ -54,14 +62,16 @@ class Watchers:
             if not waiting:
                 del self._waiting[organization_id]
 
-    async def _follow(self, organization_id: int, after: LogId, event: asyncio.Event) -> AsyncIterator[Logged]:
+    async def _follow(
+        self, organization_id: int, after: LogId, device_uuid: str, event: asyncio.Event
+    ) -> AsyncIterator[Logged]:
         loop = asyncio.get_running_loop()
         until = loop.time() + WATCH_SECONDS
-        while page := await self._recorded(organization_id, after):
+        while not self._stop.is_set() and (page := await self._recorded(organization_id, after, device_uuid)):
             for entry in page:
                 yield entry
             after = page[-1].id
-        while loop.time() < until:
+        while loop.time() < until and not self._stop.is_set():
             event.clear()
             page = await entries(self._redis, organization_id, after, END, _AT_ONCE)
             for entry in page:
@@ -71,6 +81,6 @@ class Watchers:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(event.wait(), _LOOK_SECONDS)
 
-    async def _recorded(self, organization_id: int, after: LogId) -> list[Logged]:
+    async def _recorded(self, organization_id: int, after: LogId, device_uuid: str) -> list[Logged]:
         async with self._database.read() as connection:
-            return await store.entries(connection, organization_id, after, _AT_ONCE)
+            return await store.entries(connection, organization_id, after, _AT_ONCE, device_uuid)

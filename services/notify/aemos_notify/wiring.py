@@ -81,7 +81,7 @@ async def wire(settings: NotifySettings) -> AsyncIterator[Sequence[Component]]:
         address = f"{settings.bind}:{settings.notify_grpc_port}"
         server = await enter(rpc.grpc_server(address, "AEMOS_NOTIFY_GRPC_PORT", secret, verifier, servicers))
         app = SocketIoApp(edge.server, settings.socketio_clients)
-        yield [server, Listener(app, bound), edge, feed, committed, ledger_feed, outbox, receipts]
+        yield [server, watchers, Listener(app, bound), edge, feed, committed, ledger_feed, outbox, receipts]
 
 
 @asynccontextmanager
