@@ -42,6 +42,8 @@ _MOST_MATCHES = 10_000
 """Deliveries that one transaction may have to add."""
 _SWEEP_SECONDS = 15.0
 _SWEEP_AT_ONCE = 200
+_DEVICES_AT_ONCE = 50
+"""What ingest knows of a device comes with its labels, and all of it must fit in a message."""
 
 Labels = Callable[[int, Sequence[str]], Awaitable[Mapping[str, Mapping[str, str]]]]
 """Labels of devices by uuid: (organization id, uuids)."""
@@ -70,8 +72,12 @@ def labels_from(history: history_pb2_grpc.HistoryServiceAsyncStub) -> Labels:
     """Asks ingest."""
 
     async def labels(organization_id: int, uuids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
-        request = history_pb2.GetContextRequest(organization_id=organization_id, devices=uuids)
-        return {device.uuid: dict(device.labels) for device in (await history.GetContext(request)).devices}
+        known: dict[str, Mapping[str, str]] = {}
+        for start in range(0, len(uuids), _DEVICES_AT_ONCE):
+            some = uuids[start : start + _DEVICES_AT_ONCE]
+            request = history_pb2.GetContextRequest(organization_id=organization_id, devices=some)
+            known |= {device.uuid: dict(device.labels) for device in (await history.GetContext(request)).devices}
+        return known
 
     return labels
 

@@ -13,13 +13,15 @@ from typing import Any
 
 import aemos_notify
 import pytest
-from aemos.v1 import notification_pb2
+from aemos.v1 import history_pb2, history_pb2_grpc, notification_pb2
 from aemos.v1 import subscription_pb2 as pb
+from aemos.v1.device_pb2 import Device
 from aemos.v1.job_pb2 import SendDelivery
 from aemos.v1.subscription_pb2 import NotificationFilter as Filter
+from aemos_core import rpc
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, invalid
-from aemos_core.identity import Caller, set_caller
+from aemos_core.identity import Caller, TokenVerifier, set_caller
 from aemos_core.jobs import SEND_DELIVERY
 from aemos_core.notification_log import Logged, LogId
 from aemos_core.outbox import Row
@@ -28,7 +30,7 @@ from aemos_core.times import now_ms
 from aemos_core.worker import Job, current_job
 from aemos_notify import subscription_store, templates
 from aemos_notify.channels import ChannelSender, Failed, Letter
-from aemos_notify.dispatch import DeliverJob, Dispatcher, TryAgain, send_due
+from aemos_notify.dispatch import DeliverJob, Dispatcher, TryAgain, labels_from, send_due
 from aemos_notify.grpc_api import NotifyServicer
 from aemos_notify.service import forget_old
 from aemos_notify.subscription_service import SubscriptionServicer
@@ -38,6 +40,7 @@ from aemos_notify.templates import EXAMPLE, Message
 from sqlalchemy import select
 
 from tests.support.notify_worker import FakeChannel, KeptOutbox, labels
+from tests.support.ports import free_port
 
 MINUTE_MS = 60_000
 
@@ -338,6 +341,25 @@ async def test_two_changes_at_once_both_stay(notify: Fixture) -> None:
     assert (await notify.secrets(made, now_ms()))[0] == rotated.secret
     with pytest.raises(AemosError):
         await notify.call("UpdateSubscription", id=made.id, hourly_limit=0)
+
+
+class _History(history_pb2_grpc.HistoryServiceServicer):
+    async def GetContext(
+        self, request: history_pb2.GetContextRequest, context: rpc.Context
+    ) -> history_pb2.GetContextResponse:
+        known = {"labels": {"site": "hamburg"}, "attributes": {"notes": "x" * 10_000}}
+        return history_pb2.GetContextResponse(devices=[Device(uuid=uuid, **known) for uuid in request.devices])
+
+
+async def test_labels_of_many_devices() -> None:
+    """As many as are copied at a time, however much there is to know of each."""
+    target, verifier = f"127.0.0.1:{free_port()}", TokenVerifier(lambda: asyncio.sleep(0, {}))
+    async with (
+        rpc.grpc_server(target, "", "secret", verifier, [_History()]),  # type: ignore[abstract]
+        rpc.open_channel(target, "secret") as channel,
+    ):
+        labels_of, uuids = labels_from(history_pb2_grpc.HistoryServiceStub(channel)), list(map(str, range(500)))
+        assert await labels_of(1, uuids) == {uuid: {"site": "hamburg"} for uuid in uuids}
 
 
 async def test_two_new_secrets_at_once_both_sign(notify: Fixture) -> None:
