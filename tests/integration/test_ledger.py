@@ -214,7 +214,7 @@ async def test_strange_entries_do_not_stop_the_copy(redis: RedisClient, tmp_path
 
 async def entries(ledger: Database, organization_id: int = 1, device_uuid: str = "") -> Sequence[Logged]:
     async with ledger.read() as connection:
-        return await store.entries(connection, organization_id, BEGINNING, 1_000, device_uuid)
+        return await store.entries(connection, organization_id, BEGINNING, 1_000, device_uuid=device_uuid)
 
 
 async def listed(

@@ -151,7 +151,7 @@ def _envelope(announcement: job_pb2.Announcement) -> str:
     carried = {"traceContext": announcement.trace_context.hex()} if announcement.trace_context else {}
     organization = {"organizationId": announcement.organization_id}
     head = {"type": "socket", "event": announcement.event, **rooms, **organization, **carried}
-    return _json(head)[:-1] + ',"notification":'
+    return json.dumps(head, separators=(",", ":"))[:-1] + ',"notification":'
 
 
 def _with_trace_id(announcement: job_pb2.Announcement) -> str:
@@ -161,7 +161,3 @@ def _with_trace_id(announcement: job_pb2.Announcement) -> str:
         raise ValueError("a notification is not a JSON object")
     trace_id = telemetry.trace_id_of(announcement.trace_context)
     return announcement.notification_json.rstrip()[:-1] + f'{"," if notification else ""}"traceId":"{trace_id}"}}'
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))

@@ -30,7 +30,8 @@ class Client:
         self._greeting: asyncio.TimerHandle | None = None
         self._queue = queue
         self._held: list[Event] | None = None
-        self._overflowed = False
+        self.overflowed = False
+        """More was held back than is kept: what is there is not all."""
 
     def send(self, event: Event) -> None:
         """Writes at once when nothing waits, else queues; when the queue is full, the connection ends."""
@@ -44,7 +45,7 @@ class Client:
         elif len(self._held) < MOST_HELD:
             self._held.append(event)
         else:
-            self._overflowed = True
+            self.overflowed = True
 
     def greet(self) -> None:
         """Holds back for a moment what is for everybody: a first subscription may ask for what came before it."""
@@ -59,18 +60,13 @@ class Client:
     def hold(self) -> None:
         """Begins to hold back, and forgets what was."""
         self._end_greeting()
-        self._held, self._overflowed = [], False
-
-    @property
-    def overflowed(self) -> bool:
-        """More was held back than is kept: what is there is not all."""
-        return self._overflowed
+        self._held, self.overflowed = [], False
 
     def release(self) -> None:
         """Hands over what was held back; nothing is from now on. When it is not all, the connection ends."""
         self._end_greeting()
         held, self._held = self._held or (), None
-        if self._overflowed:
+        if self.overflowed:
             self.websocket.end(CloseCode.TRY_AGAIN_LATER, "notifications were missed")
             return
         for event in held:

@@ -1,4 +1,5 @@
-"""Notifications in their forms: the log's entries, the ledger's rows, the contract's messages, Socket.IO's events."""
+"""Notifications in their forms: the log's entries, the ledger's rows, the contract's messages, Socket.IO's events; and
+subscriptions and deliveries as the contract has them."""
 
 from __future__ import annotations
 
@@ -7,12 +8,17 @@ from typing import Any
 
 import msgspec
 from aemos.v1 import notification_pb2 as pb
+from aemos.v1 import subscription_pb2
 from aemos.v1.job_pb2 import CommittedReading
 from aemos_core import telemetry
 from aemos_core.notification_log import Logged, LogId, parse_log_id
+from aemos_core.records import AnyRow, message
 from aemos_core.times import parse_rfc3339, rfc3339
+from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from aemos_notify.subscriptions import Status
 
 log = logging.getLogger("aemos.notify")
 
@@ -82,6 +88,19 @@ def _moment(value: object, otherwise: int) -> int:
         return parse_rfc3339(str(value))
     except ValueError:
         return otherwise
+
+
+def subscription_of(row: AnyRow, *, with_secret: bool = False) -> subscription_pb2.Subscription:
+    """A row as the contract has it; its secret only where it is made."""
+    wanted = json_format.Parse(row.filter, subscription_pb2.NotificationFilter())
+    return message(subscription_pb2.Subscription, row, filter=wanted, secret=row.secret if with_secret else "")
+
+
+def delivery_of(row: AnyRow) -> subscription_pb2.Delivery:
+    """A row as the contract has it."""
+    over = "over the hourly limit" + (f", with {row.repeats} more of this hour" if row.repeats else "")
+    answer = over if row.status == Status.SUPPRESSED else row.answer
+    return message(subscription_pb2.Delivery, row, notification_id=str(LogId(row.ms, row.seq)), answer=answer)
 
 
 def reading_to_json(reading: CommittedReading, now: int, merged: int = 0) -> str:

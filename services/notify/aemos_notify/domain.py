@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aemos_core.errors import AemosError, Kind, invalid
+from aemos_core.errors import invalid
 from aemos_core.notification_log import LogId, parse_log_id
 
 _UUID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -84,8 +84,3 @@ class Coverage:
     def without(self, rooms: Sequence[str]) -> Coverage:
         """These rooms no more."""
         return Coverage({room: after for room, after in self.since.items() if room not in rooms})
-
-
-def too_many_rooms(most: int) -> AemosError:
-    """A client asks for more rooms than it may be in."""
-    return AemosError(Kind.BUSY, f"at most {most} rooms", reason="too_many_rooms")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from aemos.v1.job_pb2 import RecordNotifications
 from aemos_core.database import Database
@@ -54,26 +54,22 @@ class LedgerFeed:
         """Asks until told to stop."""
         while not await wait(stop, _PAUSE_SECONDS):
             await wait(stop, None, self._something)
-            await self._ask()
+            self._something.clear()
+            organizations, self._organizations = self._organizations, set()
+            every, self._all = self._all, False
+            try:
+                if every:
+                    organizations |= {int(member) for member in await self._redis.smembers(NOTIFICATION_LOGS)}
+                await self._ask(sorted(organizations))
+            except (RedisError, OSError) as error:
+                log.warning("the ledger waits: %s", type(error).__name__)
+                self._organizations |= organizations
+                self._all |= every
+                self._something.set()
 
-    async def _ask(self) -> None:
-        self._something.clear()
-        organizations, self._organizations = self._organizations, set()
-        every, self._all = self._all, False
-        try:
-            if every:
-                organizations |= {int(member) for member in await self._redis.smembers(NOTIFICATION_LOGS)}
-            await self._enqueue(sorted(organizations))
-        except (RedisError, OSError) as error:
-            log.warning("the ledger waits: %s", type(error).__name__)
-            self._organizations |= organizations
-            self._all |= every
-            self._something.set()
-
-    async def _enqueue(self, organizations: list[int]) -> None:
+    async def _ask(self, organizations: Sequence[int]) -> None:
         for start in range(0, len(organizations), _ORGANIZATIONS_A_JOB):
-            part = organizations[start : start + _ORGANIZATIONS_A_JOB]
-            job = RecordNotifications(organization_ids=part)
+            job = RecordNotifications(organization_ids=organizations[start : start + _ORGANIZATIONS_A_JOB])
             await self._queue.enqueue(RECORD_NOTIFICATIONS, job.SerializeToString())
 
 

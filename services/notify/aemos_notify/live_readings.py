@@ -13,6 +13,7 @@ from aemos.v1.job_pb2 import CommittedReading, ReadingBatch
 from aemos_core.names import READINGS_COMMITTED, device_room, sensor_room
 from aemos_core.redis_link import RedisClient, Subscriber
 from aemos_core.times import now_ms
+from aemos_core.waiting import wait
 
 from aemos_notify.codec import reading_to_json
 from aemos_notify.rooms import Event, Member, Rooms, of_organization
@@ -132,7 +133,6 @@ class CommittedReadings:
         readings.on_occupied = self.occupied
         self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
         self._is_flowing, self._settled = asyncio.Event(), asyncio.Event()
-        self._one_round = asyncio.Lock()
 
     def occupied(self, somebody: bool) -> None:
         """Whether anybody is in a room of readings."""
@@ -152,29 +152,16 @@ class CommittedReadings:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Listens, when somebody is there, until told to stop."""
-        rounds = asyncio.create_task(self._rounds())
-        await stop.wait()
-        self.occupied(False)
-        async with self._one_round:
-            rounds.cancel()
-        await asyncio.wait([rounds])
-
-    async def _rounds(self) -> None:
-        while True:
-            await self._wanted.wait()
-            async with self._one_round:
-                await self._listen()
-
-    async def _listen(self) -> None:
-        self._settled.clear()
-        enough = asyncio.Event()
-        subscription = asyncio.create_task(self._subscriber.run(enough))
-        await self._unwanted.wait()
-        # On Python 3.11 redis-py swallows a cancellation that meets a command on its way (asyncio.wait_for does), and
-        # the subscription would never end: SUBSCRIBE goes through first.
-        await _within_a_second(self._settled)
-        enough.set()
-        await subscription
+        while not await wait(stop, None, self._wanted):
+            self._settled.clear()
+            enough = asyncio.Event()
+            subscription = asyncio.create_task(self._subscriber.run(enough))
+            await wait(stop, None, self._unwanted)
+            # On Python 3.11 redis-py swallows a cancellation that meets a command on its way (asyncio.wait_for does),
+            # and the subscription would never end: SUBSCRIBE goes through first.
+            await _within_a_second(self._settled)
+            enough.set()
+            await subscription
 
 
 async def _within_a_second(event: asyncio.Event) -> None:

@@ -15,10 +15,6 @@ from aemos_notify.dispatch import TryAgain
 _SENT_SECONDS = 24 * 60 * 60
 
 
-def _sent_key(uuid: str) -> str:
-    return f"email-sent:{uuid}"
-
-
 class MailJob:
     """Sends a mail; a job that comes again finds that it was sent, unless that was forgotten with Redis."""
 
@@ -30,7 +26,8 @@ class MailJob:
 
     async def __call__(self, payload: bytes, job_id: str) -> None:
         wanted = SendEmail.FromString(payload)
-        if not await self._redis.get(_sent_key(wanted.uuid)):
+        sent = f"email-sent:{wanted.uuid}"
+        if not await self._redis.get(sent):
             try:
                 await self._mail.send_mail(compose(self._sender, wanted))
             except Failed as failed:
@@ -39,7 +36,7 @@ class MailJob:
                 # A dead letter: without the receipt its sender would take it for lost and send it again for ever.
                 await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
                 raise
-            await self._redis.set(_sent_key(wanted.uuid), "1", ex=_SENT_SECONDS)
+            await self._redis.set(sent, "1", ex=_SENT_SECONDS)
         await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
 
 

@@ -62,4 +62,6 @@ class History:
 
     async def _from_ledger(self, organization_id: int, after: LogId, upto: LogId) -> Sequence[Logged]:
         async with self._database.read() as connection:
-            return await store.backwards(connection, organization_id, after, upto, _ENTRIES_AT_ONCE)
+            return await store.entries(
+                connection, organization_id, after, _ENTRIES_AT_ONCE, upto=upto, newest_first=True
+            )

@@ -17,7 +17,7 @@ from aemos_core.waiting import wait
 from socketio.exceptions import ConnectionRefusedError as Refused
 
 from aemos_notify.client import Client
-from aemos_notify.domain import Subject, Wanted, too_many_rooms, wanted
+from aemos_notify.domain import Subject, Wanted, wanted
 from aemos_notify.live_readings import LiveReadings
 from aemos_notify.replay import Replayer
 from aemos_notify.rooms import Rooms
@@ -146,7 +146,7 @@ class SocketIoEdge:
         subject = await self._subjects.find(asked)
         await self._feed.position(client.caller.organization_id)
         if len({*self._rooms.of(client), *subject.rooms}) > ROOMS_PER_CLIENT:
-            raise too_many_rooms(ROOMS_PER_CLIENT)
+            raise AemosError(Kind.BUSY, f"at most {ROOMS_PER_CLIENT} rooms", reason="too_many_rooms")
         answer: Answer = {"rooms": list(subject.rooms)}
         if sid in self._clients:  # it may have left meanwhile
             if await self._enter(client, subject, asked):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aemos_core.database import TABLE_ARGS
-from aemos_core.notification_log import BEGINNING, Logged, LogId
+from aemos_core.notification_log import BEGINNING, END, Logged, LogId
 from aemos_core.times import now_ms
 from sqlalchemy import (
     BigInteger,
@@ -93,27 +93,31 @@ async def append(connection: AsyncConnection, organization_id: int, entries: Seq
 
 
 async def entries(
-    connection: AsyncConnection, organization_id: int, after: LogId, limit: int, device_uuid: str = ""
+    connection: AsyncConnection,
+    organization_id: int,
+    after: LogId,
+    limit: int,
+    *,
+    upto: LogId = END,
+    device_uuid: str = "",
+    newest_first: bool = False,
 ) -> list[Logged]:
-    """At most `limit` entries of an organization behind `after`, oldest first; of one device unless that is empty."""
-    query = _entries(organization_id, after)
+    """At most `limit` entries of an organization behind `after`, up to `upto`, oldest first unless asked otherwise; of
+    one device unless that is empty."""
+    not_behind = (_n.ms <= upto.ms, (_n.ms < upto.ms) | (_n.seq <= upto.seq))
+    query = select(_n.ms, _n.seq, _n.type, _n.rooms, _n.body).where(
+        _n.organization_id == organization_id, *_behind(after), *(not_behind if upto != END else ())
+    )
     if device_uuid:
         query = query.where(_n.device_uuid == device_uuid)
-    return await _logged(connection, query.order_by(_n.ms, _n.seq).limit(limit))
-
-
-async def backwards(
-    connection: AsyncConnection, organization_id: int, after: LogId, upto: LogId, limit: int
-) -> list[Logged]:
-    """At most `limit` entries of an organization behind `after`, up to `upto`, newest first."""
-    not_behind = (_n.ms <= upto.ms, (_n.ms < upto.ms) | (_n.seq <= upto.seq))
-    query = _entries(organization_id, after).where(*not_behind)
-    return await _logged(connection, query.order_by(_n.ms.desc(), _n.seq.desc()).limit(limit))
+    order = (_n.ms.desc(), _n.seq.desc()) if newest_first else (_n.ms, _n.seq)
+    rows = await connection.execute(query.order_by(*order).limit(limit))
+    return [Logged(LogId(row.ms, row.seq), row.type, tuple((row.rooms or "").split()), row.body) for row in rows]
 
 
 async def entry(connection: AsyncConnection, organization_id: int, place: LogId) -> Logged | None:
     """The entry of an organization at a place."""
-    return next(iter(await backwards(connection, organization_id, place.before(), place, 1)), None)
+    return next(iter(await entries(connection, organization_id, place.before(), 1, upto=place)), None)
 
 
 async def forget(connection: AsyncConnection, organization_id: int, before_ms: int) -> bool:
@@ -155,16 +159,6 @@ async def move_read_cursor(connection: AsyncConnection, organization_id: int, us
 def _behind(after: LogId) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     # Written so that the primary key is read from the right place: databases do not see that in (ms, seq) > (x, y).
     return _n.ms >= after.ms, (_n.ms > after.ms) | (_n.seq > after.seq)
-
-
-def _entries(organization_id: int, after: LogId) -> Select[Any]:
-    columns = (_n.ms, _n.seq, _n.type, _n.rooms, _n.body)
-    return select(*columns).where(_n.organization_id == organization_id, *_behind(after))
-
-
-async def _logged(connection: AsyncConnection, query: Select[Any]) -> list[Logged]:
-    rows = await connection.execute(query)
-    return [Logged(LogId(row.ms, row.seq), row.type, tuple((row.rooms or "").split()), row.body) for row in rows]
 
 
 async def _place(connection: AsyncConnection, query: Select[Any]) -> LogId | None:

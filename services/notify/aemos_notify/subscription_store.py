@@ -1,4 +1,4 @@
-"""Subscriptions and deliveries in the database, and as the contract has them."""
+"""Subscriptions and deliveries in the database."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from aemos.v1 import subscription_pb2 as pb
 from aemos_core import audit
 from aemos_core.audit import audit_table
 from aemos_core.database import TABLE_ARGS, Id
-from aemos_core.notification_log import LogId
 from aemos_core.outbox import OutboxTables
 from aemos_core.paging import Page
-from aemos_core.records import AnyRow, listed, message, own
+from aemos_core.records import AnyRow, listed, own
 from aemos_core.sweeping import delete_found
 from aemos_core.times import now_ms
-from google.protobuf import json_format
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -113,22 +111,9 @@ class Lately(NamedTuple):
     suppressed_id: int
 
 
-def subscription_of(row: AnyRow, *, with_secret: bool = False) -> pb.Subscription:
-    """A row as the contract has it; its secret only where it is made."""
-    wanted = json_format.Parse(row.filter, pb.NotificationFilter())
-    return message(pb.Subscription, row, filter=wanted, secret=row.secret if with_secret else "")
-
-
 def secrets_of(row: AnyRow, now: int) -> list[str]:
     """Those that sign now, the newest first: the old one of a row signs until its time."""
     return [row.secret] + ([row.old_secret] if row.old_secret and now < row.old_until_ms else [])
-
-
-def delivery_of(row: AnyRow) -> pb.Delivery:
-    """A row as the contract has it."""
-    over = "over the hourly limit" + (f", with {row.repeats} more of this hour" if row.repeats else "")
-    answer = over if row.status == Status.SUPPRESSED else row.answer
-    return message(pb.Delivery, row, notification_id=str(LogId(row.ms, row.seq)), answer=answer)
 
 
 async def create(connection: AsyncConnection, organization_id: int, draft: pb.Subscription) -> int:
@@ -168,6 +153,13 @@ async def count(connection: AsyncConnection, organization_id: int) -> int:
     """How many an organization has."""
     query = select(func.count()).select_from(subscription).where(_s.organization_id == organization_id)
     return int((await connection.execute(query)).scalar_one())
+
+
+async def list_subscriptions(
+    connection: AsyncConnection, organization_id: int, page: Page
+) -> tuple[Sequence[AnyRow], str]:
+    """A page of subscriptions, and the token of the next."""
+    return await listed(connection, select(subscription).where(_s.organization_id == organization_id), _s.id, page)
 
 
 async def enabled(connection: AsyncConnection, organization_id: int) -> list[Wanted]:

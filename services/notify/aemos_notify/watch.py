@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 
 from aemos.v1 import notification_pb2 as pb
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind
 from aemos_core.notification_log import END, Logged, LogId, entries
 from aemos_core.redis_link import RedisClient
+from aemos_core.waiting import wait
 
 from aemos_notify import codec, store
 
@@ -35,8 +36,6 @@ class Watchers:
         """Ends every watch when told to stop: each goes on elsewhere."""
         self._stop = stop
         await stop.wait()
-        for organization_id in list(self._waiting):
-            self.noticed(organization_id)
 
     def noticed(self, organization_id: int) -> None:
         """The organization had a notification."""
@@ -65,22 +64,22 @@ class Watchers:
     async def _follow(
         self, organization_id: int, after: LogId, device_uuid: str, event: asyncio.Event
     ) -> AsyncIterator[Logged]:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + WATCH_SECONDS
-        while not self._stop.is_set() and (page := await self._recorded(organization_id, after, device_uuid)):
+        until = time.monotonic() + WATCH_SECONDS
+        page = await self._recorded(organization_id, after, device_uuid)
+        while page and not self._stop.is_set():
             for entry in page:
                 yield entry
             after = page[-1].id
-        while loop.time() < until and not self._stop.is_set():
+            page = await self._recorded(organization_id, after, device_uuid)
+        while time.monotonic() < until and not self._stop.is_set():
             event.clear()
             page = await entries(self._redis, organization_id, after, END, _AT_ONCE)
             for entry in page:
                 yield entry
                 after = entry.id
             if len(page) < _AT_ONCE:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(event.wait(), _LOOK_SECONDS)
+                await wait(self._stop, _LOOK_SECONDS, event)
 
     async def _recorded(self, organization_id: int, after: LogId, device_uuid: str) -> list[Logged]:
         async with self._database.read() as connection:
-            return await store.entries(connection, organization_id, after, _AT_ONCE, device_uuid)
+            return await store.entries(connection, organization_id, after, _AT_ONCE, device_uuid=device_uuid)

@@ -19,20 +19,20 @@ from aemos_core.worker import JobWorker, actor_on_loop, is_outage
 from google.protobuf.message import DecodeError
 
 from aemos_notify.channels import EmailChannel, Failed, open_channels
-from aemos_notify.deliveries import Deliveries
 from aemos_notify.dispatch import DeliverJob, Dispatcher, delivery_outbox, delivery_sweep, labels_from
-from aemos_notify.grpc_api import NotifyServicer
+from aemos_notify.fan_out import FanOut
 from aemos_notify.jobs import LedgerFeed, RecordJob
 from aemos_notify.listener import Listener, SocketIoApp, bound_socket
 from aemos_notify.live_readings import CommittedReadings, LiveReadings
 from aemos_notify.mail_job import MailJob
+from aemos_notify.notification_api import NotifyServicer
 from aemos_notify.replay import Replayer
 from aemos_notify.rooms import Rooms
 from aemos_notify.service import History, ledger_sweep
 from aemos_notify.settings import NotifySettings
 from aemos_notify.socketio_edge import SocketIoEdge
 from aemos_notify.subjects import Subjects
-from aemos_notify.subscription_service import SubscriptionServicer
+from aemos_notify.subscription_api import SubscriptionServicer
 from aemos_notify.watch import Watchers
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
@@ -65,8 +65,8 @@ async def wire(settings: NotifySettings) -> AsyncIterator[Sequence[Component]]:
         channels = await enter(open_channels(settings.mail_server, settings.webhook_networks))
         verifier, subjects = rpc.remote_verifier(ingest), Subjects(ingest, rules)
         ledger_feed, watchers, rooms = LedgerFeed(redis, queue), Watchers(database, redis), Rooms()
-        deliveries = Deliveries(rooms, (ledger_feed.noticed, watchers.noticed))
-        feed = NotificationFeed(redis, deliveries.deliver, ledger_feed.missed_some)
+        fan_out = FanOut(rooms, (ledger_feed.noticed, watchers.noticed))
+        feed = NotificationFeed(redis, fan_out.deliver, ledger_feed.missed_some)
         readings = LiveReadings()
         committed = CommittedReadings(redis, readings)
         replayer = Replayer(feed, History(database, redis), rooms)

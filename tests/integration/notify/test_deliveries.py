@@ -31,9 +31,9 @@ from aemos_core.worker import Job, current_job
 from aemos_notify import subscription_store, templates
 from aemos_notify.channels import ChannelSender, Failed, Letter
 from aemos_notify.dispatch import DeliverJob, Dispatcher, TryAgain, labels_from, send_due
-from aemos_notify.grpc_api import NotifyServicer
+from aemos_notify.notification_api import NotifyServicer
 from aemos_notify.service import forget_old
-from aemos_notify.subscription_service import SubscriptionServicer
+from aemos_notify.subscription_api import SubscriptionServicer
 from aemos_notify.subscription_store import secrets_of
 from aemos_notify.subscriptions import MOST_REPEATS, Status
 from aemos_notify.templates import EXAMPLE, Message

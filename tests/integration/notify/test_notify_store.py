@@ -27,7 +27,7 @@ async def append(database: Database, *entries: Logged, organization: int = OWN) 
 
 async def found(database: Database, after: LogId = FIRST, device: str = "", organization: int = OWN) -> list[Logged]:
     async with database.read() as connection:
-        return await store.entries(connection, organization, after, 100, device)
+        return await store.entries(connection, organization, after, 100, device_uuid=device)
 
 
 async def test_what_is_copied_again_is_there_once(database: Database) -> None:

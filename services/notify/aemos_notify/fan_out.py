@@ -10,7 +10,7 @@ from aemos_core.notification_log import Published, heard_in
 from aemos_notify.rooms import Event, Rooms, of_organization
 
 
-class Deliveries:
+class FanOut:
     """What the feed calls. Each of `noticed` hears the organization of each notification."""
 
     def __init__(self, rooms: Rooms, noticed: Sequence[Callable[[int], None]]) -> None:

@@ -15,17 +15,17 @@ from aemos_core.identity import caller
 from aemos_core.notification_log import parse_log_id
 from aemos_core.outbox import OutboxRows
 from aemos_core.paging import page_of
-from aemos_core.records import AnyRow, listed, own
+from aemos_core.records import AnyRow, own
 from aemos_core.rpc import Context
 from aemos_core.times import now_ms
 from google.protobuf.message import Message
-from sqlalchemy import select
 
 from aemos_notify import codec, store, templates
 from aemos_notify import subscription_store as subscriptions
 from aemos_notify.channels import ChannelSender
+from aemos_notify.codec import delivery_of, subscription_of
 from aemos_notify.dispatch import delivery_row
-from aemos_notify.subscription_store import delivery_of, subscription, subscription_of
+from aemos_notify.subscription_store import subscription
 from aemos_notify.subscriptions import MOST_PER_ORGANIZATION, Status, check, filter_json
 
 _HOURLY = 60
@@ -58,9 +58,9 @@ class SubscriptionServicer(subscription_pb2_grpc.SubscriptionServiceServicer):
     async def ListSubscriptions(
         self, request: pb.ListSubscriptionsRequest, context: Context
     ) -> pb.ListSubscriptionsResponse:
-        query = select(subscription).where(subscription.c.organization_id == caller().organization_id)
+        wanted = caller().organization_id, page_of(request)
         async with self._database.read() as connection:
-            found, token = await listed(connection, query, subscription.c.id, page_of(request))
+            found, token = await subscriptions.list_subscriptions(connection, *wanted)
         return pb.ListSubscriptionsResponse(subscriptions=map(subscription_of, found), next_page_token=token)
 
     async def UpdateSubscription(self, request: pb.UpdateSubscriptionRequest, context: Context) -> pb.Subscription:

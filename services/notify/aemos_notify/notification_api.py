@@ -49,9 +49,8 @@ class NotifyServicer(notification_pb2_grpc.NotifyServiceServicer):
         """A page, oldest first; the ledger follows the log within about a second."""
         after, page = codec.after_from_pb(request), page_of(pb.ListNotificationsRequest(page_size=request.page_size))
         async with self._database.read() as connection:
-            found = await store.entries(
-                connection, caller().organization_id, after, page.limit + 1, request.device_uuid
-            )
+            whose, device = caller().organization_id, request.device_uuid
+            found = await store.entries(connection, whose, after, page.limit + 1, device_uuid=device)
         entries, token = page.cut(found)
         return pb.ListNotificationsResponse(notifications=map(codec.entry_to_pb, entries), next_page_token=token)
 
