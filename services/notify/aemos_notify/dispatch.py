@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -155,29 +154,6 @@ def _limited(
     return sorted(rows, key=itemgetter("ms", "seq")), more
 
 
-class _Turns:
-    """At one target few attempts are under way in this process, so that a slow one leaves threads to the others; and of
-    one delivery only one, though its job may have come twice."""
-
-    def __init__(self) -> None:
-        self._under_way: dict[int, set[int]] = {}
-
-    @contextmanager
-    def take(self, subscription_id: int, delivery_id: int) -> Iterator[bool]:
-        """Whether it may be tried now."""
-        mine = self._under_way.setdefault(subscription_id, set())
-        may = delivery_id not in mine and len(mine) < _MOST_AT_ONE_TARGET
-        if may:
-            mine.add(delivery_id)
-        try:
-            yield may
-        finally:
-            if may:
-                mine.discard(delivery_id)
-            if not mine:
-                self._under_way.pop(subscription_id, None)
-
-
 class DeliverJob:
     """Sends one delivery. One that was sent is not sent again; one that failed is tried with the queue's back-off.
 
@@ -188,7 +164,7 @@ class DeliverJob:
         self._database = database
         self._channels = channels
         self._jobs_redis = jobs_redis
-        self._turns = _Turns()
+        self._under_way: set[tuple[int, int]] = set()
 
     async def __call__(self, payload: bytes, job_id: str) -> None:
         delivery_id = SendDelivery.FromString(payload).delivery_id
@@ -196,14 +172,26 @@ class DeliverJob:
             row = await subscriptions.find(connection, subscriptions.delivery, delivery_id)
         is_done = True
         if row is not None and row.status in OPEN:
-            with self._turns.take(row.subscription_id, row.id) as may:
-                is_done = await (self._deliver(row) if may else self._put_off(row))
+            is_done = await self._in_turn(row)
         await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
         if not is_done:
             raise TryAgain
 
+    async def _in_turn(self, row: AnyRow) -> bool:
+        """Whether that is the end of it. At one target few attempts are under way in this process, so that a slow one
+        leaves threads to the others; and of one delivery only one, though its job may have come twice."""
+        turn = row.subscription_id, row.id
+        at_target = sum(subscription_id == row.subscription_id for subscription_id, _ in self._under_way)
+        if turn in self._under_way or at_target >= _MOST_AT_ONE_TARGET:
+            await self._note(row, due_at_ms=now_ms() + _LOST_MS)
+            return False
+        self._under_way.add(turn)
+        try:
+            return await self._deliver(row)
+        finally:
+            self._under_way.discard(turn)
+
     async def _deliver(self, row: AnyRow) -> bool:
-        """Whether that is the end of it."""
         async with self._database.read() as connection:
             subscription = await subscriptions.find(connection, subscriptions.subscription, row.subscription_id)
             entry = await store.entry(connection, row.organization_id, LogId(row.ms, row.seq))
@@ -238,10 +226,6 @@ class DeliverJob:
         status, due = (Status.DEAD, None) if is_last else (Status.FAILED, now_ms() + _LOST_MS)
         await self._note(row, **_attempt(row, status, str(failed)), due_at_ms=due)
         return is_last
-
-    async def _put_off(self, row: AnyRow) -> bool:
-        await self._note(row, due_at_ms=now_ms() + _LOST_MS)
-        return False
 
     async def _note(self, row: AnyRow, **values: Any) -> None:
         async with self._database.write() as connection:

@@ -46,22 +46,18 @@ class History:
 
     async def backwards(self, organization_id: int, after: LogId, upto: LogId) -> AsyncIterator[Sequence[Logged]]:
         """Pages of what lies behind `after`, up to `upto`, newest first. UNAVAILABLE when Redis does not answer."""
-        read, is_log = self._from_log, True
+        is_log = True
         while upto > after:
-            page = await read(organization_id, after, upto)
+            if is_log:
+                page = await entries(self._redis, organization_id, after, upto, _ENTRIES_AT_ONCE, newest_first=True)
+            else:
+                behind = (organization_id, after, _ENTRIES_AT_ONCE)
+                async with self._database.read() as connection:
+                    page = await store.entries(connection, *behind, upto=upto, newest_first=True)
             yield page
             if page:
                 upto = page[-1].id.before()
             if len(page) < _ENTRIES_AT_ONCE:
                 if not is_log or await entries(self._redis, organization_id, BEGINNING, after, 1):
                     return  # it goes back as far as is asked
-                read, is_log = self._from_ledger, False
-
-    async def _from_log(self, organization_id: int, after: LogId, upto: LogId) -> Sequence[Logged]:
-        return await entries(self._redis, organization_id, after, upto, _ENTRIES_AT_ONCE, newest_first=True)
-
-    async def _from_ledger(self, organization_id: int, after: LogId, upto: LogId) -> Sequence[Logged]:
-        async with self._database.read() as connection:
-            return await store.entries(
-                connection, organization_id, after, _ENTRIES_AT_ONCE, upto=upto, newest_first=True
-            )
+                is_log = False

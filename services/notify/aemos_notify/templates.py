@@ -168,7 +168,10 @@ def json_body(body: str, notification: Mapping[str, Any]) -> Message:
     if not body:
         return Message("", json.dumps(notification, ensure_ascii=False))
     made = _rendered("bodyTemplate", body, notification)
-    _check_json(made)
+    try:
+        json.loads(made)
+    except (ValueError, RecursionError):
+        raise invalid("bodyTemplate", "does not make JSON: use the tojson filter") from None
     return Message("", made)
 
 
@@ -225,10 +228,3 @@ def _check_tree(tree: nodes.Template) -> None:
     for call in tree.find_all(nodes.Call):
         if not (isinstance(call.node, nodes.Getattr) and call.node.attr in _METHODS):
             raise SecurityError("only get, items, keys and values may be called")
-
-
-def _check_json(text: str) -> None:
-    try:
-        json.loads(text)
-    except ValueError:
-        raise invalid("bodyTemplate", "does not make JSON: use the tojson filter") from None

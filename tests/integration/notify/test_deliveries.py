@@ -21,7 +21,7 @@ from aemos.v1.subscription_pb2 import NotificationFilter as Filter
 from aemos_core import rpc
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, invalid
-from aemos_core.identity import Caller, TokenVerifier, set_caller
+from aemos_core.identity import Caller, TokenVerifier, Trust, set_caller
 from aemos_core.jobs import SEND_DELIVERY
 from aemos_core.notification_log import Logged, LogId
 from aemos_core.outbox import Row
@@ -353,7 +353,7 @@ class _History(history_pb2_grpc.HistoryServiceServicer):
 
 async def test_labels_of_many_devices() -> None:
     """As many as are copied at a time, however much there is to know of each."""
-    target, verifier = f"127.0.0.1:{free_port()}", TokenVerifier(lambda: asyncio.sleep(0, {}))
+    target, verifier = f"127.0.0.1:{free_port()}", TokenVerifier(lambda: asyncio.sleep(0, Trust()))
     async with (
         rpc.grpc_server(target, "", "secret", verifier, [_History()]),  # type: ignore[abstract]
         rpc.open_channel(target, "secret") as channel,

@@ -24,8 +24,9 @@ def test_a_webhook_gets_the_notification_itself() -> None:
     assert json.loads(json_body("", EXAMPLE).body) == EXAMPLE
     body = '{"text": {{ metadata.message | tojson }}}'
     assert json.loads(json_body(body, EXAMPLE).body) == {"text": "above -15 °C for 10 minutes"}
-    with pytest.raises(AemosError, match="does not make JSON"):
-        json_body("{{ metadata.message }}", EXAMPLE)
+    for body in ("{{ metadata.message }}", "[" * 15_000):
+        with pytest.raises(AemosError, match="does not make JSON"):
+            json_body(body, EXAMPLE)
 
 
 @pytest.mark.parametrize(
