@@ -15,7 +15,7 @@ from aemos_core.announce import Announcer
 from aemos_core.names import DEVICE_STATE_CHANGE
 from aemos_notify import listener, replay, service, websocket, wiring
 from aemos_notify.rooms import Rooms
-from aemos_notify.socketio_server import QUEUED_PACKETS
+from aemos_notify.websocket import QUEUED_PACKETS
 from websockets.asyncio.client import ClientConnection
 
 from tests.support.notify import ROOMS, WITHIN_S, announcement, bare, browser, closed, enter, running_notify

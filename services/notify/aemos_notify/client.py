@@ -9,7 +9,6 @@ from websockets.frames import CloseCode
 
 from aemos_notify.domain import Coverage, Subject
 from aemos_notify.rooms import Event
-from aemos_notify.socketio_server import OutQueue
 from aemos_notify.websocket import DirectWebSocket
 
 MOST_HELD = 1_000
@@ -20,7 +19,7 @@ GREETING_SECONDS = 1.0
 class Client:
     """A member of rooms. Nothing here waits for the peer but `pour`."""
 
-    def __init__(self, who: Caller, websocket: DirectWebSocket, queue: OutQueue) -> None:
+    def __init__(self, who: Caller, websocket: DirectWebSocket) -> None:
         self.caller = who
         self.organization_id = who.organization_id
         self.websocket = websocket
@@ -28,7 +27,6 @@ class Client:
         self.coverage = Coverage({})
         self.expiry: asyncio.TimerHandle | None = None
         self._greeting: asyncio.TimerHandle | None = None
-        self._queue = queue
         self._held: list[Event] | None = None
         self.overflowed = False
         """More was held back than is kept: what is there is not all."""
@@ -36,7 +34,7 @@ class Client:
     def send(self, event: Event) -> None:
         """Writes at once when nothing waits, else queues; when the queue is full, the connection ends."""
         if not self._passed(event):
-            self._queue.offer(event.packets)
+            self.websocket.waiting.offer(event.packets)
 
     def notify(self, event: Event) -> None:
         """As `send`, for what is in the log: held back while something older is replayed."""
@@ -90,4 +88,4 @@ class Client:
             await asyncio.sleep(0)
 
     def _passed(self, event: Event) -> bool:
-        return self._queue.may_be_passed and self.websocket.write_frame(event.frames)
+        return self.websocket.waiting.may_be_passed and self.websocket.write_frame(event.frames)

@@ -21,7 +21,7 @@ from aemos_notify.domain import Subject, Wanted, wanted
 from aemos_notify.live_readings import LiveReadings
 from aemos_notify.replay import Replayer
 from aemos_notify.rooms import Rooms
-from aemos_notify.socketio_server import SocketIoServer, queue_of, websocket_of
+from aemos_notify.socketio_server import SocketIoServer, websocket_of
 from aemos_notify.subjects import Subjects
 
 log = logging.getLogger("aemos.notify")
@@ -66,7 +66,7 @@ class SocketIoEdge:
             who = await self._proven(auth)
         except AemosError as error:
             raise Refused(error.reason) from None
-        client = self._clients[sid] = Client(who, websocket_of(environ), queue_of(environ))
+        client = self._clients[sid] = Client(who, websocket_of(environ))
         client.websocket.session_began()
         self._expire_later(sid, client)
         # The library puts CONNECT on the queue in this turn of the loop; whatever is sent must come after it.

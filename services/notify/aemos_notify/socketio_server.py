@@ -9,9 +9,7 @@ tests/unit/test_library_contract_socketio.py fails when one of them changes.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,51 +17,11 @@ import engineio
 import socketio
 from websockets.frames import CloseCode
 
-from aemos_notify.websocket import EXTENSION, DirectWebSocket
+from aemos_notify.websocket import EXTENSION, DirectWebSocket, OutQueue
 
 log = logging.getLogger("aemos.notify")
 
-QUEUED_PACKETS = 1_000
 MAX_PAYLOAD_BYTES = 64 * 1024
-_QUEUE = "aemos.queue"
-
-
-class OutQueue(asyncio.Queue[Any]):
-    """What waits for one slow client. It never makes anybody wait: what does not fit is dropped, with its client.
-
-    `idle` is true while the library's writer waits here, with nothing in its hands: only then may a frame go past the
-    queue without overtaking what went before it.
-    """
-
-    on_full: Callable[[], None] = staticmethod(lambda: None)
-    idle = False
-
-    async def get(self) -> Any:
-        self.idle = True
-        try:
-            return await super().get()
-        finally:
-            self.idle = False
-
-    async def put(self, item: Any) -> None:
-        # None is the library's word for the end: without it neither its writer nor its reader would ever finish.
-        if item is None:
-            self.put_nowait(None)
-        else:
-            self.offer([item])
-
-    def offer(self, packets: Sequence[Any]) -> None:
-        """Takes all of the packets or none."""
-        if self.qsize() + len(packets) > QUEUED_PACKETS:
-            self.on_full()
-            return
-        for packet in packets:
-            self.put_nowait(packet)
-
-    @property
-    def may_be_passed(self) -> bool:
-        """Whether a frame written now comes after everything that was put here."""
-        return self.idle and self.empty()
 
 
 class _Engine(engineio.AsyncServer):  # type: ignore[misc]
@@ -107,9 +65,9 @@ class SocketIoServer(socketio.AsyncServer):  # type: ignore[misc]
         return _Engine
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
-        queue: OutQueue = self.eio.sockets[eio_sid].queue
-        environ[_QUEUE] = queue
-        queue.on_full = partial(websocket_of(environ).end, CloseCode.TRY_AGAIN_LATER, "too slow")
+        websocket = websocket_of(environ)
+        websocket.waiting = self.eio.sockets[eio_sid].queue
+        websocket.waiting.on_full = partial(websocket.end, CloseCode.TRY_AGAIN_LATER, "too slow")
         await super()._handle_eio_connect(eio_sid, environ)
 
     async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
@@ -138,9 +96,3 @@ def websocket_of(environ: dict[str, Any]) -> DirectWebSocket:
     """The connection behind the library's environment of it."""
     websocket: DirectWebSocket = environ["asgi.scope"]["extensions"][EXTENSION]
     return websocket
-
-
-def queue_of(environ: dict[str, Any]) -> OutQueue:
-    """What waits for the connection."""
-    queue: OutQueue = environ[_QUEUE]
-    return queue

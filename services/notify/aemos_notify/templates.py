@@ -62,6 +62,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     ends_at = 0.0
     """In seconds of this thread's time."""
 
+    def begin(self) -> None:
+        """From now on there is time."""
+        self.ends_at = time.thread_time() + _MOST_SECONDS
+
     def check_time(self) -> None:
         """SecurityError when what runs has run for too long."""
         if time.thread_time() > self.ends_at:
@@ -189,7 +193,7 @@ _TOO_DEEP = (RecursionError, SyntaxError, MemoryError)
 
 @contextmanager
 def _named(loc: str) -> Iterator[None]:
-    _sandbox.ends_at = time.thread_time() + _MOST_SECONDS
+    _sandbox.begin()  # what is constant is computed as it is compiled
     try:
         yield
     except _MISTAKES as error:
@@ -211,7 +215,9 @@ def _rendered(loc: str, template: str, notification: Mapping[str, Any]) -> str:
     pieces: list[str] = []
     size = 0
     with _named(loc):
-        for piece in _parsed(template).generate(values, notification=values):
+        pieces_of = _parsed(template).generate
+        _sandbox.begin()
+        for piece in pieces_of(values, notification=values):
             size += len(piece)
             if size > _MOST_OUTPUT:
                 raise invalid(loc, f"makes more than {_MOST_OUTPUT} characters")

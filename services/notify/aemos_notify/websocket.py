@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -26,6 +26,7 @@ log = logging.getLogger("aemos.notify")
 
 EXTENSION = "aemos.websocket"
 """Where the ASGI scope has the protocol object."""
+QUEUED_PACKETS = 1_000
 MESSAGES_PER_SECOND = 100
 MESSAGES_AT_ONCE = 1_000
 SESSION_SECONDS = 10.0
@@ -53,9 +54,49 @@ class Allowance:
         return True
 
 
+class OutQueue(asyncio.Queue[Any]):
+    """What waits for one slow client. It never makes anybody wait: what does not fit is dropped, with its client.
+
+    `idle` is true while the library's writer waits here, with nothing in its hands: only then may a frame go past the
+    queue without overtaking what went before it.
+    """
+
+    on_full: Callable[[], None] = staticmethod(lambda: None)
+    idle = False
+
+    async def get(self) -> Any:
+        self.idle = True
+        try:
+            return await super().get()
+        finally:
+            self.idle = False
+
+    async def put(self, item: Any) -> None:
+        # None is the library's word for the end: without it neither its writer nor its reader would ever finish.
+        if item is None:
+            self.put_nowait(None)
+        else:
+            self.offer([item])
+
+    def offer(self, packets: Sequence[Any]) -> None:
+        """Takes all of the packets or none."""
+        if self.qsize() + len(packets) > QUEUED_PACKETS:
+            self.on_full()
+            return
+        for packet in packets:
+            self.put_nowait(packet)
+
+    @property
+    def may_be_passed(self) -> bool:
+        """Whether a frame written now comes after everything that was put here."""
+        return self.idle and self.empty()
+
+
 class DirectWebSocket(WebSocketsSansIOProtocol):
     """A connection that takes whole frames in one call, and that anybody may end."""
 
+    waiting: OutQueue
+    """What the server's writer has not written yet."""
     _without_session: asyncio.TimerHandle | None = None
 
     def handle_connect(self, event: Request) -> None:

@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-from aemos_notify.socketio_server import QUEUED_PACKETS, OutQueue
-from aemos_notify.websocket import Allowance
+from aemos_notify.websocket import QUEUED_PACKETS, Allowance, OutQueue
 from hypothesis import given
 from hypothesis import strategies as st
 
