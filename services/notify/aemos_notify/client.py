@@ -23,7 +23,8 @@ class Client:
         self.caller = who
         self.organization_id = who.organization_id
         self.websocket = websocket
-        self.subjects: list[Subject] = []
+        self.subjects: dict[tuple[str, str | int], Subject] = {}
+        """By each of their names."""
         self.coverage = Coverage({})
         self.expiry: asyncio.TimerHandle | None = None
         self._greeting: asyncio.TimerHandle | None = None

@@ -51,26 +51,28 @@ class LiveReadings:
     def __init__(self) -> None:
         self.coalesced, self.every = Rooms(), Rooms()
         self._resting: dict[str, dict[tuple[_Source, int], _Waiting]] = {}
-        for rooms in (self.coalesced, self.every):
-            rooms.on_occupied = self._occupied
-
-    def _occupied(self, _: bool) -> None:
-        self.on_occupied(not (self.coalesced.empty and self.every.empty))
 
     def enter(self, room: str, member: Member, *, every: bool) -> None:
         """From now on the member hears the room's readings: each of them, or the newest."""
         (self.every if every else self.coalesced).join(room, member)
         (self.coalesced if every else self.every).leave(room, member)
+        self.on_occupied(True)
 
     def leave(self, room: str, member: Member) -> None:
         """It hears them no more."""
         self.coalesced.leave(room, member)
         self.every.leave(room, member)
+        self._left()
 
     def leave_all(self, member: Member) -> None:
         """It hears none."""
         self.coalesced.leave_all(member)
         self.every.leave_all(member)
+        self._left()
+
+    def _left(self) -> None:
+        if self.coalesced.empty and self.every.empty:
+            self.on_occupied(False)
 
     def committed(self, message: bytes) -> None:
         """Stored readings: one write to each client for all of a sensor's neighbours in the batch."""

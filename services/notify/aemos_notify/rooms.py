@@ -7,7 +7,7 @@ looks through every room at each disconnect. Clients see no difference.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Protocol, TypeVar
 
@@ -51,9 +51,7 @@ class Member(Protocol):
 
 
 class Rooms:
-    """Members by room. `on_occupied` hears when the first room gets a member and when the last one loses it."""
-
-    on_occupied: Callable[[bool], None] = staticmethod(lambda occupied: None)
+    """Members by room."""
 
     def __init__(self) -> None:
         self._members: dict[str, set[Member]] = {}
@@ -74,20 +72,14 @@ class Rooms:
 
     def join(self, room: str, member: Member) -> None:
         """Joining twice is joining once."""
-        was_empty = not self._members
         self._members.setdefault(room, set()).add(member)
         self._rooms.setdefault(member, set()).add(room)
-        if was_empty:
-            self.on_occupied(True)
 
     def leave(self, room: str, member: Member) -> None:
         """Leaving twice is leaving once."""
-        if room not in self._rooms.get(member, ()):
-            return
-        _take_out(self._members, room, member)
-        _take_out(self._rooms, member, room)
-        if not self._members:
-            self.on_occupied(False)
+        if room in self._rooms.get(member, ()):
+            _take_out(self._members, room, member)
+            _take_out(self._rooms, member, room)
 
     def leave_all(self, member: Member) -> None:
         """Takes the member out of every room."""

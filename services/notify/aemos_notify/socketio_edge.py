@@ -164,8 +164,7 @@ class SocketIoEdge:
             self._replayer.enter(client, subject)
         else:
             truncated = await self._replayer.replay(client, subject, asked.after)
-        if subject not in client.subjects:
-            client.subjects.append(subject)
+        client.subjects |= dict.fromkeys(subject.names, subject)
         return truncated
 
     async def _look(self, client: Client, subject: Subject, asked: Wanted) -> None:
@@ -175,15 +174,16 @@ class SocketIoEdge:
 
     async def _leave(self, client: Client, sid: str, arguments: tuple[Any, ...]) -> Answer:
         asked = wanted(arguments)
-        for subject in client.subjects:
-            if asked.name in subject.names:
-                client.subjects.remove(subject)
-                client.coverage = client.coverage.without(subject.rooms)
-                for room in subject.rooms:
-                    self._rooms.leave(room, client)
-                self._readings.leave(subject.readings, client)
-                return {"rooms": list(subject.rooms)}
-        raise not_found("subscription")
+        subject = client.subjects.get(asked.name)
+        if subject is None:
+            raise not_found("subscription")
+        for name in subject.names:
+            client.subjects.pop(name, None)
+        client.coverage = client.coverage.without(subject.rooms)
+        for room in subject.rooms:
+            self._rooms.leave(room, client)
+        self._readings.leave(subject.readings, client)
+        return {"rooms": list(subject.rooms)}
 
 
 def _refusal(error: AemosError) -> Answer:

@@ -30,18 +30,17 @@ def test_members_of_several_rooms_are_there_once() -> None:
 def test_leaving_leaves_nothing_behind() -> None:
     """After the last member left there are no rooms and no members, however often somebody joins or leaves."""
     rooms, member = Rooms(), FakeMember()
-    occupied: list[bool] = []
-    rooms.on_occupied = occupied.append
     for _ in range(2):
+        assert rooms.empty
         rooms.join("a", member)
         rooms.join("a", member)
         rooms.join("b", member)
         rooms.leave("a", member)
         rooms.leave("a", member)
         rooms.leave("never", member)
+        assert not rooms.empty
         rooms.leave_all(member)
         rooms.leave_all(member)
-    assert occupied == [True, False, True, False]
     assert rooms.members("a", "b") == set()
     assert vars(rooms)["_members"] == vars(rooms)["_rooms"] == {}
 
