@@ -144,7 +144,7 @@ class NotificationFeed:
         self._on_gap = on_gap
         self._positions: dict[int, LogId] = {}
         self._began = BEGINNING
-        """Of organizations whose logs were not there when this began: a Redis that lost them leaves the ledger's."""
+        """The place of organizations that had no log when this began: what the ledger may have of them is older."""
         self._ready = asyncio.Event()
         self._subscriber = Subscriber(redis, {DEVICE_STATE_CHANGE: self._published}, on_gap=self._catch_up)
 
@@ -174,7 +174,7 @@ class NotificationFeed:
 
     async def _catch_up(self) -> None:
         if not self._ready.is_set():
-            seconds, _ = await self._redis.time()  # ids are by Redis' clock
+            seconds, _ = await self._redis.time()  # ids are by Redis' clock, some of it cached
             self._began = LogId(1000 * (seconds - _UNSURE_SECONDS))
         organizations = sorted(int(member) for member in await self._redis.smembers(NOTIFICATION_LOGS))
         for start in range(0, len(organizations), _LOGS_AT_ONCE):
