@@ -232,7 +232,7 @@ async def test_expired_session_ends_with_a_reason(redis_url: str, tmp_path: Path
     """When its token expires the client hears `session-expired`, is disconnected, and hears no more."""
     async with (
         running_notify(redis_url, tmp_path) as notify,
-        browser(notify, notify.registry.token(exp=time.time() + 1)) as client,
+        browser(notify, notify.registry.token(exp=time.time() + 3)) as client,
     ):
         await client.subscribe({"deviceId": 42})
         await until(lambda: client.left, WITHIN_S)
