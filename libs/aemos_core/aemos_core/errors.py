@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
-
-
-class JobOutcome(Enum):
-    """What a worker does with a job that failed this way."""
-
-    DONE = "done"
-    RETRY = "retry"
-    DEAD_LETTER = "dead letter"
 
 
 class MqttAnswer(Enum):
@@ -30,13 +22,13 @@ class MqttAnswer(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """One row of the table. `coap` is class * 32 + detail (RFC 7252, 12.1.2)."""
+    """One row of the table. `coap` is class * 32 + detail (RFC 7252, 12.1.2); `job_again`: a job may succeed later."""
 
     grpc: grpc.StatusCode
     http: int
     coap: int
     mqtt: MqttAnswer
-    job: JobOutcome
+    job_again: bool
 
 
 class Kind(Enum):
@@ -65,19 +57,19 @@ def _coap(dotted: str) -> int:
     return int(major) * 32 + int(minor)
 
 
-_C, _M, _J = grpc.StatusCode, MqttAnswer, JobOutcome
+_C, _M = grpc.StatusCode, MqttAnswer
 TABLE: dict[Kind, Answers] = {
-    Kind.MALFORMED: Answers(_C.INVALID_ARGUMENT, 400, _coap("4.00"), _M.EXPLAIN, _J.DEAD_LETTER),
-    Kind.INVALID: Answers(_C.INVALID_ARGUMENT, 422, _coap("4.00"), _M.EXPLAIN, _J.DEAD_LETTER),
-    Kind.UNAUTHENTICATED: Answers(_C.UNAUTHENTICATED, 401, _coap("4.01"), _M.CLOSE, _J.DEAD_LETTER),
-    Kind.FORBIDDEN: Answers(_C.PERMISSION_DENIED, 403, _coap("4.03"), _M.CLOSE, _J.DEAD_LETTER),
-    Kind.NOT_FOUND: Answers(_C.NOT_FOUND, 404, _coap("4.04"), _M.CLOSE, _J.DEAD_LETTER),
-    Kind.EXISTS: Answers(_C.ALREADY_EXISTS, 409, _coap("4.09"), _M.EXPLAIN, _J.DONE),
-    Kind.STALE: Answers(_C.ABORTED, 409, _coap("4.12"), _M.EXPLAIN, _J.RETRY),
-    Kind.TOO_LARGE: Answers(_C.RESOURCE_EXHAUSTED, 413, _coap("4.13"), _M.EXPLAIN, _J.DEAD_LETTER),
-    Kind.BUSY: Answers(_C.RESOURCE_EXHAUSTED, 429, _coap("4.29"), _M.SLOW, _J.RETRY),
-    Kind.UNAVAILABLE: Answers(_C.UNAVAILABLE, 503, _coap("5.03"), _M.SILENCE, _J.RETRY),
-    Kind.INTERNAL: Answers(_C.INTERNAL, 500, _coap("5.00"), _M.SILENCE, _J.RETRY),
+    Kind.MALFORMED: Answers(_C.INVALID_ARGUMENT, 400, _coap("4.00"), _M.EXPLAIN, False),
+    Kind.INVALID: Answers(_C.INVALID_ARGUMENT, 422, _coap("4.00"), _M.EXPLAIN, False),
+    Kind.UNAUTHENTICATED: Answers(_C.UNAUTHENTICATED, 401, _coap("4.01"), _M.CLOSE, False),
+    Kind.FORBIDDEN: Answers(_C.PERMISSION_DENIED, 403, _coap("4.03"), _M.CLOSE, False),
+    Kind.NOT_FOUND: Answers(_C.NOT_FOUND, 404, _coap("4.04"), _M.CLOSE, False),
+    Kind.EXISTS: Answers(_C.ALREADY_EXISTS, 409, _coap("4.09"), _M.EXPLAIN, False),
+    Kind.STALE: Answers(_C.ABORTED, 409, _coap("4.12"), _M.EXPLAIN, True),
+    Kind.TOO_LARGE: Answers(_C.RESOURCE_EXHAUSTED, 413, _coap("4.13"), _M.EXPLAIN, False),
+    Kind.BUSY: Answers(_C.RESOURCE_EXHAUSTED, 429, _coap("4.29"), _M.SLOW, True),
+    Kind.UNAVAILABLE: Answers(_C.UNAVAILABLE, 503, _coap("5.03"), _M.SILENCE, True),
+    Kind.INTERNAL: Answers(_C.INTERNAL, 500, _coap("5.00"), _M.SILENCE, True),
 }
 
 
@@ -118,6 +110,12 @@ def invalid(loc: str, message: str, reason: str = "") -> AemosError:
     return AemosError(Kind.INVALID, f"{loc}: {message}", reason=reason, errors=[FieldError(loc, message)])
 
 
+def refuse(errors: Sequence[FieldError], reason: str = "") -> None:
+    """Raises INVALID when there is a mistake."""
+    if errors:
+        raise AemosError(Kind.INVALID, "; ".join(f"{e.loc}: {e.message}" for e in errors), reason=reason, errors=errors)
+
+
 def malformed(detail: str, reason: str = "") -> AemosError:
     """The bytes cannot be parsed."""
     return AemosError(Kind.MALFORMED, detail, reason=reason)
@@ -145,18 +143,31 @@ def internal() -> AemosError:
 
 _DOMAIN = "aemos"
 _DETAILS_KEY = "grpc-status-details-bin"
+_MOST_TEXT, _MOST_FIELDS = 500, 3_000
+"""Bytes of a sentence, and of all fields at fault: who calls takes 8 KiB of metadata, or the call fails otherwise."""
+
+
+def cut(text: str) -> str:
+    """A sentence that is not too long for a call's metadata."""
+    data = text.encode(errors="replace")
+    return text if len(data) <= _MOST_TEXT else data[:_MOST_TEXT].decode(errors="ignore") + "…"
 
 
 def to_grpc_trailers(error: AemosError) -> tuple[tuple[str, bytes], ...]:
-    """The error as google.rpc.Status (the rich error model of gRPC), to send beside its status code."""
-    status = status_pb2.Status(code=int(error.kind.answers.grpc.value[0]), message=error.detail)
+    """The error as google.rpc.Status (the rich error model of gRPC), to send beside its status code.
+
+    Of very many fields at fault the first are named.
+    """
+    status = status_pb2.Status(code=int(error.kind.answers.grpc.value[0]), message=cut(error.detail))
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=_DOMAIN, metadata={"kind": error.kind.value})
     status.details.add().Pack(info)
     if error.errors:
-        violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=e.loc, description=e.message) for e in error.errors
-        ]
-        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=violations))
+        bad = error_details_pb2.BadRequest()
+        for wrong in error.errors:
+            bad.field_violations.add(field=cut(wrong.loc), description=cut(wrong.message))
+            if bad.ByteSize() > _MOST_FIELDS:
+                break
+        status.details.add().Pack(bad)
     if error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromSeconds(error.retry_after)

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from aemos_core import telemetry
 from aemos_core.contract import Access, AccessValue, Method, methods
-from aemos_core.errors import AemosError, from_grpc, internal, malformed, to_grpc_trailers, unavailable
+from aemos_core.errors import AemosError, cut, from_grpc, internal, malformed, to_grpc_trailers, unavailable
 from aemos_core.identity import (
     ANYBODY,
     SERVICE,
@@ -135,7 +135,7 @@ def _seconds_left(context: Context) -> float:
 
 
 async def _abort(context: Context, error: AemosError) -> None:
-    await context.abort(error.kind.answers.grpc, error.detail, to_grpc_trailers(error))
+    await context.abort(error.kind.answers.grpc, cut(error.detail), to_grpc_trailers(error))
 
 
 def carried_trace(context: Context) -> bytes:

@@ -14,14 +14,14 @@ import msgspec
 from aemos.v1 import data_stream_pb2 as pb
 from aemos.v1 import history_pb2, history_pb2_grpc
 from aemos_core.contract import Access
-from aemos_core.errors import AemosError, FieldError, Kind, invalid
+from aemos_core.errors import AemosError, FieldError, Kind, invalid, refuse
 from aemos_core.identity import TokenVerifier, check_access
 from aemos_core.times import rfc3339
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Send
 
-from aemos_gateway.json_codec import from_json, from_parameters, refuse
+from aemos_gateway.json_codec import from_json, from_parameters
 from aemos_gateway.rest import bearer, query_of
 
 log = logging.getLogger("aemos.gateway")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aemos_core.errors import AemosError, FieldError, Kind, malformed
+from aemos_core.errors import FieldError, malformed
 from aemos_core.times import parse_rfc3339, rfc3339, to_timestamp
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
@@ -176,10 +176,3 @@ def _parameter(field: Field, text: str) -> Any:
     if field.cpp_type not in (_F.CPPTYPE_INT32, _F.CPPTYPE_INT64):
         return text
     return int(text) if text.isascii() and text.isdigit() and len(text) < 17 else None
-
-
-def refuse(errors: list[FieldError]) -> None:
-    """Raises INVALID when there is a mistake."""
-    if errors:
-        detail = "; ".join(f"{error.loc}: {error.message}" for error in errors)
-        raise AemosError(Kind.INVALID, detail, errors=errors)

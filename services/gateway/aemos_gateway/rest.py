@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import msgspec
 from aemos_core.contract import Access, Method, methods
-from aemos_core.errors import invalid, malformed, unauthenticated
+from aemos_core.errors import invalid, malformed, refuse, unauthenticated
 from aemos_core.identity import TokenVerifier, check_access, set_caller
 from fastapi import FastAPI
 from google.api.httpbody_pb2 import HttpBody
@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from aemos_gateway import http_body
-from aemos_gateway.json_codec import from_json, from_parameters, refuse, to_json
+from aemos_gateway.json_codec import from_json, from_parameters, to_json
 from aemos_gateway.readings import check_depth, check_text
 
 MAX_BODY_BYTES = 1024 * 1024

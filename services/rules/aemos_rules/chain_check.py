@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 
 from aemos.v1 import sensor_pb2, sensor_pb2_grpc
 from aemos_core.database import Database
-from aemos_core.errors import AemosError, FieldError, Kind, invalid
-from aemos_core.timing import check_policies, refuse
+from aemos_core.errors import FieldError, invalid, refuse
+from aemos_core.timing import check_policies
 from sqlalchemy import select
 
 from aemos_rules import tables
@@ -42,9 +42,8 @@ class ChainCheck:
             errors += _forgetful(compiled)
             states, chains = await self._known(draft.organization_id, compiled)
             errors += _missing(draft, "deviceStateId", states) + _missing(draft, "ruleChainId", chains - {draft.id})
-        if errors or compiled is None:
-            detail = "; ".join(f"{error.loc}: {error.message}" for error in errors)
-            raise AemosError(Kind.INVALID, detail, reason="invalid_chain", errors=errors)
+        refuse(errors, reason="invalid_chain")
+        assert compiled is not None  # or there was an error
         return compiled
 
     async def _described(self, draft: RuleChain) -> dict[str, dict[str, str]]:

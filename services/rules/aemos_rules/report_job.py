@@ -11,7 +11,7 @@ from uuid import NAMESPACE_URL, uuid5
 import resvg_py
 from aemos.v1 import job_pb2
 from aemos_core.database import Database
-from aemos_core.errors import AemosError, JobOutcome, Kind
+from aemos_core.errors import AemosError, Kind
 from aemos_core.jobs import SEND_EMAIL
 from aemos_core.outbox import OutboxRows, Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
@@ -53,7 +53,7 @@ class ReportJob:
             if not await self.is_made(wanted.key):
                 await self._make(wanted)
         except AemosError as error:
-            if error.kind.answers.job is JobOutcome.RETRY:
+            if error.kind.answers.job_again:
                 raise
             log.error("no report %r of chain %d: %s", wanted.title, wanted.rule_chain_id, error.detail)
 

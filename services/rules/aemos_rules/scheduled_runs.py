@@ -9,7 +9,7 @@ from typing import Any
 
 from aemos.v1 import job_pb2, schedule_pb2
 from aemos_core import telemetry
-from aemos_core.errors import AemosError, JobOutcome
+from aemos_core.errors import AemosError
 from aemos_core.jobs import RUN_READING_CHAINS
 from aemos_core.outbox import Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
@@ -74,7 +74,7 @@ class ScheduledRuns:
             try:
                 answers = await self._answers(run, chain)
             except AemosError as error:
-                if error.kind.answers.job is JobOutcome.RETRY:
+                if error.kind.answers.job_again:
                     raise
                 end.outcome, end.error = "failed", error.detail[:_MOST_ERROR]
             else:
