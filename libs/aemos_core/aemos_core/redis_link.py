@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 log = logging.getLogger("aemos.redis")
 
@@ -48,31 +49,38 @@ class Subscriber:
         self._redis = redis
         self._handlers = {name.encode(): handler for name, handler in handlers.items()}
         self._on_gap = on_gap
+        self._failures = 0
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Listens until told to stop."""
-        listening = asyncio.create_task(self._keep_listening())
+        """Listens until told to stop. Raises what `on_gap` does, except an outage of Redis: that is waited out."""
+        listening, told = asyncio.create_task(self._keep_listening()), asyncio.create_task(stop.wait())
         try:
-            await stop.wait()
+            await asyncio.wait([listening, told], return_when=asyncio.FIRST_COMPLETED)
+            if listening.done():
+                listening.result()
         finally:
+            told.cancel()
             await end(listening)
 
     async def _keep_listening(self) -> None:
-        failures = 0
         while True:
             try:
                 await self._listen()
             except (RedisError, OSError) as error:
-                if failures == 0:
+                if self._failures == 0:
                     log.warning("subscription lost: %s", type(error).__name__)
-                await asyncio.sleep(_RECONNECT_SECONDS[min(failures, len(_RECONNECT_SECONDS) - 1)])
-                failures += 1
+                await asyncio.sleep(_RECONNECT_SECONDS[min(self._failures, len(_RECONNECT_SECONDS) - 1)])
+                self._failures += 1
 
     async def _listen(self) -> None:
         async with self._redis.pubsub() as pubsub:
             await pubsub.subscribe(*self._handlers)
+            asked = False
             while True:
                 message = await pubsub.get_message(timeout=_PING_SECONDS)
+                if message is None and asked:
+                    raise RedisTimeout("a ping was not answered")
+                asked = message is None
                 if message is None:
                     await pubsub.ping()
                 elif message["type"] == "message":
@@ -83,6 +91,7 @@ class Subscriber:
     async def _confirmed(self) -> None:
         if inspect.isawaitable(caught_up := self._on_gap()):
             await caught_up
+        self._failures = 0
 
     def _handle(self, channel: bytes, data: bytes) -> None:
         try:
