@@ -11,7 +11,7 @@ from typing import TypeAlias
 import aemos.v1
 from aemos.v1 import options_pb2
 from google.api import annotations_pb2
-from google.protobuf import descriptor_pool, message_factory
+from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
@@ -26,7 +26,6 @@ class Method:
     path: str
     service: str
     name: str
-    comment_owner: MethodDescriptor
     access: AccessValue
     verb: str
     route: str
@@ -47,12 +46,8 @@ def methods() -> dict[str, Method]:
 
 
 def _services() -> list[ServiceDescriptor]:
-    for module in pkgutil.iter_modules(aemos.v1.__path__):
-        if module.name.endswith("_pb2"):
-            importlib.import_module(f"aemos.v1.{module.name}")
-    pool = descriptor_pool.Default()
-    names = [m.name for m in pkgutil.iter_modules(aemos.v1.__path__) if m.name.endswith("_pb2")]
-    files = [pool.FindFileByName(f"aemos/v1/{name.removesuffix('_pb2')}.proto") for name in sorted(names)]
+    names = sorted(m.name for m in pkgutil.iter_modules(aemos.v1.__path__) if m.name.endswith("_pb2"))
+    files = [importlib.import_module(f"aemos.v1.{name}").DESCRIPTOR for name in names]
     return [service for file in files for service in file.services_by_name.values()]
 
 
@@ -67,7 +62,6 @@ def _method(service: ServiceDescriptor, descriptor: MethodDescriptor) -> Method:
         path=f"/{service.full_name}/{descriptor.name}",
         service=service.full_name,
         name=descriptor.name,
-        comment_owner=descriptor,
         access=access,
         verb=verb.upper(),
         route=getattr(rule, verb) if verb else "",

@@ -31,7 +31,6 @@ SPAN_JOB: Final = "evaluate readings"
 SPAN_RUN: Final = "run chain"
 SPAN_PUBLISH: Final = "publish notification"
 SPAN_EMIT: Final = "emit notification"
-SPAN_FIRE: Final = "fire schedule"
 
 SCHEDULES_LATE: Final = "aemos.schedules.late"
 """Counter: runs that were fired more than 5 s after their time."""
@@ -47,17 +46,16 @@ _tracer = trace.get_tracer("aemos")
 
 
 class _NewTraces:
-    """At most so many new traces a second, spent as they come."""
+    """At most so many new traces a second, spent as they come; 0.1: one in ten seconds."""
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
         self._left = per_second
-        self._second = 0
+        self._at = time.monotonic()
 
     def take(self) -> bool:
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._left = second, self._per_second
+        before, self._at = self._at, time.monotonic()
+        self._left = min(max(1.0, self._per_second), self._left + (self._at - before) * self._per_second)
         if self._left < 1:
             return False
         self._left -= 1
