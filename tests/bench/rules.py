@@ -24,7 +24,6 @@ from aemos_core.redis_link import RedisClient, open_redis
 from aemos_core.times import now_ms
 from aemos_rules import chain_store, state_store
 from aemos_rules.domain import Node, RuleChain
-from aemos_rules.wiring import MIGRATIONS
 
 from tests.bench import fan_out, loads
 from tests.bench.support import Installation, header, installation, median, table
@@ -112,7 +111,7 @@ async def bench() -> AsyncIterator[Bench]:
             redis_server(Path(folder) / "redis") as redis_url,
         ):
             url = database_url.format(service="rules")
-            await migrate(url, MIGRATIONS)
+            await migrate(url, "aemos_rules")
             environment = os.environ | {
                 "AEMOS_DATABASE_URL": database_url,
                 "AEMOS_REDIS_URL": redis_url,

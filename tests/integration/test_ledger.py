@@ -20,7 +20,7 @@ from aemos_core.names import DEVICE_STATE_CHANGE, NOTIFICATION_LOGS, notificatio
 from aemos_core.notification_log import BEGINNING, Logged, LogId, NotificationFeed, Published
 from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
-from aemos_notify import jobs, service, store, wiring
+from aemos_notify import jobs, service, store
 from aemos_notify.jobs import RecordJob
 from aemos_notify.service import forget_old
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.asyncio
 @asynccontextmanager
 async def open_ledger(directory: Path) -> AsyncIterator[Database]:
     url = f"sqlite+aiosqlite:///{directory}/notify.db"
-    await migrate(url, wiring.MIGRATIONS)
+    await migrate(url, "aemos_notify")
     async with open_database(url) as database:
         yield database
 

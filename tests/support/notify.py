@@ -14,12 +14,13 @@ import websockets
 from aemos.v1 import notification_pb2, notification_pb2_grpc
 from aemos.v1.job_pb2 import Announcement
 from aemos_core import rpc
+from aemos_core.database import migrate
 from aemos_core.identity import Caller, set_caller
 from aemos_core.names import DEVICE_STATE_CHANGE
 from aemos_core.process import Component
 from aemos_core.redis_link import RedisClient, open_redis
 from aemos_notify.settings import NotifySettings
-from aemos_notify.wiring import migrate_database, wire, wire_worker
+from aemos_notify.wiring import wire, wire_worker
 from websockets.asyncio.client import ClientConnection
 
 from tests.support.fake_registry import SECRET, FakeRegistry, fake_registry
@@ -79,7 +80,7 @@ async def running_notify(
             "notify_worker_threads": 2,
         }
         settings = NotifySettings(**{**usual, **changes})
-        await migrate_database(settings)
+        await migrate(settings.database_of("notify"), "aemos_notify")
         redis = await stack.enter_async_context(open_redis(redis_url))
         for wired in (wire(settings), wire_worker(settings)) if worker else (wire(settings),):
             await stack.enter_async_context(running(await stack.enter_async_context(wired)))

@@ -50,6 +50,4 @@ def main() -> None:
 async def migrate_all() -> None:
     """Migrates every owner's database in this one process, which is quicker than one for each."""
     for owner in OWNERS:
-        package = importlib.import_module(f"aemos_{owner}")
-        url = settings_page.settings_class(owner)().database_of(owner)
-        await migrate(url, Path(str(package.__file__)).parents[1] / "migrations")
+        await migrate(settings_page.settings_class(owner)().database_of(owner), f"aemos_{owner}")

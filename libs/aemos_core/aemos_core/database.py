@@ -173,7 +173,8 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-async def migrate(url: str, directory: Path) -> None:
-    """Brings a database to the newest of the revisions under `directory`, making it when it is missing."""
+async def migrate(url: str, package: str) -> None:
+    """Brings a service's database to the newest of the revisions beside its package, making it when it is missing."""
+    directory = Path(str(importlib.import_module(package).__file__)).parents[1] / "migrations"
     # Alembic takes most of a second to import, and only a migration needs it.
     await importlib.import_module("aemos_core.migrations").migrate(url, directory)

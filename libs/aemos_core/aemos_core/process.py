@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import logging
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import uvloop
 
 from aemos_core import logs, telemetry
-from aemos_core.settings import ServiceSettings
+from aemos_core.settings import ServiceSettings, load
 
 log = logging.getLogger("aemos.process")
+S = TypeVar("S", bound=ServiceSettings)
 
-_DEATH_SECONDS = 3.0
+_CLOSING_SECONDS = 3.0
+"""How long a process may take to close after its drain time, or after a component died."""
 
 
 class Component(Protocol):
@@ -31,16 +35,33 @@ class Component(Protocol):
 
 
 class PortInUse(Exception):
-    """A port that another process holds: names the port and the variable that moves it."""
+    """A port that another process holds, or that is nowhere: names the port and the variables that move it."""
 
     def __init__(self, port: int, variable: str) -> None:
-        super().__init__(f"port {port} is in use: free it or set {variable}")
+        super().__init__(
+            f"port {port} is in use: free it or set {variable}; or AEMOS_BIND is not an address of this machine"
+        )
 
 
-Wire = Callable[[], AbstractAsyncContextManager[Sequence[Component]]]
+Wire = Callable[[S], AbstractAsyncContextManager[Sequence[Component]]]
 
 
-def run(name: str, settings: ServiceSettings, wire: Wire) -> None:
+def main(package: str, settings_class: type[S], wire: Wire[S], worker: Wire[S] | None = None) -> None:
+    """`python -m <package> [worker | migrate]`: a service, its worker, or the migrations of its database."""
+    settings, name = load(settings_class), package.removeprefix("aemos_")
+    match sys.argv[1:]:
+        case []:
+            run(name, settings, wire)
+        case ["worker"] if worker is not None:
+            run(f"{name}-worker", settings, worker)
+        case ["migrate"]:  # who has no database does without SQLAlchemy
+            database = importlib.import_module("aemos_core.database")
+            asyncio.run(database.migrate(settings.database_of(name), package))
+        case others:
+            sys.exit(f"{package} does not know {' '.join(others)}")
+
+
+def run(name: str, settings: S, wire: Wire[S]) -> None:
     """Runs a process to its end; exits with 0 when asked to stop, with 1 otherwise."""
     logs.configure(name, settings.log_level)
     try:
@@ -50,15 +71,23 @@ def run(name: str, settings: ServiceSettings, wire: Wire) -> None:
         raise SystemExit(1) from None
     except BaseExceptionGroup:
         raise SystemExit(1) from None
+    except Exception:
+        log.exception("it did not start, or did not close")
+        raise SystemExit(1) from None
 
 
-async def _main(name: str, settings: ServiceSettings, wire: Wire) -> None:
+async def _main(name: str, settings: S, wire: Wire[S]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def told_to_stop() -> None:
+        stop.set()
+        _end_within(settings.drain_seconds + _CLOSING_SECONDS)
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+        loop.add_signal_handler(signum, told_to_stop)
     with telemetry.exporting(name, settings):
-        async with wire() as components, asyncio.TaskGroup() as group:
+        async with wire(settings) as components, asyncio.TaskGroup() as group:
             _spare_the_collector()
             tasks = [group.create_task(_run(c, stop), name=type(c).__name__) for c in components]
             _notify_ready()
@@ -83,9 +112,16 @@ async def _run(component: Component, stop: asyncio.Event) -> None:
             raise RuntimeError(f"{type(component).__name__} ended by itself")
     except Exception:
         log.exception("a component died: %s", type(component).__name__)
-        # Nothing that ignores its cancellation may keep a dead process from being started again.
-        asyncio.get_running_loop().call_later(_DEATH_SECONDS, os._exit, 1)
-        raise
+        if not stop.is_set():  # what the others still have to finish is not cut
+            _end_within(_CLOSING_SECONDS)
+            raise
+
+
+def _end_within(seconds: float) -> None:
+    """Whatever ignores its cancellation, or keeps the loop busy: nothing keeps a process from its end."""
+    timer = threading.Timer(seconds, os._exit, [1])
+    timer.daemon = True
+    timer.start()
 
 
 async def _drain(tasks: Sequence[asyncio.Task[None]], seconds: float) -> None:

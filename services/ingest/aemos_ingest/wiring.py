@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 from aemos_core.announce import Announcer
 from aemos_core.broker import open_broker
-from aemos_core.database import migrate, open_database
+from aemos_core.database import open_database
 from aemos_core.jobs import EVALUATE_READINGS, JobQueue
 from aemos_core.leases import PartitionLeases
 from aemos_core.names import REGISTRY_CHANGED, RETENTION_LEASES
@@ -21,7 +20,6 @@ from aemos_core.rpc import grpc_server
 from aemos_core.sweeping import Sweep, kept_for
 from redis.exceptions import RedisError
 
-import aemos_ingest
 from aemos_ingest import tables
 from aemos_ingest.connectivity import Connectivity
 from aemos_ingest.history_service import History
@@ -38,12 +36,6 @@ from aemos_ingest.sources import Sources
 
 PREPARED = 64
 """Statements that a connection keeps prepared: what commits and look-ups use stays, what is rare comes and goes."""
-MIGRATIONS = Path(aemos_ingest.__file__).parents[1] / "migrations"
-
-
-async def migrate_database(settings: IngestSettings) -> None:
-    """Brings ingest's database to the newest version."""
-    await migrate(settings.database_of("ingest"), MIGRATIONS)
 
 
 async def _announce_change(sources: Sources, redis: RedisClient) -> None:

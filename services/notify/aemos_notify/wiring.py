@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 from aemos.v1 import device_pb2_grpc, history_pb2_grpc
 from aemos_core import rpc
 from aemos_core.announce import Announcer
 from aemos_core.broker import WakeRedisBroker, open_broker
-from aemos_core.database import migrate, open_database
+from aemos_core.database import open_database
 from aemos_core.jobs import DELIVER_EMAIL, RECORD_NOTIFICATIONS, SEND_DELIVERY, SEND_EMAIL, JobQueue
 from aemos_core.notification_log import NotificationFeed
 from aemos_core.process import Component
@@ -35,13 +34,7 @@ from aemos_notify.subjects import Subjects
 from aemos_notify.subscription_api import SubscriptionServicer
 from aemos_notify.watch import Watchers
 
-MIGRATIONS = Path(__file__).parent.parent / "migrations"
 _LEDGER_THREADS = 2
-
-
-async def migrate_database(settings: NotifySettings) -> None:
-    """Brings the ledger's database to its newest form."""
-    await migrate(settings.database_of("notify"), MIGRATIONS)
 
 
 def _broker(stack: AsyncExitStack, settings: NotifySettings) -> WakeRedisBroker:

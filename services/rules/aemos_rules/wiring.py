@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 from aemos.v1 import data_stream_pb2_grpc, device_pb2_grpc, history_pb2_grpc, schedule_pb2_grpc, sensor_pb2_grpc
 from aemos_core.announce import Announcer
 from aemos_core.broker import WakeRedisBroker, open_broker
-from aemos_core.database import Database, migrate, open_database
+from aemos_core.database import Database, open_database
 from aemos_core.jobs import GENERATE_REPORT, RESUME_RUNS, RUN_READING_CHAINS, SEND_EMAIL, JobQueue
 from aemos_core.names import REGISTRY_CHANGED
 from aemos_core.outbox import Outbox
@@ -18,7 +17,6 @@ from aemos_core.process import Component
 from aemos_core.redis_link import RedisClient, Subscriber, open_redis
 from aemos_core.rpc import grpc_server, open_channel, remote_verifier
 
-import aemos_rules
 from aemos_rules import sent_effects, tables
 from aemos_rules.alarm_api import AlarmServicer
 from aemos_rules.chain_api import RuleChainServicer
@@ -31,13 +29,6 @@ from aemos_rules.run_api import ChainRunServicer
 from aemos_rules.settings import RulesSettings
 from aemos_rules.slow_wiring import slow_jobs
 from aemos_rules.state_api import DeviceStateServicer
-
-MIGRATIONS = Path(aemos_rules.__file__).parents[1] / "migrations"
-
-
-async def migrate_database(settings: RulesSettings) -> None:
-    """Brings rules' database to the newest version."""
-    await migrate(settings.database_of("rules"), MIGRATIONS)
 
 
 async def open_outbox(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 from aemos.v1.rule_chain_pb2_grpc import RuleChainServiceStub
 from aemos_core.broker import open_broker
-from aemos_core.database import migrate, open_database
+from aemos_core.database import open_database
 from aemos_core.jobs import RUN_CHAINS, JobQueue
 from aemos_core.names import RULE_CHAINS_CHANGED
 from aemos_core.outbox import Outbox
@@ -25,27 +24,21 @@ from aemos_scheduler.settings import SchedulerSettings
 from aemos_scheduler.store import FiringStore
 from aemos_scheduler.tables import OUTBOX
 
-MIGRATIONS = Path(__file__).parents[1] / "migrations"
-
-
-async def migrate_database(settings: SchedulerSettings) -> None:
-    """Brings the scheduler's database to the newest version."""
-    await migrate(settings.database_of("scheduler"), MIGRATIONS)
-
 
 @asynccontextmanager
 async def wire(settings: SchedulerSettings) -> AsyncIterator[Sequence[Component]]:
     """Opens what the scheduler needs, in order; closes it in reverse."""
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(settings.database_of("scheduler")))
-        redis = await stack.enter_async_context(open_redis(settings.redis_url))
-        jobs_redis = await stack.enter_async_context(open_redis(settings.jobs_url))
+        enter = stack.enter_async_context
+        database = await enter(open_database(settings.database_of("scheduler")))
+        redis = await enter(open_redis(settings.redis_url))
+        jobs_redis = await enter(open_redis(settings.jobs_url))
         broker = open_broker(settings.jobs_url)
         stack.callback(broker.close)
         queue = JobQueue(broker)
         stack.callback(queue.close)
-        to_rules = await stack.enter_async_context(open_channel(settings.rules_target, settings.service_secret))
-        to_ingest = await stack.enter_async_context(open_channel(settings.ingest_target, settings.service_secret))
+        to_rules = await enter(open_channel(settings.rules_target, settings.service_secret))
+        to_ingest = await enter(open_channel(settings.ingest_target, settings.service_secret))
 
         outbox = Outbox(database, OUTBOX)
         receipts = Receipts(jobs_redis, outbox.relay_id)
@@ -57,7 +50,7 @@ async def wire(settings: SchedulerSettings) -> AsyncIterator[Sequence[Component]
         clock = Clock(timetable, firings, tidier)
         copy = ScheduleCopy(rules, firings, timetable, clock)
         hints = Subscriber(redis, {RULE_CHAINS_CHANGED: lambda _: copy.hint()}, on_gap=copy.hint)
-        server = await stack.enter_async_context(
+        server = await enter(
             grpc_server(
                 f"{settings.bind}:{settings.scheduler_grpc_port}",
                 "AEMOS_SCHEDULER_GRPC_PORT",

@@ -1,0 +1,52 @@
+"""Facts about gRPC between services: errors, and where it listens."""
+
+from __future__ import annotations
+
+import pytest
+from aemos.v1 import schedule_pb2, schedule_pb2_grpc
+from aemos_core.errors import AemosError, FieldError, Kind
+from aemos_core.identity import TokenVerifier, Trust
+from aemos_core.process import PortInUse
+from aemos_core.rpc import Context, grpc_server, open_channel
+
+from tests.support.ports import free_port
+
+
+class Refuses(schedule_pb2_grpc.SchedulerServiceServicer):
+    """Refuses everything with this error."""
+
+    def __init__(self, error: AemosError) -> None:
+        self._error = error
+
+    async def FinishFirings(
+        self, request: schedule_pb2.FinishFiringsRequest, context: Context
+    ) -> schedule_pb2.FinishFiringsResponse:
+        raise self._error
+
+
+async def _no_trust() -> Trust:
+    return Trust({}, frozenset())
+
+
+@pytest.mark.parametrize("text", ["must be 1 to 100", "muß: \U0001f600" * 400])
+async def test_an_error_with_many_fields_stays_what_it_is(text: str) -> None:
+    """A chain may have hundreds of mistakes, and a call's metadata 8 KiB: the first are named, the kind is the same."""
+    errors = [FieldError(f"nodes.{index}.config.condition", text) for index in range(1_000)]
+    error = AemosError(Kind.INVALID, "; ".join(e.message for e in errors), reason="invalid_chain", errors=errors)
+    address, verifier = f"127.0.0.1:{free_port()}", TokenVerifier(_no_trust)
+    async with (
+        grpc_server(address, "AEMOS_TEST", "s", verifier, [Refuses(error)]),
+        open_channel(address, "s") as channel,
+    ):
+        with pytest.raises(AemosError) as refused:
+            await schedule_pb2_grpc.SchedulerServiceStub(channel).FinishFirings(schedule_pb2.FinishFiringsRequest())
+    assert (refused.value.kind, refused.value.reason) == (Kind.INVALID, "invalid_chain")
+    assert len(refused.value.errors) > 2
+    assert [e.loc for e in refused.value.errors] == [e.loc for e in errors[: len(refused.value.errors)]]
+
+
+async def test_an_address_that_is_not_ours_is_named() -> None:
+    """Nobody looks for who holds a port when it is the address that is wrong."""
+    with pytest.raises(PortInUse, match="AEMOS_TEST; or AEMOS_BIND is not an address"):
+        async with grpc_server(f"192.0.2.1:{free_port()}", "AEMOS_TEST", "s", TokenVerifier(_no_trust), []):
+            pass
