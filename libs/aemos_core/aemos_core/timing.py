@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aemos_core import cron
-from aemos_core.errors import AemosError, FieldError, Kind
+from aemos_core.errors import FieldError
 
 SECOND_MS = 1_000
+_END_MS = 253_402_300_800_000
+"""The year 10000, which no time of the contract can name."""
 _LONGEST_INTERVAL = 366 * 24 * 3_600
 
 MISFIRE_POLICIES = ("run-once", "skip", "run-all")
@@ -31,12 +33,13 @@ class Timing:
         """The first instant after this one; None when there is none, or the schedule cannot be read."""
         if self.interval_seconds > 0:
             period = self.interval_seconds * SECOND_MS
-            return after_ms + period - (after_ms - self.interval_anchor_ms) % period
+            due = after_ms + period - (after_ms - self.interval_anchor_ms) % period
+            return due if due < _END_MS else None
         if self.run_at_ms:
             return self.run_at_ms if self.run_at_ms > after_ms else None
         try:
             return cron.next_due(self.cron_expression, self.timezone, after_ms // SECOND_MS * SECOND_MS)
-        except ValueError:
+        except (ValueError, OverflowError):  # what is due, or shown there, is no year from 1 to 9999
             return None
 
     def latest(self, after_ms: int, until_ms: int) -> int | None:
@@ -88,12 +91,6 @@ class Timing:
             else:
                 high = middle
         return due
-
-
-def refuse(errors: list[FieldError]) -> None:
-    """Raises INVALID when there is a mistake."""
-    if errors:
-        raise AemosError(Kind.INVALID, "; ".join(f"{e.loc}: {e.message}" for e in errors), errors=errors)
 
 
 def check_policies(misfire: str, overlap: str) -> list[FieldError]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
+from aemos_core.errors import invalid, refuse
 from aemos_core.timing import Timing
 
 MISFIRE_MS = 60_000
@@ -20,6 +21,7 @@ MOST_MADE_UP = 100
 """How many missed instants of a schedule "run-all" runs."""
 MOST_QUEUED = 100
 """How many runs of a chain wait for the one before; what comes then is skipped."""
+MOST_PREVIEWED = 100
 HORIZON_MS = 30 * 24 * 60 * 60 * 1000
 """What was missed longer ago is forgotten. History is kept longer, so nothing is ever fired a second time."""
 
@@ -174,6 +176,18 @@ def _from(timing: Timing, due: int | None, until_ms: int) -> list[int]:
     while due is not None and due <= until_ms:
         found.append(due)
         due = timing.next_after(due)
+    return found
+
+
+def preview(timing: Timing, count: int, after_ms: int) -> list[int]:
+    """The next instants of a schedule, at most `count` (10 when 0); INVALID names what is wrong with it."""
+    if not 0 <= count <= MOST_PREVIEWED:
+        raise invalid("count", f"must be 1 to {MOST_PREVIEWED}")
+    refuse(timing.check())
+    found: list[int] = []
+    while len(found) < (count or 10) and (due := timing.next_after(after_ms)) is not None:
+        found.append(due)
+        after_ms = due
     return found
 
 

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from aemos.v1 import rule_chain_pb2 as pb
 from aemos.v1 import rule_chain_pb2_grpc
 from aemos_core import telemetry
-from aemos_core.errors import AemosError
+from aemos_core.errors import AemosError, unavailable
+from aemos_core.identity import Caller
 from aemos_core.times import now_ms
 from aemos_core.waiting import wait
 
 from aemos_scheduler.codec import end_without_run, schedule_from_pb
-from aemos_scheduler.domain import LATE_MS, Instant, Timetable
+from aemos_scheduler.domain import LATE_MS, Instant, Planned, Timetable, due_instants
 from aemos_scheduler.store import FiringStore
 
 log = logging.getLogger("aemos.scheduler")
@@ -24,6 +25,8 @@ REFRESH_SECONDS = 5.0
 """How soon a change is seen whose hint was lost."""
 COALESCE_SECONDS = 0.2
 RETRY_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+"""How long the clock sleeps at the most, for the wall clock may be set, or the machine be suspended, meanwhile."""
 MOST_AT_ONCE = 1_000
 """Instants claimed in one transaction, as many as one job holds."""
 FIRED_BEFORE_PRUNING = 100
@@ -52,13 +55,23 @@ class Clock:
             self._changed.clear()
             await wait(stop, await self._fire_due(), self._changed)
 
+    async def run_now(self, planned: Planned) -> int:
+        """Fires a chain because a user says so, and returns when; UNAVAILABLE while others do so at each moment."""
+        # What is due goes first: nothing is fired of a chain before what was due earlier is.
+        earlier = due_instants(planned, now_ms())
+        for at in range(now_ms(), now_ms() + 10):
+            fired = await self._firings.fire([*earlier, Instant(planned.schedule, at, manual=True)])
+            if any(instant.manual for instant in fired):
+                return at
+        raise unavailable("it is being run just now")
+
     async def _fire_due(self) -> float | None:
         """Returns the seconds until there may be something to do; None: only after a change."""
         now = now_ms()
         instants = self._timetable.take(now, MOST_AT_ONCE)
         if not instants:
             due = self._timetable.next_at()
-            return None if due is None else (due - now) / 1000
+            return None if due is None else min(LOOK_SECONDS, (due - now) / 1000)
         try:
             fired = await self._firings.fire(instants)
         except AemosError as error:
@@ -125,6 +138,13 @@ class ScheduleCopy:
         for schedule in self._timetable.put(differing, fired, now_ms()):
             log.info("chain %s is never due (any more)", schedule.rule_chain_id)
         self._clock.look_again()
+
+    async def pause(self, who: Caller, chain: int, paused: bool) -> None:
+        """Or lets it go on. In force here when this returns, elsewhere after the hint."""
+        request = pb.SetSchedulePausedRequest(
+            organization_id=who.organization_id, user_id=who.user_id, rule_chain_id=chain, paused=paused
+        )
+        await self.take([(await self._rules.SetSchedulePaused(request)).schedule])
 
     async def _refresh(self) -> bool:
         try:

@@ -56,7 +56,7 @@ async def wire(settings: SchedulerSettings) -> AsyncIterator[Sequence[Component]
                 "AEMOS_SCHEDULER_GRPC_PORT",
                 settings.service_secret,
                 remote_verifier(to_ingest),
-                [SchedulerServicer(timetable, firings, rules, copy)],
+                [SchedulerServicer(timetable, firings, clock, copy)],
             )
         )
         yield [server, outbox, receipts, hints, copy, clock, Sweep(10, tidier.tidy, "history stays as it is")]

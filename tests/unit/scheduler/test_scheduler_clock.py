@@ -28,6 +28,8 @@ def schedule_to_pb(schedule: Schedule) -> pb.Schedule:
         rule_chain_id=schedule.rule_chain_id,
         organization_id=schedule.organization_id,
         cron_expression=schedule.timing.cron_expression,
+        interval_seconds=schedule.timing.interval_seconds,
+        interval_anchor_ms=schedule.timing.interval_anchor_ms,
         misfire_policy=schedule.misfire,
         overlap_policy=schedule.overlap,
         since_ms=schedule.since_ms,
@@ -139,6 +141,16 @@ async def test_new_schedule_wakes_the_clock() -> None:
         parts.copy.hint()
         await until(lambda: len(parts.firings.planned) >= 1, 3)
     assert parts.firings.calls == len(parts.firings.planned)
+
+
+async def test_the_wall_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is due in an hour is fired soon after the clock was put forward by an hour, or the machine slept for it."""
+    schedule = Schedule(7, 1, Timing(interval_seconds=3_600, interval_anchor_ms=now_ms()), since_ms=now_ms())
+    async with running(FakeRules(schedule)) as parts:
+        await until(lambda: parts.timetable.next_at() is not None, 1)
+        await asyncio.sleep(0)  # the clock is asleep
+        monkeypatch.setattr(service, "now_ms", lambda: now_ms() + 3_601_000)
+        await until(lambda: len(parts.firings.planned) == 1, 3)
 
 
 async def test_hints_are_coalesced() -> None:

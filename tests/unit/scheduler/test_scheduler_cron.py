@@ -182,6 +182,15 @@ def test_an_interval_is_counted_from_its_anchor() -> None:
     ]
 
 
+@pytest.mark.parametrize("after_ms", [-62_135_596_800_000, 253_402_300_799_000, 253_402_214_400_000])
+@pytest.mark.parametrize("timezone", ["UTC", "America/New_York", "Pacific/Auckland"])
+def test_at_the_ends_of_time(timezone: str, after_ms: int) -> None:
+    """In the years 1 and 9999 nothing fails: what is due is a time that can be written, or there is none."""
+    for timing in (Timing("0 0 0 1 1 *", timezone), Timing(interval_seconds=366 * 24 * 3_600)):
+        due = timing.next_after(after_ms)
+        assert due is None or rfc3339(due)
+
+
 def test_one_time_only() -> None:
     """A schedule of one time is due once."""
     timing = Timing(run_at_ms=5_000)

@@ -1,12 +1,11 @@
 """How runs ended, which of them are not over, and who claimed an instant."""
 
 import sqlalchemy as sa
+from aemos_core.migrations import create_table
 from alembic import op
 
 revision = "0002"
 down_revision = "0001"
-
-_MYSQL = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin", "mysql_engine": "InnoDB"}
 
 
 def _key() -> list[sa.Column[int]]:
@@ -21,7 +20,7 @@ def upgrade() -> None:
     op.add_column("firing", sa.Column("claim", sa.BigInteger(), nullable=False, server_default="0"))
     op.add_column("firing", sa.Column("manual", sa.Boolean(), nullable=False, server_default="0"))
     op.create_index("firing_by_creation", "firing", ["created_at_ms"], unique=False)
-    op.create_table(
+    create_table(
         "firing_end",
         *_key(),
         sa.Column("started_at_ms", sa.BigInteger(), nullable=False),
@@ -31,14 +30,12 @@ def upgrade() -> None:
         sa.Column("trace_id", sa.String(length=32), nullable=False),
         sa.Column("error", sa.String(length=200), nullable=False),
         sa.PrimaryKeyConstraint("rule_chain_id", "planned_at_ms"),
-        **_MYSQL,
     )
-    op.create_table(
+    create_table(
         "firing_open",
         *_key(),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("queued", sa.Boolean(), nullable=False),
         sa.Column("run", sa.LargeBinary(length=1024), nullable=False),
         sa.PrimaryKeyConstraint("rule_chain_id", "planned_at_ms"),
-        **_MYSQL,
     )
