@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import yaml
 
-from aemos_client.chain_files import Chain, Names, applied, exported, read
+from aemos_client.chain_files import Chain, Names, applied, exported, listed, read
 from aemos_client.rest import Refused, Rest, open_rest
 
 
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
                     yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8"
                 )
             elif arguments.verb == "try":
-                readings = _read_readings(arguments.readings)
+                readings = listed(arguments.readings, "readings", yaml.BaseLoader)  # values stay as written
                 for chain in read(arguments.file):
                     print(chain["name"], *_tried(rest, chain, readings), sep="\n")
             else:
@@ -54,23 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _read_readings(file: Path) -> list[dict[str, Any]]:
-    """`readings:` of a YAML file, each {sensorUuid, variableName, value, recievedAt}; Refused when there are none."""
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)  # times stay as written
-    except yaml.YAMLError as error:
-        raise Refused(f"{file}: {error}") from None
-    readings = content.get("readings") if isinstance(content, dict) else None
-    if not isinstance(readings, list) or not all(isinstance(reading, dict) for reading in readings):
-        raise Refused(f"{file}: must have a list `readings`")
-    return readings
-
-
 def _tried(rest: Rest, chain: Chain, readings: list[dict[str, Any]]) -> Iterator[str]:
     """What the chain does with them: a line for each run, and one for each of its nodes and effects."""
-    names = Names(rest)
-    nodes = [{**node, "config": names.with_ids(node.get("config", {}))} for node in chain.get("nodes", ())]
-    body = {"chain": {**chain, "nodes": nodes}, "readings": readings}
+    body = {"chain": {**chain, "nodes": Names(rest).nodes_of(chain)}, "readings": readings}
     for run in rest.call("POST", "/api/v1/rule-chains/dry-run", body)["chainRuns"]:
         yield f"{run['at']}  {run['trigger']}: {run['outcome']} {run['error']}".rstrip()
         for node in run["nodes"]:

@@ -55,8 +55,17 @@ class Names:
                 config |= {field: found[0]} if found else {f"{field}Id": wanted}
         return config
 
-    def with_ids(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The reverse; Refused when there is none of that name."""
+    def nodes_of(self, chain: Chain) -> list[dict[str, Any]]:
+        """The nodes of a chain in a file as the server takes them; Refused when they are none."""
+        nodes = chain.get("nodes") or []
+        if not isinstance(nodes, list) or not all(
+            isinstance(node, dict) and isinstance(node.get("config") or {}, dict) for node in nodes
+        ):
+            raise Refused("nodes: must be a list of nodes, each with fields for its config")
+        return [{**node, "config": self._with_ids(node.get("config") or {})} for node in nodes]
+
+    def _with_ids(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The reverse of `named`; Refused when there is none of that name."""
         config = dict(config)
         for field, ids in self._ids.items():
             name = config.pop(field, None)
@@ -94,7 +103,7 @@ def applied(rest: Rest, chains: Iterable[Chain]) -> Iterator[tuple[str, str]]:
 
 
 def _apply(rest: Rest, names: Names, chain: Chain) -> str:
-    nodes = [{**node, "config": names.with_ids(node.get("config", {}))} for node in chain.get("nodes", ())]
+    nodes = names.nodes_of(chain)
     before = names.chains.get(chain["name"])
     if chain["name"] in names.ambiguous:
         raise Refused("several chains have this name: rename them, for a file cannot tell them apart")
@@ -114,11 +123,29 @@ def _as_saved(node: Mapping[str, Any], place: int) -> dict[str, Any]:
 
 def read(file: Path) -> list[Chain]:
     """The chains of a file; Refused when it is not one."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise Refused(f"{file}: {error}") from None
-    chains = content.get("ruleChains") if isinstance(content, dict) else None
-    if not isinstance(chains, list) or not all(isinstance(chain, dict) and chain.get("name") for chain in chains):
-        raise Refused(f"{file}: must have a list `ruleChains`, each with a name")
+    chains = listed(file, "ruleChains", _TimesAsWritten)
+    if not all(chain.get("name") for chain in chains):
+        raise Refused(f"{file}: each of `ruleChains` must have a name")
     return chains
+
+
+class _TimesAsWritten(yaml.SafeLoader):
+    """JSON has no times: 2026-12-24T18:00:00Z is the text that the server reads."""
+
+
+_TimesAsWritten.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def listed(file: Path, name: str, loader: Any) -> list[dict[str, Any]]:
+    """A list of a YAML file; Refused when there is none."""
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Refused(f"{file}: {error}") from None
+    found = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise Refused(f"{file}: must have a list `{name}`")
+    return found

@@ -8,11 +8,9 @@ import importlib
 from pathlib import Path
 
 from aemos_core.database import migrate
+from aemos_core.settings import ServiceSettings, load
 
 from aemos_client import chain_commands, dead_letters, settings_page, trace_page, up
-
-OWNERS = ("ingest", "rules", "scheduler", "notify")
-"""Services that own a database."""
 
 
 def main() -> None:
@@ -26,7 +24,7 @@ def main() -> None:
     demo.add_argument("--seconds", type=float, default=0, help="stop after so long; 0: until Ctrl-C")
     trace = commands.add_parser("trace", help="print a trace's waterfall")
     trace.add_argument("trace_id")
-    trace.add_argument("--dir", type=Path, default=Path("var/traces"))
+    trace.add_argument("--dir", type=Path, default=settings_page.var_dir() / "traces")
     chain_commands.add_commands(commands)
     dead_letters.add_commands(commands)
     arguments = parser.parse_args()
@@ -49,5 +47,6 @@ def main() -> None:
 
 async def migrate_all() -> None:
     """Migrates every owner's database in this one process, which is quicker than one for each."""
-    for owner in OWNERS:
-        await migrate(settings_page.settings_class(owner)().database_of(owner), f"aemos_{owner}")
+    settings = load(ServiceSettings)
+    for owner in settings_page.OWNERS:
+        await migrate(settings.database_of(owner), f"aemos_{owner}")

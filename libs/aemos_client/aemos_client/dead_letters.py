@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from aemos_core.broker import NAMESPACE, WakeRedisBroker, open_broker
+from aemos_core.settings import jobs_database
 from aemos_core.times import rfc3339
 from dramatiq import Message
+from dramatiq.errors import ConnectionClosed
+from redis.exceptions import RedisError
 
-from aemos_client.up import REDIS_PORT
+from aemos_client.settings_page import REDIS_PORT
 
 _SUFFIX = ".XQ"
 _TRANSIENT = ("retries", "traceback", "requeue_timestamp", "redis_message_id", "eta")
@@ -87,16 +90,19 @@ def add_commands(commands: Any) -> None:
 
 
 def _default_url() -> str:
-    port = os.environ.get("AEMOS_REDIS_PORT", REDIS_PORT)
-    general = os.environ.get("AEMOS_REDIS_URL", f"redis://127.0.0.1:{port}/0")
-    return os.environ.get("AEMOS_QUEUE_REDIS_URL") or general.rsplit("/", 1)[0] + "/1"
+    port = os.environ.get("AEMOS_REDIS_PORT") or REDIS_PORT
+    general = os.environ.get("AEMOS_REDIS_URL") or f"redis://127.0.0.1:{port}/0"
+    return os.environ.get("AEMOS_QUEUE_REDIS_URL") or jobs_database(general)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Does it; exit status 1 when one of the ids is not there, 2 when none is given."""
+    """Does it; exit status 1 when Redis does not answer or one of the ids is not there, 2 when none is given."""
     broker = open_broker(arguments.redis)
     try:
         return act(DeadLetters(broker), arguments.action, arguments.ids)
+    except (ConnectionClosed, RedisError) as error:
+        print(f"Redis: {error}", file=sys.stderr)
+        return 1
     finally:
         broker.close()
 

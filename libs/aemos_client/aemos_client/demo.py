@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import random
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import aiocoap
@@ -19,6 +18,8 @@ import httpx
 import socketio
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
+
+from aemos_client.settings_page import var_dir
 
 _PERIOD_SECONDS = 120.0
 """A day of the simulation: each device's curve crosses 25 twice in it."""
@@ -31,10 +32,13 @@ Send = Callable[[bytes], Awaitable[bool]]
 
 def main(seconds: float) -> None:
     """Runs until Ctrl-C, or for so many seconds."""
-    path = Path(os.environ.get("AEMOS_VAR_DIR", "var")) / "demo.json"
+    path = var_dir() / "demo.json"
     if not path.exists():
         raise SystemExit(f"{path} is missing: run `make up` first, and wait for its banner")
-    asyncio.run(_run(json.loads(path.read_text(encoding="utf-8")), seconds))
+    try:
+        asyncio.run(_run(json.loads(path.read_text(encoding="utf-8")), seconds))
+    except (httpx.HTTPError, socketio.exceptions.ConnectionError) as error:
+        raise SystemExit(f"is `make up` running? {error}") from None
 
 
 async def _run(demo: Mapping[str, Any], seconds: float) -> None:
@@ -51,8 +55,10 @@ async def _run(demo: Mapping[str, Any], seconds: float) -> None:
         stack.push_async_callback(coap.shutdown)
         browser = await _listen(demo, client)
         stack.push_async_callback(browser.disconnect)
-        senders = [_sender(index, device, demo, client, coap, stack) for index, device in enumerate(demo["devices"])]
-        tasks = [asyncio.create_task(_device(index, send, counts)) for index, send in enumerate(senders)]
+        ways = (partial(_http, client), partial(_mqtt, stack, demo["mqtt"]), partial(_coap, coap, demo["coapUrl"]))
+        # Devices take turns.
+        sends = [ways[index % len(ways)](device) for index, device in enumerate(demo["devices"])]
+        tasks = [asyncio.create_task(_device(index, send, counts)) for index, send in enumerate(sends)]
         tasks.append(asyncio.create_task(_status(counts)))
         await stop.wait()
         for task in tasks:
@@ -79,23 +85,7 @@ def _print(notification: Mapping[str, Any]) -> None:
     print(f"{notification['timestamp']}  {notification['deviceUuid']}  {change}", flush=True)
 
 
-def _sender(
-    index: int,
-    device: Device,
-    demo: Mapping[str, Any],
-    client: httpx.AsyncClient,
-    coap: aiocoap.Context,
-    stack: AsyncExitStack,
-) -> Send:
-    """Devices take turns: HTTP, MQTT, CoAP."""
-    if index % 3 == 0:
-        return _http(device, client)
-    if index % 3 == 1:
-        return _mqtt(device, demo["mqtt"], stack)
-    return _coap(device, demo["coapUrl"], coap)
-
-
-def _http(device: Device, client: httpx.AsyncClient) -> Send:
+def _http(client: httpx.AsyncClient, device: Device) -> Send:
     async def send(body: bytes) -> bool:
         headers = {"Authorization": f"Bearer {device['token']}"}
         return (await client.post(_PATH, content=body, headers=headers)).status_code == httpx.codes.CREATED
@@ -103,7 +93,7 @@ def _http(device: Device, client: httpx.AsyncClient) -> Send:
     return send
 
 
-def _mqtt(device: Device, address: Mapping[str, Any], stack: AsyncExitStack) -> Send:
+def _mqtt(stack: AsyncExitStack, address: Mapping[str, Any], device: Device) -> Send:
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"demo-{device['id']}")
     client.username_pw_set(device["uuid"], device["token"])
     client.connect_async(address["host"], address["port"])
@@ -120,7 +110,7 @@ def _mqtt(device: Device, address: Mapping[str, Any], stack: AsyncExitStack) -> 
     return send
 
 
-def _coap(device: Device, url: str, coap: aiocoap.Context) -> Send:
+def _coap(coap: aiocoap.Context, url: str, device: Device) -> Send:
     async def send(body: bytes) -> bool:
         request = aiocoap.Message(code=aiocoap.POST, uri=f"{url}{_PATH}?token={device['token']}", payload=body)
         answer = await asyncio.wait_for(coap.request(request).response, _SEND_SECONDS)

