@@ -57,7 +57,8 @@ def ended(*arguments: str) -> tuple[int, str, list[str], float]:
         assert process.stderr is not None
         assert process.stdout is not None
         first = process.stderr.readline()
-        process.send_signal(signal.SIGTERM)
+        if json.loads(first)["message"] == "ready":
+            process.send_signal(signal.SIGTERM)
         told = time.monotonic()
         try:
             process.wait(10)
