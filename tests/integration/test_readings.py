@@ -180,6 +180,18 @@ async def test_a_group_is_stored_whole_or_not_at_all(database: Database) -> None
         assert await one.count() == 3
 
 
+async def test_a_group_is_of_one_call(database: Database) -> None:
+    """Gateways count their groups for themselves: of two with the same number in one commit, each stands for itself."""
+    async with ingest(database) as one:
+        await one.write(one.reading(b"1", message_id="taken"))
+        refused, stored = await asyncio.gather(
+            one.write(one.reading(b"2", group=1), one.reading(b"3", group=1, message_id="taken")),
+            one.write(one.reading(b"4", group=1), one.reading(b"5", group=1)),
+        )
+        assert [refusal(result) for result in refused] == ["", "message_id_used"]
+        assert [result.id > 0 for result in (*refused, *stored)] == [False, False, True, True]
+
+
 @pytest.mark.parametrize(
     ("value", "made"),
     [(b"21.5", "number"), (b'"21.5"', "number"), (b'"warm"', "text"), (b"true", "boolean"), (b'{"a":1}', "json")],

@@ -111,7 +111,7 @@ class Readings:
         accepted = list(chain.from_iterable(batches))
         for _ in range(_COLLISIONS):
             try:
-                await self._store(accepted)
+                await self._store(accepted, batches)
                 break
             except AemosError as error:
                 if error.kind is not Kind.EXISTS:
@@ -125,11 +125,13 @@ class Readings:
             one.settle()
         return [None] * len(batches)
 
-    async def _store(self, accepted: Sequence[Accepted]) -> None:
+    async def _store(self, accepted: Sequence[Accepted], batches: Sequence[Sequence[Accepted]]) -> None:
         first_id = await self._ids.take(len(accepted))
         await repeats.claim(self._database, accepted)
         async with self._database.write() as connection:
             await repeats.recognize(connection, accepted)
+            for batch in batches:  # a group is of one call: other gateways use the same numbers
+                repeats.drop_groups(batch)
             fresh = [one for one in accepted if one.is_fresh]
             if not fresh:
                 return

@@ -113,8 +113,6 @@ async def recognize(connection: AsyncConnection, accepted: Sequence[Accepted]) -
         _compare_names(named, await store.messages(connection, {a.name for a in named}))
     if doubtful:
         await _look_for_origins(connection, accepted, doubtful)
-    if named:
-        _drop_groups(accepted)
 
 
 async def yield_to_claims(connection: AsyncConnection, inserted: Iterable[Accepted]) -> None:
@@ -172,7 +170,8 @@ def _span(one: Accepted, now: int) -> store.Span:
     return store.Span(variable_id, now - REPEATED_WITHIN_MS, request.repeats_before_ms or now + REPEATED_WITHIN_MS)
 
 
-def _drop_groups(accepted: Iterable[Accepted]) -> None:
+def drop_groups(accepted: Iterable[Accepted]) -> None:
+    """Of a group with a mistake nothing is stored."""
     refused = {a.request.group for a in accepted if a.error and a.request.group}
     if refused:
         for one in accepted:
