@@ -74,6 +74,18 @@ async def test_two_gateways_record_at_the_same_time(database: Database) -> None:
             assert answer.not_kept == 0
 
 
+async def test_a_long_mistake_is_cut(database: Database) -> None:
+    """The name of a field that nobody knows may be as long as a reading: its refusal is recorded, and others with it."""
+    async with ingest(database) as one:
+        long = refused(one.device_id, 1)
+        long.rejection.errors[0].loc, long.rejection.errors[0].message = "💥" * 60_000, "unknown field " + "x" * 60_000
+        long.rejection.errors.extend([long.rejection.errors[0]] * 19)
+        await record(Rejections(database), pb.RecordRejectionsRequest(rejections=[long, refused(one.device_id, 2)]))
+        newest, cut = (await page(Rejections(database), "freezer-1")).rejections
+        assert newest.errors[0].loc == "value"
+        assert {(e.loc[:1], e.message[:14]) for e in cut.errors} == {("💥", "unknown field ")}
+
+
 async def test_another_organization_sees_nothing(database: Database) -> None:
     """As if the device did not exist."""
     async with ingest(database):

@@ -83,7 +83,8 @@ def _rows(given: Iterable[pb.NewRejection], recorded: Counter[int]) -> list[dict
 
 def _row(device_id: int, number: int, refused: pb.Rejection) -> dict[str, Any]:
     texts = {name: getattr(refused, name)[:most] for name, most in _LENGTHS.items()}
-    errors = [{"loc": error.loc, "message": error.message} for error in refused.errors]
+    # Both may hold the name of an unknown field, as long as a reading; twenty of these fit the column, escaped too.
+    errors = [{"loc": error.loc[:250], "message": error.message[:200]} for error in refused.errors]
     return {
         "device_id": device_id,
         "slot": number % KEPT,
