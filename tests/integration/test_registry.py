@@ -163,3 +163,16 @@ async def test_who_was_seen_is_written_in_batches(database: Database) -> None:
         later, same = await seen()
         assert later > device
         assert same == token
+
+
+async def test_when_a_device_was_seen_moves_forward_only(database: Database) -> None:
+    """A process that writes late what it saw does not undo what another one saw after that."""
+    async with ingest(database) as one, ingest(database, like=one) as other:
+        for process in (one, other):
+            before = now_ms()
+            await until(lambda: now_ms() > before, 5)  # noqa: B023  it is done before the next one
+            await process.write(one.reading())
+        for process in (other, one):
+            await process.sightings.write()
+        device, (token, *_) = await one.registry.device(), await one.registry.tokens()
+        assert min(device.last_seen_at.ToMilliseconds(), token.last_used_at.ToMilliseconds()) > before

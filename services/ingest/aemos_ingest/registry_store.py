@@ -17,6 +17,7 @@ from sqlalchemy import (
     Select,
     Table,
     and_,
+    case,
     delete,
     false,
     func,
@@ -199,9 +200,10 @@ def _new_variable(unknown: UnknownVariable) -> dict[str, Any]:
 
 
 async def set_times(connection: AsyncConnection, column: Column[Any], times: Mapping[int, int]) -> None:
-    """A time for each of many rows by id, in one statement. Nothing is recorded: nobody keeps a copy of it."""
-    table = column.table
-    values = {column: by_id(times, table.c.id)}
+    """A time for each of many rows by id, in one statement, unless the row has a later one. Nothing is recorded:
+    nobody keeps a copy of it."""
+    table, time = column.table, by_id(times, column.table.c.id)
+    values = {column: case((column > time, column), else_=time)}
     await connection.execute(update(table).where(table.c.id.in_(times)).values(values))
 
 
