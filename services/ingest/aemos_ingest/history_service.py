@@ -15,7 +15,6 @@ from aemos_core.paging import page_of
 from aemos_core.rpc import Context
 from aemos_core.times import now_ms, to_timestamp
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy import ColumnElement, or_, select
 
 from aemos_ingest import codec, registry_store
 from aemos_ingest import history_store as store
@@ -23,7 +22,7 @@ from aemos_ingest import tables as t
 from aemos_ingest.history_store import END_OF_TIME, Cut
 from aemos_ingest.intervals import LATEST_MS, MOST, Span, spans
 from aemos_ingest.latest import LatestReadings
-from aemos_ingest.registry_store import DEVICE, SENSOR, AnyRow, refers_to
+from aemos_ingest.registry_store import DEVICE, SENSOR, AnyRow
 
 MOST_NAMED = 1_000
 _MOST_MERGED = 100
@@ -78,7 +77,7 @@ class History(history_pb2_grpc.HistoryServiceServicer):
         of, token = request.organization_id, ""
         async with self._database.read() as connection:
             if any(named):
-                devices = await registry_store.entries(connection, DEVICE, *_named_devices(of, *named))
+                devices = await registry_store.devices_of(connection, of, *named)
             else:
                 devices, token = await registry_store.listed(connection, DEVICE, of, page, label=request.label)
             of_devices = t.sensor.c.device_id.in_([device.id for device in devices])
@@ -126,12 +125,6 @@ class History(history_pb2_grpc.HistoryServiceServicer):
         if not {row.variable_name for row in rows} >= set(names):
             raise not_found("telemetry data")
         return [row for row in rows if row.id is not None]
-
-
-def _named_devices(of: int, references: Sequence[str], sensor_uuids: Sequence[str]) -> list[ColumnElement[bool]]:
-    """Devices of an organization by id or uuid, and those of these sensors."""
-    d, of_sensors = t.device.c, select(t.sensor.c.device_id).where(t.sensor.c.uuid.in_(sensor_uuids))
-    return [d.organization_id == of, or_(refers_to(t.device, references), d.id.in_(of_sensors))]
 
 
 def _bounds(request: pb.QueryReadingsRequest) -> tuple[int, int]:

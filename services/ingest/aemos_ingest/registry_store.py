@@ -125,6 +125,15 @@ async def entries(connection: AsyncConnection, entity: Entity, *conditions: Colu
     return rows
 
 
+async def devices_of(
+    connection: AsyncConnection, organization_id: int, references: Sequence[str], sensor_uuids: Sequence[str]
+) -> Sequence[AnyRow]:
+    """Devices of an organization by id or uuid, and those of these sensors. With a subquery MariaDB reads them all."""
+    of_sensors = (await connection.execute(select(_s.device_id).where(_s.uuid.in_(sensor_uuids)))).scalars().all()
+    named = or_(refers_to(t.device, references), _d.id.in_(of_sensors))
+    return await entries(connection, DEVICE, _d.organization_id == organization_id, named)
+
+
 async def add(connection: AsyncConnection, entity: Entity, organization_id: int, values: dict[str, Any]) -> AnyRow:
     """Inserts an entry and records it; the entry."""
     created = {"created_at_ms": now_ms()} if "created_at_ms" in entity.table.c else {}

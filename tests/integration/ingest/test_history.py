@@ -19,7 +19,7 @@ from aemos_ingest import tables
 from aemos_ingest.history_service import History
 from aemos_ingest.latest import LatestReadings
 from aemos_ingest.retention import DAY_MS
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from tests.support.history_world import Reading, World, asked, newest, row
 
@@ -237,6 +237,26 @@ async def test_context_is_devices_sensors_and_latest(world: World) -> None:
     second = await context(world, page_size=1, page_token=first.next_page_token)
     assert [d.uuid for d in (*first.devices, *second.devices)] == ["d1", "d2"]
     assert second.next_page_token == ""
+
+
+@pytest.mark.parametrize(("devices", "sensors"), [(["d9"], []), (["9"], ["s1"]), ([], ["s1", "s2"])])
+async def test_context_looks_at_what_is_named_only(world: World, devices: list[str], sensors: list[str]) -> None:
+    """Not at every device of the organization, of which it may have a hundred thousand."""
+    common = {"created_at_ms": 0, "name": "x", "organization_id": 1, "creates_variables": True}
+    await world.add(tables.device, [{"id": n, "uuid": f"d{n}", **common} for n in range(9, 3_009)])
+    statements: list[tuple[str, Any]] = []
+    engine, is_sqlite = world.database.engine, world.database.is_sqlite
+    listener = (engine.sync_engine, "before_cursor_execute", lambda *a: statements.append((a[2], a[3])))
+    event.listen(*listener)
+    await context(world, devices=devices, sensor_uuids=sensors)
+    event.remove(*listener)
+    async with engine.connect() as connection:
+        if not is_sqlite:
+            await connection.exec_driver_sql("ANALYZE TABLE device, sensor")
+        for statement, parameters in statements[:2]:
+            explain = "EXPLAIN QUERY PLAN " if is_sqlite else "EXPLAIN "
+            for step in await connection.exec_driver_sql(explain + statement, parameters):
+                assert ("SCAN device" not in step.detail) if is_sqlite else int(step.rows or 0) < 100, step
 
 
 async def test_context_of_a_label(world: World) -> None:
