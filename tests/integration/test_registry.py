@@ -121,6 +121,19 @@ async def test_a_token_expires(database: Database) -> None:
         assert await resolved(one, token) == [0]
 
 
+async def test_a_token_for_ever_is_rotated(database: Database) -> None:
+    """The new one ends in 9999 as the old one, not later, when no calendar goes on; nor does one that is made."""
+    async with ingest(database) as one:
+        never = 253_402_300_799_000
+        token = await one.registry.create_token(expires_at=to_timestamp(never))
+        before = now_ms()
+        await until(lambda: now_ms() > before + 1_000, 5)
+        assert (await one.registry.rotate_token(token.id, 60)).expires_at.ToMilliseconds() == never + 999
+        with pytest.raises(AemosError) as refused:
+            await one.registry.create_token(expires_at=to_timestamp(never + 1_000))
+        assert refused.value.errors[0].loc == "expiresAt"
+
+
 @pytest.mark.parametrize("seconds", [-1, MOST_OVERLAP_SECONDS + 1])
 async def test_an_overlap_out_of_bounds_is_refused(database: Database, seconds: int) -> None:
     """INVALID names it."""

@@ -10,6 +10,7 @@ from aemos_core.errors import AemosError, invalid
 from aemos_core.records import message
 from aemos_core.times import now_ms, to_timestamp
 from google.protobuf import json_format
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
 from aemos_ingest.labels import attributes_of, labels_of, stored_attributes
@@ -63,6 +64,16 @@ def device_identity(row: AnyRow | None) -> identity_pb2.DeviceIdentity:
         device_uuid=row.device_uuid,
         valid_for_ms=0 if row.expires_at_ms is None else max(row.expires_at_ms - now_ms(), 1),
     )
+
+
+def time_ms(request: Message, field: str) -> int | None:
+    """A time that a request gives; INVALID when no calendar has it, as only gRPC can bring it."""
+    if not request.HasField(field):
+        return None
+    try:
+        return int(getattr(request, field).ToMilliseconds())
+    except ValueError:
+        raise invalid(field.replace("_a", "A"), "must be in the years 1 to 9999") from None
 
 
 def rejection(row: AnyRow) -> rejection_pb2.Rejection:

@@ -31,6 +31,8 @@ from aemos_ingest.registry_store import DEVICE, SENSOR, TOKEN, VARIABLE, AnyRow,
 
 MOST_OVERLAP_SECONDS = 30 * 24 * 60 * 60
 _OVERLAP_SECONDS = 24 * 60 * 60
+_LATEST_MS = 253_402_300_799_999
+"""The end of 9999, which is how some say "never": no message has a later time."""
 
 
 class _Registry:
@@ -105,7 +107,7 @@ class DeviceServicer(_Registry, device_pb2_grpc.DeviceServiceServicer):
     async def CreateDeviceToken(
         self, request: device_pb.CreateDeviceTokenRequest, context: Context
     ) -> device_pb.DeviceToken:
-        expires_at_ms = request.expires_at.ToMilliseconds() if request.HasField("expires_at") else None
+        expires_at_ms = codec.time_ms(request, "expires_at")
         if expires_at_ms is not None and expires_at_ms <= now_ms():
             raise invalid("expiresAt", "must be in the future")
         async with self._database.write() as connection:
@@ -133,8 +135,8 @@ class DeviceServicer(_Registry, device_pb2_grpc.DeviceServiceServicer):
             old = await _get_token(connection, request.device, request.id)
             if old.revoked_at_ms is not None or (old.expires_at_ms or now + 1) <= now:
                 raise AemosError(Kind.STALE, "the token is no longer valid")
-            lifetime = old.expires_at_ms and old.expires_at_ms - old.created_at_ms
-            made = await _add_token(connection, old.device_id, old.sensor_id, old.name, lifetime and now + lifetime)
+            expires = old.expires_at_ms and min(now + old.expires_at_ms - old.created_at_ms, _LATEST_MS)
+            made = await _add_token(connection, old.device_id, old.sensor_id, old.name, expires)
             end = now + overlap * 1000
             lives_on = {"expires_at_ms": min(end, old.expires_at_ms or end)}
             await store.change(connection, TOKEN, old, lives_on if overlap else {"revoked_at_ms": now}, "rotate")
