@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from aemos.v1 import data_stream_pb2 as pb
 from aemos.v1 import history_pb2, history_pb2_grpc
@@ -12,9 +13,9 @@ from aemos_core.database import Database
 from aemos_core.errors import invalid, not_found
 from aemos_core.identity import caller
 from aemos_core.paging import page_of
-from aemos_core.rpc import Context
+from aemos_core.rpc import MAX_MESSAGE_BYTES, Context
 from aemos_core.times import now_ms, to_timestamp
-from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.message import Message
 
 from aemos_ingest import codec, registry_store
 from aemos_ingest import history_store as store
@@ -28,6 +29,7 @@ MOST_NAMED = 1_000
 _MOST_MERGED = 100
 _MOST_TEXT = 700_000
 """Characters of a page's values, each up to 4 bytes: a message has at most 4 MiB."""
+M = TypeVar("M", bound=Message)
 Asked = pb.QueryReadingsRequest | history_pb2.GetLatestReadingsRequest
 
 
@@ -43,9 +45,7 @@ class History(history_pb2_grpc.HistoryServiceServicer):
         if request.aggregate:
             return await self._aggregates(organization_id, request)
         cut = _cut(request)
-        variables = await self._variables(organization_id, request)
-        if len(variables) > _MOST_MERGED:
-            raise invalid("sensorUuid", f"names more than {_MOST_MERGED} variables", "too_many_variables")
+        variables = await self._variables(organization_id, request, _MOST_MERGED)
         by_id = {variable.id: variable for variable in variables}
         return _page(await store.page(self._database, list(by_id), cut) if by_id else (), by_id, cut.limit)
 
@@ -62,7 +62,7 @@ class History(history_pb2_grpc.HistoryServiceServicer):
         variables = await self._variables(caller().organization_id, request)
         newest = await self._latest.get([variable.id for variable in variables])
         readings = [codec.reading(newest[v.id], v) for v in variables if v.id in newest]
-        return history_pb2.GetLatestReadingsResponse(readings=readings)
+        return _fitting(history_pb2.GetLatestReadingsResponse(readings=readings))
 
     async def GetContext(
         self, request: history_pb2.GetContextRequest, context: Context
@@ -91,15 +91,14 @@ class History(history_pb2_grpc.HistoryServiceServicer):
             if variable.id in newest:
                 reading = codec.reading(newest[variable.id], variable)
                 contexts[variable.sensor_uuid].latest[variable.variable_name].CopyFrom(reading)
-        return history_pb2.GetContextResponse(
-            devices=map(codec.device, devices), sensors=contexts.values(), next_page_token=token
-        )
+        of_page = {"devices": map(codec.device, devices), "sensors": contexts.values(), "next_page_token": token}
+        return _fitting(history_pb2.GetContextResponse(**of_page))
 
     async def _aggregates(self, organization_id: int, request: pb.QueryReadingsRequest) -> pb.QueryReadingsResponse:
         given, asked = _bounds(request), request.aggregate
         if unknown := [name for name in asked if name not in store.AGGREGATES]:
             raise invalid("aggregate", f"{unknown[0][:20]!r} is none of {', '.join(store.AGGREGATES)}")
-        variables = await self._variables(organization_id, request)
+        variables = await self._variables(organization_id, request, MOST)
         bounds = max(given[0], 0), min(given[1], LATEST_MS)
         found = spans(request.interval, request.timezone, *bounds, MOST // max(len(variables), 1))
         values: dict[int, dict[int, Sequence[Any]]] = {variable.id: {} for variable in variables}
@@ -109,10 +108,10 @@ class History(history_pb2_grpc.HistoryServiceServicer):
                 values[variable_id][start] = row
         wanted = ("count", *(name for name in store.AGGREGATES if name in asked and name != "count"))
         series = [_series(variable, found, wanted, values[variable.id]) for variable in variables]
-        return pb.QueryReadingsResponse(aggregates=series)
+        return _fitting(pb.QueryReadingsResponse(aggregates=series))
 
-    async def _variables(self, organization_id: int, asked: Asked) -> list[AnyRow]:
-        """Those that exist; NOT_FOUND when a sensor does not, or a name is no sensor's."""
+    async def _variables(self, organization_id: int, asked: Asked, most: float = math.inf) -> list[AnyRow]:
+        """Those that exist, at most so many; NOT_FOUND when a sensor does not, or a name is no sensor's."""
         sensors, names = asked.sensor_uuid, asked.variable_name
         for loc, named, least in (("sensorUuid", sensors, 1), ("variableName", names, 0)):
             if not least <= len(named) <= MOST_NAMED or "" in named:
@@ -124,16 +123,26 @@ class History(history_pb2_grpc.HistoryServiceServicer):
             raise not_found("sensor")
         if not {row.variable_name for row in rows} >= set(names):
             raise not_found("telemetry data")
-        return [row for row in rows if row.id is not None]
+        found = [row for row in rows if row.id is not None]
+        if len(found) > most:
+            raise invalid("sensorUuid", f"names more than {most} variables", "too_many_variables")
+        return found
+
+
+def _fitting(answer: M) -> M:
+    """The answer; INVALID when it is larger than a caller takes, which would call that busy and come again."""
+    if answer.ByteSize() > MAX_MESSAGE_BYTES:
+        raise invalid("sensorUuid", f"asks for more than {MAX_MESSAGE_BYTES >> 20} MiB", "too_large")
+    return answer
 
 
 def _bounds(request: pb.QueryReadingsRequest) -> tuple[int, int]:
     """The range in milliseconds, exclusive its end."""
-    begin: Timestamp = getattr(request, "from")
-    open_end = now_ms() if request.interval else END_OF_TIME
-    if request.interval and not request.HasField("from"):
+    begin, end = codec.time_ms(request, "from"), codec.time_ms(request, "to")
+    if request.interval and begin is None:
         raise invalid("from", "is required where an interval is given")
-    return begin.ToMilliseconds(), request.to.ToMilliseconds() if request.HasField("to") else open_end
+    open_end = now_ms() if request.interval else END_OF_TIME
+    return begin or 0, open_end if end is None else end
 
 
 def _cut(request: pb.QueryReadingsRequest) -> Cut:

@@ -17,6 +17,7 @@ from aemos_core.names import LATEST_READINGS
 from aemos_core.redis_link import open_redis
 from aemos_ingest import tables
 from aemos_ingest.history_service import History
+from aemos_ingest.intervals import MOST
 from aemos_ingest.latest import LatestReadings
 from aemos_ingest.retention import DAY_MS
 from sqlalchemy import event, update
@@ -131,6 +132,32 @@ async def test_nothing_of_another_organization(world: World) -> None:
     found = await context(world, devices=["d3", "3"], sensor_uuids=["s3"])
     assert not found.devices
     assert not found.sensors
+
+
+async def test_a_time_that_no_calendar_has_is_a_mistake(world: World) -> None:
+    """Only gRPC can bring it; where it stands in the request."""
+    for loc in ("from", "to"):
+        for aggregate in ([], ["count"]):
+            ask = pb.QueryReadingsRequest(sensor_uuid=["s1"], aggregate=aggregate)
+            getattr(ask, loc).seconds = 10**18
+            with pytest.raises(AemosError) as refused:
+                await world.history.query(1, ask)
+            assert (refused.value.kind, refused.value.errors[0].loc) == (Kind.INVALID, loc)
+
+
+async def test_what_no_answer_can_hold_is_refused(world: World) -> None:
+    """A caller would be told to come again. The limits of an answer are those of its messages, and of its variables."""
+    names = {v: f"v{v:05}" for v in range(100, 100 + MOST)}
+    common = {"sensor_id": 2, "type": "text", "unit": "", "organization_id": 1}
+    await world.add(tables.telemetry_data, [{"id": v, "variable_name": name, **common} for v, name in names.items()])
+    await world.store(*(row(v, BEGIN + v, v, "x" * 60_000) for v in range(100, 180)))
+    whole = asked(["s2"], [], BEGIN, END, aggregate=["count"])
+    named = asked(["s2"], list(names.values())[:80], BEGIN, END, aggregate=["first"])
+    for answer in (world.newest("s2"), world.history.query(1, whole), world.history.query(1, named)):
+        with pytest.raises(AemosError) as refused:
+            await answer
+        assert refused.value.kind is Kind.INVALID
+    assert len((await world.history.query(1, asked(["s2"], list(names.values())[80:180], BEGIN, END))).readings) == 0
 
 
 async def test_latest_moves_forward_only(world: World) -> None:
