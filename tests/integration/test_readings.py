@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import aemos_ingest
 import pytest
@@ -260,7 +261,7 @@ async def test_a_source_that_is_dropped_while_another_is_read_is_read_again(data
         sources = one.readings._sources
         read = sources._read
 
-        async def read_and_dropped(token_ids: set[int]) -> set[int]:
+        async def read_and_dropped(token_ids: set[int]) -> Any:
             sources._read = read  # type: ignore[method-assign]
             found = await read(token_ids)
             sources._drop({one.device_id})

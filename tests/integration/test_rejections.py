@@ -75,7 +75,7 @@ async def test_two_gateways_record_at_the_same_time(database: Database) -> None:
 
 
 async def test_a_long_mistake_is_cut(database: Database) -> None:
-    """The name of a field that nobody knows may be as long as a reading: its refusal is recorded, and others with it."""
+    """The name of a field that nobody knows may be as long as a reading: its refusal is recorded, with others."""
     async with ingest(database) as one:
         long = refused(one.device_id, 1)
         long.rejection.errors[0].loc, long.rejection.errors[0].message = "💥" * 60_000, "unknown field " + "x" * 60_000

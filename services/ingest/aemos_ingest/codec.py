@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 from aemos.v1 import data_stream_pb2, device_pb2, identity_pb2, rejection_pb2, sensor_pb2, telemetry_data_pb2
-from aemos_core.errors import AemosError, invalid
+from aemos_core.errors import AemosError, FieldError, invalid
 from aemos_core.records import message
 from aemos_core.times import now_ms, to_timestamp
 from google.protobuf import json_format
@@ -14,8 +14,8 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
 from aemos_ingest.labels import attributes_of, labels_of, stored_attributes
-from aemos_ingest.readings_service import Outcome
 from aemos_ingest.registry_store import AnyRow
+from aemos_ingest.repeats import Incoming
 
 
 def organization(row: AnyRow) -> identity_pb2.Organization:
@@ -104,25 +104,21 @@ def reading(row: Any, of: AnyRow) -> data_stream_pb2.Reading:
     )
 
 
-def write_result(outcome: Outcome) -> data_stream_pb2.WriteResult:
+def write_result(one: Incoming) -> data_stream_pb2.WriteResult:
     """What became of one reading."""
-    if isinstance(outcome, AemosError):
-        return _refused(outcome)
-    if outcome is None or outcome.is_dropped:
+    if one.error is not None:
+        return data_stream_pb2.WriteResult(refusal=_refusal(one.error))
+    if one.is_dropped:
         return data_stream_pb2.WriteResult()
-    if outcome.error is not None:
-        return _refused(outcome.error)
-    stored = outcome.message
+    stored = one.message
     return data_stream_pb2.WriteResult(
         id=stored.id,
         telemetry_data_id=stored.telemetry_data_id,
         sensor_uuid=stored.sensor_uuid,
-        repeats_at_ms=outcome.repeats_at_ms,
+        repeats_at_ms=one.repeats_at_ms,
     )
 
 
-def _refused(error: AemosError) -> data_stream_pb2.WriteResult:
-    loc = error.errors[0].loc if error.errors else ""
-    detail = error.errors[0].message if error.errors else error.detail
-    refusal = data_stream_pb2.Refusal(kind=error.kind.value, reason=error.reason, detail=detail, loc=loc)
-    return data_stream_pb2.WriteResult(refusal=refusal)
+def _refusal(error: AemosError) -> data_stream_pb2.Refusal:
+    mistake = error.errors[0] if error.errors else FieldError("", error.detail)
+    return data_stream_pb2.Refusal(kind=error.kind.value, reason=error.reason, detail=mistake.message, loc=mistake.loc)

@@ -46,6 +46,7 @@ class Source:
     bound: str
     creates_variables: bool = True
     first: Sensor | None = None
+    expires_at_ms: float = math.inf
 
     def sensor(self, uuid: str) -> Sensor:
         """The sensor a reading is for: the named one, the token's own, or the device's first."""

@@ -91,8 +91,9 @@ class History(history_pb2_grpc.HistoryServiceServicer):
             if variable.id in newest:
                 reading = codec.reading(newest[variable.id], variable)
                 contexts[variable.sensor_uuid].latest[variable.variable_name].CopyFrom(reading)
-        of_page = {"devices": map(codec.device, devices), "sensors": contexts.values(), "next_page_token": token}
-        return _fitting(history_pb2.GetContextResponse(**of_page))
+        listed = map(codec.device, devices)
+        answer = history_pb2.GetContextResponse(devices=listed, sensors=contexts.values(), next_page_token=token)
+        return _fitting(answer)
 
     async def _aggregates(self, organization_id: int, request: pb.QueryReadingsRequest) -> pb.QueryReadingsResponse:
         given, asked = _bounds(request), request.aggregate

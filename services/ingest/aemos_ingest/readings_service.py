@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import TypeGuard
@@ -25,7 +25,7 @@ from aemos_ingest import readings_store, repeats
 from aemos_ingest.domain import Source, UnknownVariable, type_of, typed_value
 from aemos_ingest.latest import LatestReadings
 from aemos_ingest.readings_store import Message
-from aemos_ingest.repeats import Accepted
+from aemos_ingest.repeats import Incoming
 from aemos_ingest.sightings import Sightings
 from aemos_ingest.sources import SourceKey, Sources
 
@@ -35,10 +35,6 @@ _MOST_IN_COMMIT = 2_000
 _MOST_WAITING = 50_000
 _MOST_LIVE = 100
 _COLLISIONS = 3
-
-
-Outcome = Accepted | AemosError | None
-"""None: not stored, because of another reading of its group."""
 
 
 class Readings:
@@ -60,22 +56,22 @@ class Readings:
         self._redis = redis
         self._latest = latest
         self._ids = readings_store.ReadingIds(database)
-        self._commits: Batcher[Sequence[Accepted], None] = Batcher(
+        self._commits: Batcher[Sequence[Incoming], None] = Batcher(
             self._commit, max_batch=_MOST_IN_COMMIT, max_waiting=_MOST_WAITING, weight=len
         )
         self._live: Batcher[bytes, None] = Batcher(self._publish, max_batch=1_000, max_waiting=_MOST_LIVE)
 
-    async def write(self, readings: Sequence[pb.NewReading], carried: bytes) -> list[Outcome]:
+    async def write(self, readings: Sequence[pb.NewReading], carried: bytes) -> list[Incoming]:
         """Stores what can be stored, durable when it returns; says of each reading what became of it."""
         keys = set(map(_source_key, readings))
-        outcomes = await self._accept_all(readings, keys)
-        _refuse_groups(readings, outcomes)
-        accepted = [outcome for outcome in outcomes if isinstance(outcome, Accepted)]
+        incoming = await self._take(readings, keys)
+        repeats.drop_groups(incoming)
+        accepted = [one for one in incoming if one.is_fresh]
         if accepted:
             with telemetry.child(telemetry.SPAN_COMMIT, carried, {"batch.size": len(accepted)}):
                 await self._commits.submit(accepted)
             self._sightings.saw(key for key in keys if isinstance(key, int))
-        return outcomes
+        return incoming
 
     async def run(self, stop: asyncio.Event) -> None:
         """Ends when what was taken is committed."""
@@ -84,30 +80,19 @@ class Readings:
         await self._live.drain()
         await self._latest.drain()
 
-    async def _accept_all(self, readings: Sequence[pb.NewReading], keys: set[SourceKey]) -> list[Outcome]:
-        await self._sources.load(keys)
-        outcomes = [self._accept(reading) for reading in readings]
-        unknown = [outcome for outcome in outcomes if _may_be_made(outcome)]
-        if unknown:
+    async def _take(self, readings: Sequence[pb.NewReading], keys: set[SourceKey]) -> list[Incoming]:
+        sources = await self._sources.load(keys)
+        incoming = [_taken(reading, sources) for reading in readings]
+        if unknown := [one.error for one in incoming if _may_be_made(one.error)]:
             await self._sources.create_variables(unknown)
-            await self._sources.load(keys)
-            outcomes = [
-                self._accept(reading) if _may_be_made(outcome) else outcome
-                for reading, outcome in zip(readings, outcomes, strict=True)
-            ]
-        not_made = unavailable("the variable could not be made")
-        return [not_made if _may_be_made(outcome) else outcome for outcome in outcomes] if unknown else outcomes
+            sources = await self._sources.load(keys)
+            incoming = [_taken(one.request, sources) if _may_be_made(one.error) else one for one in incoming]
+            for one in incoming:
+                if _may_be_made(one.error):
+                    one.error = unavailable("the variable could not be made")
+        return incoming
 
-    def _accept(self, reading: pb.NewReading) -> Outcome:
-        source = self._sources.get(_source_key(reading))
-        if source is None:
-            return unauthenticated()
-        try:
-            return _accepted(reading, source)
-        except AemosError as error:
-            return error
-
-    async def _commit(self, batches: list[Sequence[Accepted]]) -> list[None]:
+    async def _commit(self, batches: list[Sequence[Incoming]]) -> list[None]:
         accepted = list(chain.from_iterable(batches))
         for _ in range(_COLLISIONS):
             try:
@@ -125,7 +110,7 @@ class Readings:
             one.settle()
         return [None] * len(batches)
 
-    async def _store(self, accepted: Sequence[Accepted], batches: Sequence[Sequence[Accepted]]) -> None:
+    async def _store(self, accepted: Sequence[Incoming], batches: Sequence[Sequence[Incoming]]) -> None:
         first_id = await self._ids.take(len(accepted))
         await repeats.claim(self._database, accepted)
         async with self._database.write() as connection:
@@ -156,13 +141,23 @@ def _source_key(reading: pb.NewReading) -> SourceKey:
     return reading.token_id or (reading.organization_id, reading.sensor_uuid)
 
 
-def _accepted(reading: pb.NewReading, source: Source) -> Accepted:
+def _taken(reading: pb.NewReading, sources: Mapping[SourceKey, Source]) -> Incoming:
+    source = sources.get(_source_key(reading))
+    if source is None:
+        return Incoming(reading, error=unauthenticated())
+    try:
+        return Incoming(reading, _message(reading, source), source.partition)
+    except AemosError as error:
+        return Incoming(reading, error=error)
+
+
+def _message(reading: pb.NewReading, source: Source) -> job_pb2.CommittedReading:
     sensor = source.sensor(reading.sensor_uuid)
     variable = sensor.variables.get(reading.variable_name)
     if variable is None:
         raise UnknownVariable(source, sensor, reading.variable_name, type_of(reading.value))
     text, number = typed_value(reading.value, variable.type)
-    message = job_pb2.CommittedReading(
+    return job_pb2.CommittedReading(
         organization_id=source.organization_id,
         device_id=source.device_id,
         device_uuid=source.device_uuid,
@@ -177,27 +172,13 @@ def _accepted(reading: pb.NewReading, source: Source) -> Accepted:
         trace_context=reading.trace_context,
         depth=reading.depth,
     )
-    return Accepted(reading, message, source.partition)
 
 
-def _refuse_groups(readings: Sequence[pb.NewReading], outcomes: list[Outcome]) -> None:
-    """Of a group with a mistake nothing is stored."""
-    wrong = {r.group for r, outcome in zip(readings, outcomes, strict=True) if r.group and not _is_accepted(outcome)}
-    if wrong:
-        for index, reading in enumerate(readings):
-            if reading.group in wrong and _is_accepted(outcomes[index]):
-                outcomes[index] = None
+def _may_be_made(error: AemosError | None) -> TypeGuard[UnknownVariable]:
+    return isinstance(error, UnknownVariable) and error.may_be_made
 
 
-def _may_be_made(outcome: Outcome) -> TypeGuard[UnknownVariable]:
-    return isinstance(outcome, UnknownVariable) and outcome.may_be_made
-
-
-def _is_accepted(outcome: Outcome) -> bool:
-    return isinstance(outcome, Accepted)
-
-
-def _rows(fresh: Sequence[Accepted], first_id: int) -> list[Row]:
+def _rows(fresh: Sequence[Incoming], first_id: int) -> list[Row]:
     """Gives readings their ids, and announces them to the rules."""
     partitions: dict[int, job_pb2.ReadingBatch] = {}
     for reading_id, one in enumerate(fresh, first_id):
@@ -206,7 +187,7 @@ def _rows(fresh: Sequence[Accepted], first_id: int) -> list[Row]:
     return [_row(partition, batch) for partition, batch in partitions.items()]
 
 
-def _names(fresh: Sequence[Accepted]) -> dict[tuple[int, str], Message]:
+def _names(fresh: Sequence[Incoming]) -> dict[tuple[int, str], Message]:
     return {
         one.name: Message(one.digest, one.message.id, one.message.received_at_ms)
         for one in fresh
@@ -220,7 +201,7 @@ def _row(partition: int, batch: job_pb2.ReadingBatch) -> Row:
     return Row(EVALUATE_READINGS.name, partition, payload, max(len(batch.readings), len(payload) // 1024))
 
 
-def _values(one: Accepted) -> readings_store.Values:
+def _values(one: Incoming) -> readings_store.Values:
     message = one.message
     number = message.number if message.HasField("number") else None
     origin = one.request.origin_key or None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aemos.v1 import data_stream_pb2 as pb
 from aemos.v1 import job_pb2
@@ -22,18 +22,16 @@ _UNDER_WAY_MS = 60 * 1000
 
 
 @dataclass(slots=True, eq=False)
-class Accepted:
-    """A reading that its variable takes; `message.id` is 0 until it is known.
-
-    Afterwards it is stored, or has an `error`, or is dropped with a group of which another one has the error.
-    """
+class Incoming:
+    """A reading, and what becomes of it: it is stored as `message`, whose id is 0 until then, or has an `error`, or is
+    dropped with a group of which another one has the error."""
 
     request: pb.NewReading
-    message: job_pb2.CommittedReading
-    partition: int
+    message: job_pb2.CommittedReading = field(default_factory=job_pb2.CommittedReading)
+    partition: int = 0
     error: AemosError | None = None
     is_dropped: bool = False
-    same_as: Accepted | None = None
+    same_as: Incoming | None = None
     repeats_at_ms: int = 0
 
     @property
@@ -91,7 +89,7 @@ class Accepted:
         return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
 
 
-async def claim(database: Database, accepted: Iterable[Accepted]) -> None:
+async def claim(database: Database, accepted: Iterable[Incoming]) -> None:
     """Says what may be a repetition, before `recognize` looks for what it repeats.
 
     That may be under way in another process: this one waits for it, or that one finds the claim (`yield_to_claims`).
@@ -102,7 +100,7 @@ async def claim(database: Database, accepted: Iterable[Accepted]) -> None:
         await store.claim(database, origins)
 
 
-async def recognize(connection: AsyncConnection, accepted: Sequence[Accepted]) -> None:
+async def recognize(connection: AsyncConnection, accepted: Sequence[Incoming]) -> None:
     """Marks what is stored already, and what stands twice among `accepted`. Costs nothing where nothing can repeat.
 
     In the transaction that stores the rest: until its end no other process stores a repetition of the same.
@@ -115,7 +113,7 @@ async def recognize(connection: AsyncConnection, accepted: Sequence[Accepted]) -
         await _look_for_origins(connection, accepted, doubtful)
 
 
-async def yield_to_claims(connection: AsyncConnection, inserted: Iterable[Accepted]) -> None:
+async def yield_to_claims(connection: AsyncConnection, inserted: Iterable[Incoming]) -> None:
     """Raises EXISTS when a repetition of what is inserted here, and not yet committed, may have been stored before it.
 
     One look for a commit, among the claims that are younger than its readings: there is hardly ever one.
@@ -130,8 +128,8 @@ async def yield_to_claims(connection: AsyncConnection, inserted: Iterable[Accept
         raise AemosError(Kind.EXISTS, "a repetition came first")
 
 
-def _compare_names(named: Iterable[Accepted], stored: store.Messages) -> None:
-    first: dict[tuple[int, str], Accepted] = {}
+def _compare_names(named: Iterable[Incoming], stored: store.Messages) -> None:
+    first: dict[tuple[int, str], Incoming] = {}
     for one in named:
         known, earlier = stored.get(one.name), first.setdefault(one.name, one)
         if known is not None and known.digest == one.digest:
@@ -143,9 +141,9 @@ def _compare_names(named: Iterable[Accepted], stored: store.Messages) -> None:
 
 
 async def _look_for_origins(
-    connection: AsyncConnection, accepted: Iterable[Accepted], doubtful: Iterable[Accepted]
+    connection: AsyncConnection, accepted: Iterable[Incoming], doubtful: Iterable[Incoming]
 ) -> None:
-    first: dict[store.Origin, Accepted] = {}
+    first: dict[store.Origin, Incoming] = {}
     for one in accepted:
         if one.request.origin_key:
             first.setdefault(one.origin, one)
@@ -162,7 +160,7 @@ async def _look_for_origins(
             one.same_as = first[one.origin]
 
 
-def _span(one: Accepted, now: int) -> store.Span:
+def _span(one: Incoming, now: int) -> store.Span:
     """Where to look for what it repeats; the gateway's clock may be ahead of ours."""
     request, variable_id = one.request, one.message.telemetry_data_id
     if not request.at_arrival:
@@ -170,7 +168,7 @@ def _span(one: Accepted, now: int) -> store.Span:
     return store.Span(variable_id, now - REPEATED_WITHIN_MS, request.repeats_before_ms or now + REPEATED_WITHIN_MS)
 
 
-def drop_groups(accepted: Iterable[Accepted]) -> None:
+def drop_groups(accepted: Iterable[Incoming]) -> None:
     """Of a group with a mistake nothing is stored."""
     refused = {a.request.group for a in accepted if a.error and a.request.group}
     if refused:

@@ -51,11 +51,10 @@ class Sightings:
     async def write(self) -> None:
         """Writes when devices were seen, and of tokens what was not written within a minute."""
         seen = dict(self._seen)
-        await self._sources.load(seen.keys())
-        found = ((self._sources.get(token_id), at) for token_id, at in seen.items())
+        sources = await self._sources.load(seen.keys())
         devices: dict[int, int] = {}
-        for source, at in found:
-            if source is not None:
+        for token_id, at in seen.items():
+            if source := sources.get(token_id):
                 devices[source.device_id] = max(at, devices.get(source.device_id, 0))
         await self._set(t.device.c.last_seen_at_ms, devices)
         self._seen = {token_id: at for token_id, at in self._seen.items() if seen.get(token_id) != at}

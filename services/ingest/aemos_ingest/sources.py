@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
+import math
 import zlib
 from collections.abc import Iterable, Set
 from typing import TypeAlias
@@ -37,23 +37,18 @@ class Sources:
         self._database = database
         self._partitions = partitions
         self._sources: dict[SourceKey, Source] = {}
-        self._expiring: list[tuple[int, int]] = []
         self._hint = asyncio.Event()
         self._since_ms = now_ms()
 
-    def get(self, key: SourceKey) -> Source | None:
-        """The source, if it is in memory."""
-        return self._sources.get(key)
+    async def load(self, keys: Set[SourceKey]) -> dict[SourceKey, Source]:
+        """The sources of these keys, those from memory that are in it; an invalid token has none."""
+        now = now_ms()
+        found = {key: known for key in keys if (known := self._sources.get(key)) and known.expires_at_ms > now}
+        if len(found) < len(keys):
+            found |= await self._read(keys - found.keys())
+        return found
 
-    async def load(self, keys: Set[SourceKey]) -> None:
-        """Brings what is missing to memory; an invalid token stays missing."""
-        self._drop_expired()
-        invalid: set[SourceKey] = set()
-        # What was there may be dropped while the rest is read: it is missing then, and not invalid.
-        while missing := {key for key in keys if key not in self._sources and key not in invalid}:
-            invalid |= missing - await self._read(missing)
-
-    async def _read(self, keys: Set[SourceKey]) -> set[SourceKey]:
+    async def _read(self, keys: Set[SourceKey]) -> dict[SourceKey, Source]:
         if len(self._sources) > _MOST:
             self._sources.clear()
         named = [key for key in keys if isinstance(key, tuple)]
@@ -63,12 +58,10 @@ class Sources:
             rows += await store.owners_of(connection, named) if named else []
             of_devices = t.sensor.c.device_id.in_({row.device_id for row in rows})
             sensors = _sensors_by_device(await store.variables_of(connection, of_devices))
-        read: set[SourceKey] = set()
+        read: dict[SourceKey, Source] = {}
         for row in rows:
-            key: SourceKey = row.id or (row.organization_id, row.sensor_uuid)
-            read.add(key)
             of_device = sensors.get(row.device_id, {})
-            self._sources[key] = Source(
+            read[row.id or (row.organization_id, row.sensor_uuid)] = Source(
                 row.organization_id,
                 row.device_id,
                 row.device_uuid,
@@ -77,9 +70,9 @@ class Sources:
                 row.sensor_uuid or "",
                 row.creates_variables,
                 next(iter(of_device.values()), None),
+                row.expires_at_ms or math.inf,
             )
-            if row.expires_at_ms is not None:
-                heapq.heappush(self._expiring, (row.expires_at_ms, row.id))
+        self._sources |= read
         return read
 
     async def create_variables(self, unknown: Iterable[UnknownVariable]) -> None:
@@ -116,10 +109,6 @@ class Sources:
         stale = [key for key, source in self._sources.items() if source.device_id in device_ids]
         for key in stale:
             del self._sources[key]
-
-    def _drop_expired(self) -> None:
-        while self._expiring and self._expiring[0][0] <= now_ms():
-            self._sources.pop(heapq.heappop(self._expiring)[1], None)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Drops what changed."""
