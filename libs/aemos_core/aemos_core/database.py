@@ -7,7 +7,7 @@ import importlib
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +42,13 @@ class Database:
         self.engine = engine
         self.is_sqlite = engine.dialect.name == "sqlite"
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A connection to read with."""
-        async with self._transaction({}) as connection:
-            yield connection
+        return self._transaction({})
 
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
+    def write(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A transaction that commits at the end of the block and is durable then."""
-        async with self._transaction({"aemos_write": True}) as connection:
-            yield connection
+        return self._transaction({"aemos_write": True})
 
     @asynccontextmanager
     async def _transaction(self, options: dict[str, Any]) -> AsyncIterator[AsyncConnection]:

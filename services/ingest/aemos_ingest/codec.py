@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,10 +18,9 @@ from aemos_ingest.labels import attributes_of, labels_of, stored_attributes
 from aemos_ingest.registry_store import AnyRow
 from aemos_ingest.repeats import Incoming
 
-
-def organization(row: AnyRow) -> identity_pb2.Organization:
-    """An organization."""
-    return message(identity_pb2.Organization, row)
+organization = partial(message, identity_pb2.Organization)
+sensor = partial(message, sensor_pb2.Sensor)
+variable = partial(message, telemetry_data_pb2.TelemetryData)
 
 
 def device(row: AnyRow) -> device_pb2.Device:
@@ -80,16 +80,6 @@ def rejection(row: AnyRow) -> rejection_pb2.Rejection:
     """A refused message."""
     errors = [rejection_pb2.RejectionError(**error) for error in msgspec.json.decode(row.errors)]
     return message(rejection_pb2.Rejection, row, id=row.number, rejected_at=to_timestamp(row.at_ms), errors=errors)
-
-
-def sensor(row: AnyRow) -> sensor_pb2.Sensor:
-    """A sensor."""
-    return message(sensor_pb2.Sensor, row)
-
-
-def variable(row: AnyRow) -> telemetry_data_pb2.TelemetryData:
-    """A variable."""
-    return message(telemetry_data_pb2.TelemetryData, row)
 
 
 def reading(row: Any, of: AnyRow) -> data_stream_pb2.Reading:

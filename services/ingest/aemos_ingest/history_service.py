@@ -82,8 +82,7 @@ class History(history_pb2_grpc.HistoryServiceServicer):
                 devices, token = await registry_store.listed(connection, DEVICE, of, page, label=request.label)
             of_devices = t.sensor.c.device_id.in_([device.id for device in devices])
             sensors = await registry_store.entries(connection, SENSOR, of_devices)
-            of_sensors = t.sensor.c.id.in_([sensor.id for sensor in sensors])
-            found = await registry_store.variables_of(connection, of_sensors)
+            found = await registry_store.variables_of(connection, of_devices)
         variables = [variable for variable in found if variable.id is not None]
         newest = await self._latest.get([variable.id for variable in variables])
         contexts = {row.uuid: history_pb2.SensorContext(sensor=codec.sensor(row)) for row in sensors}

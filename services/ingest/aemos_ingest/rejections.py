@@ -37,8 +37,6 @@ class Rejections(rejection_pb2_grpc.RejectionServiceServicer):
         """Four statements, however many devices and refusals there are."""
         counts = Counter({one.device_id: one.count for one in request.counts})
         devices = {one.device_id for one in request.rejections} | counts.keys()
-        if not devices:
-            return pb.RecordRejectionsResponse()
         async with self._database.write() as connection:
             recorded = Counter(await _recorded_of(connection, devices))
             rows = _rows(request.rejections, recorded)

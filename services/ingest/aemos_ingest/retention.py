@@ -112,9 +112,7 @@ class Retention:
             end = (await connection.execute(last.offset(_ROWS - 1).limit(1))).first()
         up_to: ColumnElement[bool] = old
         if end is not None:
-            same = and_(_c.received_at_ms == end.received_at_ms, _c.id <= end.id)
-            up_to = and_(
-                old, _c.received_at_ms <= end.received_at_ms, or_(_c.received_at_ms < end.received_at_ms, same)
-            )
+            ms = end.received_at_ms
+            up_to = and_(old, _c.received_at_ms <= ms, or_(_c.received_at_ms < ms, _c.id <= end.id))
         async with self._database.write() as connection:
             return (await connection.execute(delete(t.data_stream).where(up_to))).rowcount

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import zlib
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from typing import TypeAlias
 
 from aemos_core.database import Database
@@ -75,12 +75,10 @@ class Sources:
         self._sources |= read
         return read
 
-    async def create_variables(self, unknown: Iterable[UnknownVariable]) -> None:
+    async def create_variables(self, unknown: Sequence[UnknownVariable]) -> None:
         """Makes what readings name and sensors lack, each as its first reading has it, unless another process makes it
         meanwhile."""
-        wanted: dict[tuple[int, str], UnknownVariable] = {}
-        for one in unknown:
-            wanted.setdefault((one.sensor.id, one.name), one)
+        wanted = {(one.sensor.id, one.name): one for one in reversed(unknown)}
         for _ in range(_COLLISIONS):
             try:
                 async with self._database.write() as connection:
