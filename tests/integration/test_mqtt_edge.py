@@ -278,6 +278,17 @@ async def test_stopping_waits_for_acknowledgements() -> None:
             await asyncio.open_connection("127.0.0.1", port)
 
 
+async def test_stopping_does_not_wait_for_what_ingest_thinks_of_a_token() -> None:
+    """Ingest hangs while the edge asks whether a token still holds: it stops all the same."""
+    async with world() as it:
+        device = await Raw.connected(it)
+        it.auth.devices.clear()
+        it.auth.answering.clear()
+        await until(lambda: it.auth.asked > 1, DEADLINE_S)
+        it.stop.set()
+        assert await device.rest() == []
+
+
 async def test_a_storm_of_connects_leaves_the_others_their_turn() -> None:
     """Case 22: while 500 come at once, and while they go at once, an existing session is answered within 1 s."""
 

@@ -40,12 +40,16 @@ class FakeAuth(DeviceAuth):
         self.devices = {TOKEN.encode(): Device(7, 1, 42, UUID), OTHER_TOKEN.encode(): Device(8, 2, 43, OTHER_UUID)}
         self.broken: AemosError | None = None
         self.asked = 0
+        self.answering = asyncio.Event()
+        """While it is clear, `resolve` waits."""
+        self.answering.set()
 
     def known(self, token: bytes) -> Device | None:
         return self.devices.get(token)
 
     async def resolve(self, token: bytes) -> Device:
         self.asked += 1
+        await self.answering.wait()
         if self.broken is not None:
             raise self.broken
         if token not in self.devices:
@@ -54,7 +58,8 @@ class FakeAuth(DeviceAuth):
 
 
 class FakeUplink(Uplink):
-    """Stores what it is given: at once, or when `commit` is called while `holding`.
+    """Stores what it is given: at once, or when `commit` is called while `holding`. What may be a repetition is stored
+    unless it is `known`, as ingest knows it for some time.
 
     `refusal` says of a reading why it is refused, `full` what `put` itself raises.
     """
@@ -63,7 +68,8 @@ class FakeUplink(Uplink):
         self.rejections = self.refused = FakeRejections()
         self.presence = Presence(None)  # type: ignore[arg-type]
         self.stored: list[bytes] = []
-        self.waiting: list[tuple[Reading, bytes, Done]] = []
+        self.waiting: list[tuple[Reading, bytes, Origin, Done]] = []
+        self.known: set[int] = set()
         self.most_waiting = 0
         self.attempts = 0
         self.holding = False
@@ -87,17 +93,19 @@ class FakeUplink(Uplink):
         (reading,) = decode(payload).readings
         if not self.waiting and not self.holding:
             asyncio.get_running_loop().call_soon(self.commit)
-        self.waiting.append((reading, payload, done))
+        self.waiting.append((reading, payload, origin, done))
         self.most_waiting = max(self.most_waiting, len(self.waiting))
 
     def commit(self) -> None:
         """Answers whatever waits, as one batch."""
         batch, self.waiting = self.waiting, []
-        for reading, payload, done in batch:
+        for reading, payload, origin, done in batch:
             if (error := self.refusal(reading)) is not None:
                 done(error)
                 continue
-            self.stored.append(payload)
+            if not (origin.maybe_repeated and origin.key in self.known):
+                self.stored.append(payload)
+                self.known.add(origin.key)
             done(receipt(len(self.stored), "sensor-1", reading))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from aemos_core.errors import AemosError, Kind
 
@@ -13,6 +13,8 @@ from aemos_gateway.device_auth import DeviceAuth
 
 _AT_ONCE = 32
 """Tokens that ingest is asked about at the same time."""
+_LOOK_SECONDS = 1.0
+"""A look takes no longer: what ingest answers afterwards is known at the next one."""
 
 
 class TokenHolders:
@@ -36,9 +38,11 @@ class TokenHolders:
     async def check(self) -> None:
         """Looks at those whose tokens are not known to hold: revoked, expired, or just not looked at for long."""
         unsure = [token for token in self._ends if self._auth.known(token) is None]
-        for at in range(0, len(unsure), _AT_ONCE):
-            if not all(await asyncio.gather(*map(self._check, unsure[at : at + _AT_ONCE]))):
-                return  # ingest does not answer: who was proven stays
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_SECONDS):
+                for at in range(0, len(unsure), _AT_ONCE):
+                    if not all(await asyncio.gather(*map(self._check, unsure[at : at + _AT_ONCE]))):
+                        return  # ingest does not answer: who was proven stays
 
     async def _check(self, token: bytes) -> bool:
         try:
