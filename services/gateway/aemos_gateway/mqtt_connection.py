@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from enum import Enum
 from typing import cast
@@ -16,6 +17,8 @@ CLOSE_SECONDS = 5.0
 """A peer that does not take its last bytes within this is cut off."""
 KEEP_ALIVE_FACTOR = 1.5
 """MQTT 3.1.1, 3.1.2.10."""
+TURN_SECONDS = 0.002
+"""So long, and one packet longer, may a connection keep the loop: one read can bring a hundred thousand packets."""
 
 
 class Hold(Enum):
@@ -24,6 +27,8 @@ class Hold(Enum):
     ADMISSION = "its CONNECT is being answered"
     WINDOW = "too many of its readings wait for their commit"
     BUSY = "one of its readings waits to be tried again"
+    SAVING = "too many of its subscriptions wait to be stored"
+    TURN = "others have theirs"
     LEAVING = "this process stops"
     WRITING = "the peer does not read"
 
@@ -102,9 +107,13 @@ class Connection(asyncio.Protocol):
 
     def _read_on(self) -> None:
         packets = self._frames.cut()
+        until = time.monotonic() + TURN_SECONDS
         try:
             while not self.ending and not self.holds and (packet := next(packets, None)) is not None:
                 self._receive(*packet)
+                if time.monotonic() > until:
+                    self.hold(Hold.TURN)
+                    self._loop.call_soon(self.release, Hold.TURN)
         except ProtocolError as error:
             self.end(str(error))
         except Exception:
