@@ -90,8 +90,10 @@ async def test_a_session_taken_elsewhere_is_told_to_all_but_oneself(
         assert (one.taken_elsewhere(message["data"]), two.taken_elsewhere(message["data"])) == ("", KEY)
 
 
-async def test_what_cannot_be_saved_waits(redis: RedisClient, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without Redis nothing is lost: it is saved, and said to be, when Redis is back."""
+async def test_what_cannot_be_saved_or_told_waits(
+    redis: RedisClient, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without Redis nothing is lost: it is saved, and said to be, when Redis is back; so is what was taken over."""
     monkeypatch.setattr(mqtt_sessions, "_AGAIN_SECONDS", 0.05)
     sessions, saved = Sessions(redis), asyncio.Event()
     pipeline = redis.pipeline
@@ -104,8 +106,15 @@ async def test_what_cannot_be_saved_waits(redis: RedisClient, redis_url: str, mo
 
     monkeypatch.setattr(redis, "pipeline", broken)
     sessions.save(KEY, KEPT, saved.set)
+    sessions.take(KEY)
     await until(lambda: len(tries) == 2, 5)
     assert not saved.is_set()
-    monkeypatch.setattr(redis, "pipeline", pipeline)
-    await asyncio.wait_for(saved.wait(), 5)
-    assert await Sessions(redis).load(KEY) == KEPT
+    async with redis.pubsub() as pubsub:
+        await pubsub.subscribe(mqtt_sessions.TAKEN)
+        await pubsub.get_message(timeout=5)
+        monkeypatch.setattr(redis, "pipeline", pipeline)
+        await asyncio.wait_for(saved.wait(), 5)
+        assert await Sessions(redis).load(KEY) == KEPT
+        message = await pubsub.get_message(timeout=5)
+        assert message is not None
+        assert message["data"].endswith(KEY.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,13 +10,14 @@ from functools import partial
 
 from aemos_core.names import device_room
 from aemos_core.notification_log import Logged, LogId, NotificationFeed, parse_log_id
+from aemos_core.redis_link import end
 from aemos_core.times import now_ms
 
 from aemos_gateway import mqtt_frames as frames
 from aemos_gateway.downlink import Downlink, Listener, is_for_devices
 from aemos_gateway.mqtt_admission import Proven
 from aemos_gateway.mqtt_connection import Connection
-from aemos_gateway.mqtt_sessions import Kept, RedisWork
+from aemos_gateway.mqtt_sessions import Kept, work_off
 from aemos_gateway.service import MQTT
 
 log = logging.getLogger("aemos.gateway.mqtt")
@@ -29,6 +31,8 @@ _LOGGED, _UNLOGGED = 1, 0x8000
 """First packet ids of notifications, and of what is in no log: the former follow from the place in the log, so what is
 sent again has the packet id it had (MQTT 3.1.1, 4.4)."""
 _ENTRIES_AT_ONCE = 500
+_LOGS_AT_ONCE = 8
+"""Organizations whose logs are read at the same time."""
 
 ReadLog = Callable[[int, LogId, LogId, int], Awaitable[Sequence[Logged]]]
 """Entries of an organization behind a place, up to another one, so many at the most."""
@@ -184,34 +188,45 @@ def _following(number: int, first: int) -> int:
     return first + (number - first + 1) % (_UNLOGGED - 1)
 
 
-class Backlog(RedisWork):
+class Backlog:
     """Brings sessions level with their organization's log: those that are behind at the time read it together."""
 
     def __init__(self, feed: NotificationFeed, read: ReadLog) -> None:
-        super().__init__()
         self.feed = feed
         self._read = read
         self._behind: defaultdict[int, set[Hearing]] = defaultdict(set)
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._turns = asyncio.Semaphore(_LOGS_AT_ONCE)
 
     def put(self, hearing: Hearing) -> None:
         """Sees to it that it gets what it lacks, as far as it takes it."""
-        self._behind[hearing.organization_id].add(hearing)
-        self._start()
+        organization_id = hearing.organization_id
+        self._behind[organization_id].add(hearing)
+        if organization_id not in self._tasks:
+            self._tasks[organization_id] = asyncio.create_task(self._bring_level(organization_id))
 
-    async def _step(self) -> bool:
-        """One page of one organization, which then waits for its next turn."""
-        if not self._behind:
-            return False
-        organization_id = next(iter(self._behind))
-        reached = await self.feed.position(organization_id)
-        behind = [hearing for hearing in self._behind.pop(organization_id) if hearing.takes_more]
+    async def close(self) -> None:
+        """Reads no more."""
+        await asyncio.gather(*map(end, self._tasks.values()))
+
+    async def _bring_level(self, organization_id: int) -> None:
         try:
-            if behind:
-                await self._page(organization_id, behind, reached)
+            await work_off(partial(self._step, organization_id))
         finally:
-            if left := [hearing for hearing in behind if hearing.takes_more]:
-                self._behind[organization_id].update(left)
-        return True
+            del self._tasks[organization_id]
+
+    async def _step(self, organization_id: int) -> bool:
+        """A page; an organization waits for its turn before each."""
+        async with self._turns:
+            reached = await self.feed.position(organization_id)
+            behind = [hearing for hearing in self._behind.pop(organization_id, ()) if hearing.takes_more]
+            try:
+                if behind:
+                    await self._page(organization_id, behind, reached)
+            finally:
+                if left := [hearing for hearing in behind if hearing.takes_more]:
+                    self._behind[organization_id].update(left)
+        return organization_id in self._behind
 
     async def _page(self, organization_id: int, behind: Sequence[Hearing], reached: LogId) -> None:
         by_room: defaultdict[str, list[Hearing]] = defaultdict(list)

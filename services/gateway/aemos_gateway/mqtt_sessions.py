@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -32,38 +32,15 @@ _AGAIN_SECONDS = 1.0
 _LOAD_SECONDS = 1.0
 
 
-class RedisWork(ABC):
-    """A task that lives while there is work with Redis, and tries again every second while Redis is away."""
-
-    def __init__(self) -> None:
-        self._task: asyncio.Task[None] | None = None
-
-    @abstractmethod
-    async def _step(self) -> bool:
-        """Does some of it; False when there was none. What it raises leaves the work to be done."""
-
-    def _start(self) -> None:
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def _run(self) -> None:
-        more = True
-        while more:
-            try:
-                more = await self._step()
-            except (RedisError, OSError, AemosError) as error:
-                log.warning("mqtt sessions wait for Redis: %s", type(error).__name__)
-                await asyncio.sleep(_AGAIN_SECONDS)
-
-    async def drain(self, seconds: float) -> None:
-        """Waits until all is done, so long at the most."""
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=seconds)
-
-    async def close(self) -> None:
-        """Gives up what is not done."""
-        if self._task is not None:
-            await end(self._task)
+async def work_off(step: Callable[[], Awaitable[bool]]) -> None:
+    """Repeats a step until it says that there is no more to do; every second while Redis is away."""
+    more = True
+    while more:
+        try:
+            more = await step()
+        except (RedisError, OSError, AemosError) as error:
+            log.warning("mqtt sessions wait for Redis: %s", type(error).__name__)
+            await asyncio.sleep(_AGAIN_SECONDS)
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -82,15 +59,15 @@ class Kept(msgspec.Struct, frozen=True):
 _decode = msgspec.json.Decoder(Kept).decode
 
 
-class Sessions(RedisWork):
+class Sessions:
     """Reads and writes them. What changes while a write is under way forms the next one, each session once."""
 
     def __init__(self, redis: RedisClient) -> None:
-        super().__init__()
         self._redis = redis
         self._name = process_name()
         self._unsaved: dict[str, tuple[Kept | None, tuple[Callable[[], None], ...]]] = {}
         self._taken: list[str] = []
+        self._task: asyncio.Task[None] | None = None
 
     async def load(self, key: str) -> Kept | None:
         """The session; None when there is none. Raises redis.RedisError, OSError or TimeoutError."""
@@ -124,12 +101,27 @@ class Sessions(RedisWork):
         self._unsaved.pop(key, None)
         return key
 
+    async def drain(self, seconds: float) -> None:
+        """Waits until all is saved, so long at the most."""
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=seconds)
+
+    async def close(self) -> None:
+        """Gives up what is not saved."""
+        if self._task is not None:
+            await end(self._task)
+
+    def _start(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(work_off(self._step))
+
     async def _step(self) -> bool:
         if not self._unsaved and not self._taken:
             return False
-        batch = {key: self._unsaved[key] for key in list(self._unsaved)[:_AT_ONCE]}
-        taken, self._taken = self._taken, []
+        batch = dict(islice(self._unsaved.items(), _AT_ONCE))
+        taken = list(self._taken)
         await self._write({key: kept for key, (kept, _) in batch.items()}, taken)
+        del self._taken[: len(taken)]
         for key, (kept, waiting) in batch.items():
             newest, others = self._unsaved.pop(key, (kept, ()))
             if newest is not kept:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from aemos_core.notification_log import BEGINNING, Logged, LogId
 from aemos_gateway.mqtt_hearing import Backlog
 
+from tests.support.redis_server import until
+
 
 @dataclass(eq=False)
 class FakeHearing:
@@ -57,5 +59,23 @@ async def test_who_is_level_again_meanwhile_holds_nobody_up() -> None:
     await asyncio.sleep(0)
     anew.place = None
     feed.found.set()
-    await backlog.drain(5)
-    assert behind.place is None
+    await until(lambda: behind.place is None, 5)
+
+
+async def test_an_organization_whose_log_does_not_answer_holds_no_other_up() -> None:
+    """Each reads its own, a page at a time."""
+    feed, never = FakeFeed(), asyncio.Event()
+    feed.found.set()
+
+    async def read(organization_id: int, after: LogId, upto: LogId, count: int) -> Sequence[Logged]:
+        if organization_id == 1:
+            await never.wait()
+        return []
+
+    backlog = Backlog(feed, read)  # type: ignore[arg-type]
+    slow, other = FakeHearing(1), FakeHearing(2)
+    backlog.put(slow)  # type: ignore[arg-type]
+    backlog.put(other)  # type: ignore[arg-type]
+    await until(lambda: other.place is None, 5)
+    assert slow.place is not None
+    await backlog.close()
