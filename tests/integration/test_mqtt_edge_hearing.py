@@ -6,6 +6,7 @@ import pytest
 from aemos_gateway import mqtt_sessions
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.mqtt_connection import Hold
+from aemos_gateway.mqtt_device import MOST_UNSAVED
 from aemos_gateway.mqtt_hearing import MOST_UNACKNOWLEDGED
 
 from tests.support.fake_mqtt_ports import (
@@ -149,8 +150,25 @@ async def test_a_subscription_is_acknowledged_when_it_is_kept() -> None:
         assert kept.topics == {own("notifications"): 1}
 
 
+async def test_subscriptions_that_wait_for_redis_are_bounded() -> None:
+    """So many may wait for their answer; what else the device sent is read when Redis is back."""
+    many = [subscribe((own("errors"), 0), number=number) for number in range(1, 2 * MOST_UNSAVED)]
+    async with world() as it:
+        device = await Raw.connected(it, connect_with=connect(clean=False))
+        await until(lambda: it.log.saves == 1, DEADLINE_S)
+        it.log.away = True
+        device.send(*many, publish())
+        await until(lambda: it.held(Hold.SAVING), DEADLINE_S)
+        it.log.away = False
+        answers = [await device.receive() for _ in range(len(many) + 1)]
+        assert answers.count((0x40, b"\0\1")) == 1
+        answers.remove((0x40, b"\0\1"))
+        assert answers == [(0x90, number.to_bytes(2) + b"\0") for number in range(1, 2 * MOST_UNSAVED)]
+
+
 async def test_a_session_that_cannot_be_read_is_not_lost() -> None:
-    """Connected without Redis, a device may send; when Redis is back it is asked to connect again, and goes on."""
+    """Connected without Redis, a device may send; when Redis is back it is asked to connect again, and goes on. What
+    it subscribes to meanwhile is not acknowledged, for the session that is read then does not know of it."""
     log = FakeLog(Downlink())
     async with world(log=log) as it:
         first = await Raw.connected(it, subscribe((own("notifications"), 1)), connect_with=connect(clean=False))
@@ -162,6 +180,8 @@ async def test_a_session_that_cannot_be_read_is_not_lost() -> None:
     async with world(log=log) as it:
         device = await Raw.connected(it, publish(), connect_with=connect(clean=False))
         assert await device.receive() == (0x40, b"\0\1")
+        device.send(subscribe((own("errors"), 1)))
+        assert await device.alive()
         log.away = False
         assert await device.rest() == []
         again = await Raw.open(it, connect(clean=False))

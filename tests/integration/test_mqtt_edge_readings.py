@@ -6,11 +6,12 @@ import pytest
 from aemos_core.errors import AemosError, Kind, internal, unavailable
 from aemos_gateway.mqtt_connection import Hold
 from aemos_gateway.mqtt_device import Limits
-from aemos_gateway.mqtt_telemetry import MOST_IN_FLIGHT
+from aemos_gateway.mqtt_telemetry import MOST_IN_FLIGHT, MOST_UNRELEASED
 
 from tests.support.fake_mqtt_ports import (
     DEADLINE_S,
     READING,
+    UUID,
     Raw,
     connect,
     listening,
@@ -48,7 +49,7 @@ async def test_qos_2_is_stored_once() -> None:
     pubrec, pubrel, pubcomp = (0x50, b"\0\1"), b"\x62\x02\0\1", (0x70, b"\0\1")
     async with world() as it:
         device = await Raw.connected(it, publish(qos=2), publish(qos=2, flags=8))
-        assert await device.receive() == pubrec
+        assert [await device.receive() for _ in range(2)] == [pubrec, pubrec]
         device.send(publish(qos=2, flags=8))
         assert await device.receive() == pubrec
         device.send(pubrel, pubrel, publish(qos=2))
@@ -57,7 +58,7 @@ async def test_qos_2_is_stored_once() -> None:
 
 
 async def test_qos_2_is_stored_once_over_a_lost_connection() -> None:
-    """A kept session knows what it took, even when the commit came after its connection was gone."""
+    """A kept session knows what it took, even when the commit came after its connection was gone, and for long."""
     async with world() as it:
         it.uplink.holding = True
         device = await Raw.connected(it, publish(qos=2), connect_with=connect(clean=False))
@@ -69,7 +70,67 @@ async def test_qos_2_is_stored_once_over_a_lost_connection() -> None:
         assert await again.alive()
         it.uplink.commit()
         assert await again.receive() == (0x50, b"\0\1")
+        it.uplink.known.clear()
+        third = await Raw.open(it, connect(clean=False), publish(qos=2, flags=8))
+        assert [await third.receive() for _ in range(2)] == [(0x20, b"\1\0"), (0x50, b"\0\1")]
         assert len(it.uplink.stored) == 1
+
+
+async def test_qos_2_asked_about_on_a_new_connection_is_owed_there() -> None:
+    """Its first PUBLISH fails when the connection is gone; the new one is closed, so that the device sends again."""
+    async with world(Limits(resend_s=0.3)) as it:
+        it.uplink.holding = True
+        it.uplink.refusal = lambda _: unavailable("ingest is down")
+        device = await Raw.connected(it, publish(qos=2), connect_with=connect(clean=False))
+        await until(lambda: len(it.uplink.waiting) == 1, DEADLINE_S)
+        again = await Raw.open(it, connect(clean=False), publish(qos=2, flags=8))
+        assert await again.receive() == (0x20, b"\1\0")
+        assert await device.rest() == []
+        assert await again.alive()
+        it.uplink.commit()
+        assert await again.rest() == []
+
+
+@pytest.mark.parametrize("flags", [0, 8], ids=["new", "DUP"])
+async def test_qos_2_another_reading_under_an_id_that_was_not_released_is_stored(flags: int) -> None:
+    """A device that lost its memory, or was with another gateway meanwhile, uses the id anew: none is lost."""
+    other = READING.replace(b"25.5", b"26")
+    async with world() as it:
+        device = await Raw.connected(it, publish(qos=2), connect_with=connect(clean=False))
+        assert await device.receive() == (0x50, b"\0\1")
+        device.close()
+        again = await Raw.open(it, connect(clean=False), publish(other, qos=2, flags=flags))
+        assert [await again.receive() for _ in range(2)] == [(0x20, b"\1\0"), (0x50, b"\0\1")]
+        again.send(publish(other, qos=2))
+        assert await again.receive() == (0x50, b"\0\1")
+        assert it.uplink.stored == [READING, other, other]
+
+
+async def test_qos_2_a_session_that_went_elsewhere_is_not_remembered() -> None:
+    """Its PUBREL went there, so what was taken here says nothing about what comes now."""
+    async with world() as it:
+        device = await Raw.connected(it, publish(qos=2), connect_with=connect(clean=False))
+        assert await device.receive() == (0x50, b"\0\1")
+        it.edge.taken(f"another {UUID}/c1".encode())
+        assert await device.rest() == []
+        it.uplink.known.clear()
+        again = await Raw.open(it, connect(clean=False), publish(qos=2, flags=8))
+        assert (await again.receive() or (0, b""))[0] == 0x20
+        assert await again.receive() == (0x50, b"\0\1")
+        assert it.uplink.stored == [READING, READING]
+
+
+async def test_qos_2_a_client_that_never_releases_is_bounded() -> None:
+    """Of its packet ids the newest are known; about the others ingest is asked."""
+    async with world() as it:
+        device = await Raw.connected(it)
+        for number in range(1, MOST_UNRELEASED + 2):
+            device.send(publish(qos=2, number=number))
+            assert await device.receive() == (0x50, number.to_bytes(2))
+        for number, attempts in ((number, MOST_UNRELEASED + 1), (1, MOST_UNRELEASED + 2)):
+            device.send(publish(qos=2, number=number, flags=8))
+            assert await device.receive() == (0x50, number.to_bytes(2))
+            assert it.uplink.attempts == attempts
 
 
 EXPLAINED: dict[str, tuple[bytes, AemosError | None, dict[str, object]]] = {

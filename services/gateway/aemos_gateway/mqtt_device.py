@@ -18,8 +18,11 @@ from aemos_gateway.mqtt_connection import Connection, Hold
 from aemos_gateway.mqtt_frames import ProtocolError, packet_id, parse
 from aemos_gateway.mqtt_hearing import Backlog, Hearing
 from aemos_gateway.mqtt_sessions import Kept, Sessions
-from aemos_gateway.mqtt_telemetry import Received, Telemetry
+from aemos_gateway.mqtt_telemetry import Telemetry, Unreleased
 from aemos_gateway.service import Uplink
+
+MOST_UNSAVED = 64
+"""Answers to SUBSCRIBE and UNSUBSCRIBE of one connection that wait for Redis; with more, nothing is read from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Ports:
 
 
 class DeviceLink:
-    """Takes the packets of one connection of one device. While `keeping`, its session outlives it.
+    """Takes the packets of one connection of one device.
 
     `tell` sends a payload to whichever of the device's connections hear the topic.
     """
@@ -58,24 +61,27 @@ class DeviceLink:
         self,
         connection: Connection,
         proven: Proven,
-        received: Received,
+        unreleased: Unreleased,
         ports: Ports,
         tell: Callable[[str, bytes], None],
     ) -> None:
         self.connection = connection
         self.proven = proven
         self.keeping = False
+        """Its session outlives it."""
+        self.cut_short = False
+        """Its session is to be kept, and could not be read: it ends when that is possible again."""
         self._sessions = ports.sessions
         self._tell = tell
         self._will = proven.will
-        self._received = received
+        self._unreleased = unreleased
+        self._unsaved = 0
         self.hearing = Hearing(connection, proven, ports.downlink, ports.backlog)
         explain = partial(tell, proven.topics.errors)
-        self._telemetry = Telemetry(connection, proven, ports.uplink, received, explain, ports.limits.resend_s)
+        self._telemetry = Telemetry(connection, proven, ports.uplink, unreleased, explain, ports.limits.resend_s)
 
-    async def serve(self, kept: Kept | None, *, keeping: bool) -> None:
+    async def serve(self, kept: Kept | None) -> None:
         """Goes on with a session that was kept, and takes packets until the connection's end."""
-        self.keeping = keeping
         if kept is not None:
             self.hearing.resume(kept)
         self.save()
@@ -87,12 +93,9 @@ class DeviceLink:
             self._tell(*self._will)
 
     def save(self, *then: Callable[[], None]) -> None:
-        """Calls `then` when the session, if it is to be kept, is stored as it is now."""
+        """Stores the session as it is now, if it is to be kept, and calls `then`."""
         if self.keeping:
             self._sessions.save(self.proven.session_key, self.hearing.kept(), *then)
-        else:
-            for call in then:
-                call()
 
     def leave(self) -> None:
         """Reads nothing more, and ends the connection, without its will, when what it took is answered."""
@@ -129,7 +132,7 @@ class DeviceLink:
 
     def _pubrel(self, body: bytes) -> None:
         number = packet_id(body)
-        self._received.release(number)
+        self._unreleased.pop(number, None)
         self.connection.write(frames.PUBCOMP_HEADER + number)
 
     def _subscribe(self, body: bytes) -> None:
@@ -139,7 +142,7 @@ class DeviceLink:
             raise ProtocolError("a SUBSCRIBE without a filter or with a QoS over 2")
         number = int.from_bytes(packet_id(body))
         codes = [self.hearing.grant(frames.topic(name), qos) for name, qos in wanted]
-        self.save(partial(self.connection.write, SubackPacket.build(number, codes).to_bytes()))
+        self._answer_when_saved(SubackPacket.build(number, codes).to_bytes())
 
     def _unsubscribe(self, body: bytes) -> None:
         packet = parse(UnsubscribePacket, frames.UNSUBSCRIBE, body)
@@ -148,4 +151,19 @@ class DeviceLink:
         number = int.from_bytes(packet_id(body))
         for name in packet.payload.topics:
             self.hearing.revoke(frames.topic(name))
-        self.save(partial(self.connection.write, UnsubackPacket.build(number).to_bytes()))
+        self._answer_when_saved(UnsubackPacket.build(number).to_bytes())
+
+    def _answer_when_saved(self, answer: bytes) -> None:
+        """At once if the session ends with the connection; not at all if it is another one that will be gone on with."""
+        if self.proven.clean:
+            self.connection.write(answer)
+        elif self.keeping:
+            self._unsaved += 1
+            if self._unsaved == MOST_UNSAVED:
+                self.connection.hold(Hold.SAVING)
+            self.save(partial(self._saved, answer))
+
+    def _saved(self, answer: bytes) -> None:
+        self._unsaved -= 1
+        self.connection.release(Hold.SAVING)
+        self.connection.write(answer)

@@ -23,7 +23,7 @@ from aemos_gateway.mqtt_connection import Connection
 from aemos_gateway.mqtt_device import DeviceLink, Ports
 from aemos_gateway.mqtt_frames import ProtocolError
 from aemos_gateway.mqtt_sessions import Kept
-from aemos_gateway.mqtt_telemetry import Received
+from aemos_gateway.mqtt_telemetry import Unreleased
 from aemos_gateway.token_holders import TokenHolders
 
 log = logging.getLogger("aemos.gateway.mqtt")
@@ -48,9 +48,7 @@ class MqttEdge:
         self._tasks: dict[Connection, asyncio.Task[None]] = {}
         self._devices: defaultdict[str, dict[str, DeviceLink]] = defaultdict(dict)
         """By device and session: the connections of those who proved to be one."""
-        self._cut_short: set[DeviceLink] = set()
-        """Their sessions are to be kept, and could not be read: they end when that is possible again."""
-        self._received: dict[str, Received] = {}
+        self._unreleased: dict[str, Unreleased] = {}
         """Of sessions that are to be kept, the one that came last at the end."""
         self._admissions = asyncio.Semaphore(_AT_ONCE)
         self._server: asyncio.Server
@@ -113,6 +111,7 @@ class MqttEdge:
     def taken(self, message: bytes) -> None:
         """Another gateway says which session came to it: a connection of it here is over."""
         key = self._ports.sessions.taken_elsewhere(message)
+        self._unreleased.pop(key, None)
         for link in self._links(key.partition("/")[0]):
             if link.proven.session_key == key:
                 link.keeping = False
@@ -161,9 +160,8 @@ class MqttEdge:
     async def _attend(self, connection: Connection, proven: Proven) -> None:
         """Takes the session over (MQTT 3.1.1, 3.1.4), answers the CONNECT, and stays until the connection's end."""
         device, sessions = proven.device, self._ports.sessions
-        link = DeviceLink(
-            connection, proven, self._received_of(proven), self._ports, partial(self._tell, device.device_uuid)
-        )
+        tell = partial(self._tell, device.device_uuid)
+        link = DeviceLink(connection, proven, self._unreleased_of(proven), self._ports, tell)
         with (
             self._ports.uplink.presence.connected(device.device_id),
             self._holders.holding(proven.token, partial(connection.end, "its token was revoked")),
@@ -173,17 +171,10 @@ class MqttEdge:
             if old is not None:
                 old.connection.cut_off("the same device and client id connected again")
                 await asyncio.wait([self._tasks[old.connection]])
-            kept = None
-            if proven.clean:
-                sessions.drop(proven.session_key)
-            else:
-                try:
-                    kept = await self._load(proven)
-                except (RedisError, OSError, AemosError):
-                    self._cut_short.add(link)
+            kept = await self._load(link)
             if not connection.ending:
                 connection.write(ConnackPacket.build(int(kept is not None), 0).to_bytes())
-                await link.serve(kept, keeping=not proven.clean and link not in self._cut_short)
+                await link.serve(kept)
             await connection.ended
 
     @contextmanager
@@ -195,24 +186,35 @@ class MqttEdge:
         try:
             yield old
         finally:
-            self._cut_short.discard(link)
             if self._devices[uuid].get(key) is link:
                 del self._devices[uuid][key]
             if not self._devices[uuid]:
                 del self._devices[uuid]
 
-    async def _load(self, proven: Proven) -> Kept | None:
+    async def _load(self, link: DeviceLink) -> Kept | None:
+        """What the link's session is to go on with."""
+        if link.proven.clean:
+            self._ports.sessions.drop(link.proven.session_key)
+            return None
+        try:
+            kept = await self._read(link.proven)
+        except (RedisError, OSError, AemosError):
+            link.cut_short = True
+            return None
+        link.keeping = True
+        return kept
+
+    async def _read(self, proven: Proven) -> Kept | None:
         await self._ports.backlog.feed.position(proven.device.organization_id)
         return await self._ports.sessions.load(proven.session_key)
 
-    def _received_of(self, proven: Proven) -> Received:
-        key = proven.session_key
-        before = self._received.pop(key, None)
+    def _unreleased_of(self, proven: Proven) -> Unreleased:
+        before = self._unreleased.pop(proven.session_key, {})
         if proven.clean:
-            return Received()
-        self._received[key] = before = before or Received()
-        if len(self._received) > self._ports.limits.connections:
-            del self._received[next(iter(self._received))]
+            return {}
+        self._unreleased[proven.session_key] = before
+        if len(self._unreleased) > self._ports.limits.connections:
+            del self._unreleased[next(iter(self._unreleased))]
         return before
 
     # Those who are in.
@@ -229,10 +231,10 @@ class MqttEdge:
 
     async def _end_what_was_cut_short(self) -> None:
         """A device whose session could not be read connects again, and goes on with it."""
-        with suppress(RedisError, OSError, AemosError):
-            for one in list(self._cut_short)[:1]:
-                await self._load(one.proven)
-                for link in self._cut_short:
+        if cut_short := [link for link in self._links() if link.cut_short]:
+            with suppress(RedisError, OSError, AemosError):
+                await self._read(cut_short[0].proven)
+                for link in cut_short:
                     link.connection.end("its session can be read again")
 
     async def _all_gone(self) -> None:

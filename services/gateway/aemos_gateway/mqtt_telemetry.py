@@ -22,43 +22,11 @@ from aemos_gateway.service import MQTT, ONCE, Origin, Uplink
 MOST_IN_FLIGHT = 64
 """Readings of one connection that wait for their commit; above it nothing is read until half of them are answered."""
 MOST_UNRELEASED = 1024
-"""Packet ids a session may have waiting for their PUBREL; a client that never releases is closed."""
+"""Packet ids of a session that wait for their PUBREL and are known; of a client that never releases, the newest."""
 
-
-class Received:
-    """A session's packet ids whose PUBREL has not come (MQTT 3.1.1, 4.3.3); it outlives the connection."""
-
-    def __init__(self) -> None:
-        self._ids: dict[bytes, Callable[[bytes], None] | None] = {}
-
-    def begin(self, packet_id: bytes, write: Callable[[bytes], None]) -> bool:
-        """Whether the PUBLISH is new. A repeated one is answered here: now, or when the first one is stored."""
-        if packet_id in self._ids:
-            if self._ids[packet_id] is None:
-                write(PUBREC_HEADER + packet_id)
-            else:
-                self._ids[packet_id] = write
-            return False
-        if len(self._ids) >= MOST_UNRELEASED:
-            raise ProtocolError("too many packet ids without PUBREL")
-        self._ids[packet_id] = write
-        return True
-
-    def settled(self, packet_id: bytes) -> None:
-        """It is stored, or can never be: PUBREC to whoever asked last."""
-        write = self._ids.get(packet_id)
-        self._ids[packet_id] = None
-        if write is not None:
-            write(PUBREC_HEADER + packet_id)
-
-    def failed(self, packet_id: bytes) -> None:
-        """It is not stored, as far as we know: the device's next PUBLISH counts as new."""
-        self._ids.pop(packet_id, None)
-
-    def release(self, packet_id: bytes) -> None:
-        """PUBREL: the id is free again. One that is still being stored stays."""
-        if self._ids.get(packet_id, packet_id) is None:
-            del self._ids[packet_id]
+Unreleased = dict[bytes, int]
+"""Of a session: packet ids whose PUBREL has not come (MQTT 3.1.1, 4.3.3), and the origin of what was settled under
+them. It outlives the connection; what is not known here is still known to ingest, for some time."""
 
 
 class Telemetry:
@@ -69,7 +37,7 @@ class Telemetry:
         connection: Connection,
         proven: Proven,
         uplink: Uplink,
-        received: Received,
+        unreleased: Unreleased,
         explain: Callable[[bytes], None],
         resend_s: float,
     ) -> None:
@@ -78,7 +46,7 @@ class Telemetry:
         self._session = crc32(proven.session_key.encode())
         self._device = proven.device
         self._uplink = uplink
-        self._received = received
+        self._unreleased = unreleased
         self._explain = explain
         self._resend_s = resend_s
         self._owing = False
@@ -97,13 +65,15 @@ class Telemetry:
         at = len(self._topic)
         number = packet_id(body[at : at + 2]) if qos else b""
         payload = body[at + len(number) :]
-        if qos == 2 and not self._received.begin(number, self._connection.write):
+        origin = Origin(crc32(payload, self._session) << 16 | int.from_bytes(number), dup) if qos else ONCE
+        receipt = (b"", PUBACK_HEADER, PUBREC_HEADER)[qos] + number
+        if dup and qos == 2 and self._unreleased.get(number) == origin.key:
+            self._connection.write(receipt)
             return
         self._in_flight += 1
         if self._in_flight > MOST_IN_FLIGHT:
             self._connection.hold(Hold.WINDOW)
-        origin = Origin(crc32(payload, self._session) << 16 | int.from_bytes(number), dup) if qos else ONCE
-        self._put((b"", PUBACK_HEADER, PUBREC_HEADER)[qos] + number, payload, origin)
+        self._put(receipt, payload, origin)
 
     def when_idle(self, then: Callable[[], None]) -> None:
         """Calls `then` when nothing waits for its answer: now, or later."""
@@ -116,22 +86,23 @@ class Telemetry:
             answered = partial(self._answered, receipt, payload, origin)
             self._uplink.put(self._device, payload, MQTT, answered, origin)
         except AemosError as error:
-            # What put itself refuses for now was certainly not written, so it is ours to try again.
-            answer = error.kind.answers.mqtt if error.retry_after is None else MqttAnswer.SLOW
-            self._refused(receipt, payload, origin, error, answer)
+            if error.retry_after is None:
+                self._refused(receipt, payload, origin, error)
+            else:  # it was certainly not written, so it is ours to try again
+                self._try_later(receipt, payload, origin, error.retry_after)
 
     def _answered(self, receipt: bytes, payload: bytes, origin: Origin, result: Receipt | BaseException) -> None:
         if isinstance(result, Receipt):
-            self._acknowledge(receipt)
+            self._acknowledge(receipt, origin)
         else:
-            error = result if isinstance(result, AemosError) else internal()
-            self._refused(receipt, payload, origin, error, error.kind.answers.mqtt)
+            self._refused(receipt, payload, origin, result if isinstance(result, AemosError) else internal())
 
-    def _refused(self, receipt: bytes, payload: bytes, origin: Origin, error: AemosError, answer: MqttAnswer) -> None:
+    def _refused(self, receipt: bytes, payload: bytes, origin: Origin, error: AemosError) -> None:
+        answer = error.kind.answers.mqtt
         if answer is MqttAnswer.SLOW:
             self._try_later(receipt, payload, origin, error.retry_after or 1)
         elif answer is MqttAnswer.EXPLAIN:
-            recorded = partial(self._recorded, receipt, payload, error)
+            recorded = partial(self._recorded, receipt, payload, origin, error)
             self._uplink.rejections.record(self._device, MQTT, payload, error, recorded)
         else:
             if answer is MqttAnswer.CLOSE:
@@ -139,26 +110,28 @@ class Telemetry:
                 self._connection.end(f"a reading was refused: {error.reason}")
             self._leave_unanswered(receipt)
 
-    def _recorded(self, receipt: bytes, payload: bytes, error: AemosError, result: BaseException | None) -> None:
+    def _recorded(
+        self, receipt: bytes, payload: bytes, origin: Origin, error: AemosError, result: BaseException | None
+    ) -> None:
         """What can never become valid is acknowledged, and explained on the errors topic, once its refusal is durable;
         before, the device sends again."""
         if result is not None:
             self._leave_unanswered(receipt)
             return
-        self._acknowledge(receipt)
+        self._acknowledge(receipt, origin)
         why = {"reason": error.reason, "detail": error.detail, "errors": error.errors, "payload": beginning(payload)}
         self._explain(msgspec.json.encode(why))
 
-    def _acknowledge(self, receipt: bytes) -> None:
+    def _acknowledge(self, receipt: bytes, origin: Origin) -> None:
         if receipt.startswith(PUBREC_HEADER):
-            self._received.settled(receipt[2:])
-        elif receipt:
+            self._unreleased[receipt[2:]] = origin.key
+            if len(self._unreleased) > MOST_UNRELEASED:
+                del self._unreleased[next(iter(self._unreleased))]
+        if receipt:
             self._connection.write(receipt)
         self._landed()
 
     def _leave_unanswered(self, receipt: bytes) -> None:
-        if receipt.startswith(PUBREC_HEADER):
-            self._received.failed(receipt[2:])
         if receipt and not self._owing and not self._connection.ending:
             # Clients send an unacknowledged PUBLISH again only on a new connection (MQTT 3.1.1, 4.4).
             delay = self._resend_s * random.uniform(0.5, 1)
