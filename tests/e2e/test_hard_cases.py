@@ -9,7 +9,6 @@ import base64
 import json
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import grpc
@@ -24,7 +23,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.support import coap_client
 from tests.support.coap_client import block1, datagram, raw_client
-from tests.support.fake_mqtt_ports import Raw, connect, publish, string, suback, subscribe
+from tests.support.fake_mqtt_ports import Door, Raw, connect, publish, string, suback, subscribe
 from tests.support.stack import Stack, eventually, running
 
 PATH = "/api/v1/datastreams/token"
@@ -346,26 +345,20 @@ async def test_coap_refuses_who_and_where(stack: Stack) -> None:
         assert await coap(stack, sent) == code, sent
 
 
-class Door:
-    """The stack's MQTT, as clients of bytes open it."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.edge = SimpleNamespace(port=stack.demo["mqtt"]["port"])
-        self.writers: list[Any] = []
-
-
 async def test_mqtt_refuses_without_touching_the_live_one(stack: Stack) -> None:
     """Rows 1, 2, 3 and 5: CONNACK 5 though the client id is a live device's; only the device itself takes over."""
     mine, other = stack.demo["devices"][:2]
     entrance = connect(mine["token"], uuid=mine["uuid"], client="c")
-    live = await Raw.connected(Door(stack), connect_with=entrance)
+    live = await Raw.connected(Door(stack.demo), connect_with=entrance)
     for token in (None, "", "unknown", b"\xff\xfe", "x" * 5000, other["token"]):
-        refused = await Raw.open(Door(stack), connect(token, uuid=mine["uuid"], client="c"))
+        refused = await Raw.open(Door(stack.demo), connect(token, uuid=mine["uuid"], client="c"))
         assert await refused.rest() == [(0x20, b"\0\5")], token
         assert await live.alive()
-    stranger = await Raw.connected(Door(stack), connect_with=connect(other["token"], uuid=other["uuid"], client="c"))
+    stranger = await Raw.connected(
+        Door(stack.demo), connect_with=connect(other["token"], uuid=other["uuid"], client="c")
+    )
     assert await live.alive()
-    new = await Raw.connected(Door(stack), connect_with=entrance)
+    new = await Raw.connected(Door(stack.demo), connect_with=entrance)
     assert await live.rest() == []
     assert await new.alive()
     assert await stranger.alive()
@@ -377,7 +370,7 @@ async def test_mqtt_closes_on_what_breaks_the_protocol(stack: Stack) -> None:
     mine, other = stack.demo["devices"][:2]
     own, will = (f"aemos/devices/{mine['uuid']}/{name}" for name in ("telemetry", "notifications"))
     entrance = connect(mine["token"], uuid=mine["uuid"], client="c", will=(will, b"{}"))
-    door = Door(stack)
+    door = Door(stack.demo)
     hears = await Raw.connected(door, connect_with=connect(mine["token"], uuid=mine["uuid"], client="hears"))
     foreign = f"aemos/devices/{other['uuid']}/notifications"
     hears.send(subscribe((will, 0), (foreign, 0), ("#", 0), ("aemos/devices/+/notifications", 0), ("$SYS/#", 0)))

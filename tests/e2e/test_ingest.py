@@ -15,7 +15,7 @@ import pytest
 
 from tests.support import coap_client
 from tests.support.coap_client import RawClient, raw_client
-from tests.support.fake_mqtt_ports import PINGREQ, PINGRESP, connect, publish, string, subscribe
+from tests.support.fake_mqtt_ports import PINGREQ, PINGRESP, Door, Raw, connect, publish, string, subscribe
 from tests.support.stack import Stack, running
 
 BATCH = "/api/v1/datastreams/batch"
@@ -228,6 +228,24 @@ async def test_the_same_again_is_stored_once(stack: Stack) -> None:
                     body_of("repeated", one(7)), again=True
                 )
                 assert stored(stack, device, "repeated") == ["7"], way
+
+
+async def test_qos_2_over_lost_connections_is_stored_once(stack: Stack) -> None:
+    """Row 17: sent again at once, and on a new connection; another reading under an id that was not released is one."""
+    device = stack.demo["devices"][1]
+    entrance = connect(device["token"], uuid=device["uuid"], client="exactly", clean=False)
+    topic, pubrec = f"aemos/devices/{device['uuid']}/telemetry", (0x50, b"\0\1")
+    first, other = (body_of("exactly", one(value)) for value in (1, 2))
+    client = await Raw.open(Door(stack.demo), entrance, *[publish(first, topic=topic, qos=2, flags=f) for f in (0, 8)])
+    assert [await client.receive() for _ in range(3)] == [(0x20, b"\0\0"), pubrec, pubrec]
+    for body, flags, values in ((first, 8, ["1"]), (other, 0, ["1", "2"]), (other, 8, ["1", "2"])):
+        client.close()
+        client = await Raw.open(Door(stack.demo), entrance, publish(body, topic=topic, qos=2, flags=flags))
+        assert [await client.receive() for _ in range(2)] == [(0x20, b"\1\0"), pubrec]
+        assert stored(stack, 1, "exactly") == values
+    client.send(b"\x62\2\0\1")
+    assert await client.receive() == (0x70, b"\0\1")
+    client.close()
 
 
 async def test_the_good_ones_of_a_batch(stack: Stack) -> None:

@@ -127,7 +127,7 @@ async def test_qos_2_a_client_that_never_releases_is_bounded() -> None:
         for number in range(1, MOST_UNRELEASED + 2):
             device.send(publish(qos=2, number=number))
             assert await device.receive() == (0x50, number.to_bytes(2))
-        for number, attempts in ((number, MOST_UNRELEASED + 1), (1, MOST_UNRELEASED + 2)):
+        for number, attempts in ((MOST_UNRELEASED + 1, MOST_UNRELEASED + 1), (1, MOST_UNRELEASED + 2)):
             device.send(publish(qos=2, number=number, flags=8))
             assert await device.receive() == (0x50, number.to_bytes(2))
             assert it.uplink.attempts == attempts

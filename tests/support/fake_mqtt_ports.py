@@ -6,6 +6,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 from aemos_core.errors import AemosError, unauthenticated, unavailable
@@ -304,6 +305,14 @@ PINGRESP = (0xD0, b"")
 ACCEPTED = (0x20, b"\0\0")
 
 
+class Door:
+    """The MQTT port of a running installation, for `Raw`."""
+
+    def __init__(self, demo: Mapping[str, Any]) -> None:
+        self.edge = SimpleNamespace(port=demo["mqtt"]["port"])
+        self.writers: list[asyncio.StreamWriter] = []
+
+
 class Raw:
     """A client that sends bytes and reads packets."""
 
@@ -311,7 +320,7 @@ class Raw:
         self._reader, self._writer = reader, writer
 
     @classmethod
-    async def open(cls, it: World, *packets: bytes) -> "Raw":
+    async def open(cls, it: "World | Door", *packets: bytes) -> "Raw":
         """Connects and sends."""
         reader, writer = await asyncio.open_connection("127.0.0.1", it.edge.port)
         it.writers.append(writer)
@@ -320,7 +329,7 @@ class Raw:
         return client
 
     @classmethod
-    async def connected(cls, it: World, *packets: bytes, connect_with: bytes = b"") -> "Raw":
+    async def connected(cls, it: "World | Door", *packets: bytes, connect_with: bytes = b"") -> "Raw":
         """Connects, sees itself accepted, and sends."""
         client = await cls.open(it, connect_with or connect())
         assert await client.receive() == ACCEPTED

@@ -154,7 +154,7 @@ class DeviceLink:
         self._answer_when_saved(UnsubackPacket.build(number).to_bytes())
 
     def _answer_when_saved(self, answer: bytes) -> None:
-        """At once if the session ends with the connection; not at all if it is another one that will be gone on with."""
+        """At once when the session is not to be kept; not at all when another one will be gone on with."""
         if self.proven.clean:
             self.connection.write(answer)
         elif self.keeping:
