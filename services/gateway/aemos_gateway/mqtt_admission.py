@@ -68,10 +68,16 @@ async def prove(body: bytes, auth: DeviceAuth) -> Proven:
     """The device behind a CONNECT. Refusal with its return code; ProtocolError for what is no CONNECT of 3.1.1."""
     packet = _read(body)
     token = packet.password.encode()
-    device = await _resolve(auth, token)
+    try:
+        device = await auth.resolve(token)
+    except AemosError as error:
+        code = NOT_AUTHORIZED if error.kind is Kind.UNAUTHENTICATED else SERVER_UNAVAILABLE
+        raise Refusal(code, error.detail) from None
     if packet.username != device.device_uuid:
         raise Refusal(NOT_AUTHORIZED, "the token is another device's")
     topics = Topics(device.device_uuid)
+    if packet.will_flag and not topics.may_will(packet.will_topic):
+        raise Refusal(NOT_AUTHORIZED, "a will on a topic that is not the device's")
     return Proven(
         device=device,
         topics=topics,
@@ -79,7 +85,7 @@ async def prove(body: bytes, auth: DeviceAuth) -> Proven:
         session_key=f"{device.device_uuid}/{packet.client_id}",
         clean=packet.clean_session_flag,
         keep_alive_s=packet.keep_alive,
-        will=_will(packet, topics),
+        will=(packet.will_topic, bytes(packet.will_message)) if packet.will_flag else None,
     )
 
 
@@ -117,19 +123,3 @@ def _check_flags(flags: int) -> None:
         or flags & _USERNAME_AND_PASSWORD == _ONLY_PASSWORD
     ):
         raise ProtocolError(f"CONNECT flags 0x{flags:02x}")
-
-
-async def _resolve(auth: DeviceAuth, token: bytes) -> Device:
-    try:
-        return await auth.resolve(token)
-    except AemosError as error:
-        code = NOT_AUTHORIZED if error.kind is Kind.UNAUTHENTICATED else SERVER_UNAVAILABLE
-        raise Refusal(code, error.detail) from None
-
-
-def _will(packet: Any, topics: Topics) -> tuple[str, bytes] | None:
-    if not packet.will_flag:
-        return None
-    if not topics.may_will(packet.will_topic):
-        raise Refusal(NOT_AUTHORIZED, "a will on a topic that is not the device's")
-    return packet.will_topic, bytes(packet.will_message)

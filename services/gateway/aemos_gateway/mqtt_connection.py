@@ -106,10 +106,9 @@ class Connection(asyncio.Protocol):
         self._connect.set_result(body)
 
     def _read_on(self) -> None:
-        packets = self._frames.cut()
         until = time.monotonic() + TURN_SECONDS
         try:
-            while not self.ending and not self.holds and (packet := next(packets, None)) is not None:
+            while not self.ending and not self.holds and (packet := self._frames.cut()) is not None:
                 self._receive(*packet)
                 if time.monotonic() > until:
                     self.hold(Hold.TURN)

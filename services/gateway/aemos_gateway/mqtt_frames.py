@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any
 
 from amqtt.adapters import BufferReader
@@ -30,7 +30,6 @@ MAX_PUBLISH_BYTES = 1024 * 1024
 MAX_OTHER_BYTES = 16 * 1024
 """Remaining length of any other packet, CONNECT with its will included."""
 _LONGEST_HEADER = 5
-_FIRST = bytes([CONNECT])
 
 
 class ProtocolError(Exception):
@@ -44,47 +43,40 @@ class Frames:
         self.opening = True
         """Only a CONNECT may come, so nobody who is not known yet makes us hold more than that."""
         self._held = bytearray()
-        self._needed = 0
+        self._needed = 1
 
     def push(self, data: bytes) -> None:
         """Takes what was read."""
         self._held += data
 
-    def cut(self) -> Iterator[tuple[int, bytes]]:
-        """First byte and body of every packet that is whole now; ProtocolError for a length that cannot be.
+    def cut(self) -> tuple[int, bytes] | None:
+        """First byte and body of the next packet, None until it is whole; ProtocolError for a length that cannot be."""
+        held = self._held
+        if len(held) < self._needed or (extent := self._extent()) is None:
+            return None
+        start, end = extent
+        if end > len(held):
+            self._needed = end
+            return None
+        packet = held[0], bytes(held[start:end])
+        del held[:end]
+        self._needed = 1
+        return packet
 
-        What a caller leaves uncut comes first the next time.
-        """
-        if len(self._held) < self._needed:
-            return
-        data = bytes(self._held)
-        self._held.clear()
-        self._needed = at = 0
-        try:
-            while (extent := self._extent(data, at)) is not None:
-                start, end = extent
-                if end > len(data):
-                    self._needed = end - at
-                    return
-                header, at = data[at], end
-                yield header, data[start:end]
-        finally:
-            self._held += data[at:]
-
-    def _extent(self, data: bytes, at: int) -> tuple[int, int] | None:
-        """Where the body of the packet at `at` begins and ends; None while its fixed header is not whole (2.2.3)."""
-        if self.opening and data[at : at + 1] not in (b"", _FIRST):
+    def _extent(self) -> tuple[int, int] | None:
+        """Where the body of the next packet begins and ends; None while its fixed header is not whole (2.2.3)."""
+        held = self._held
+        if self.opening and held[0] != CONNECT:
             raise ProtocolError("the first packet is not CONNECT")
         length = shift = 0
-        for position in range(at + 1, min(len(data), at + _LONGEST_HEADER)):
-            byte = data[position]
+        for at, byte in enumerate(held[1:_LONGEST_HEADER], 2):
             length |= (byte & 127) << shift
             if byte < 128:
-                if length > (MAX_PUBLISH_BYTES if data[at] & 0xF0 == PUBLISH else MAX_OTHER_BYTES):
+                if length > (MAX_PUBLISH_BYTES if held[0] & 0xF0 == PUBLISH else MAX_OTHER_BYTES):
                     raise ProtocolError(f"a packet of {length} bytes")
-                return position + 1, position + 1 + length
+                return at, at + length
             shift += 7
-        if len(data) - at >= _LONGEST_HEADER:
+        if len(held) >= _LONGEST_HEADER:
             raise ProtocolError("a remaining length of more than four bytes")
         return None
 

@@ -213,20 +213,17 @@ class Backlog:
         try:
             await work_off(partial(self._step, organization_id))
         finally:
-            del self._tasks[organization_id]
+            del self._tasks[organization_id], self._behind[organization_id]
 
     async def _step(self, organization_id: int) -> bool:
         """A page; an organization waits for its turn before each."""
+        behind = self._behind[organization_id]
         async with self._turns:
             reached = await self.feed.position(organization_id)
-            behind = [hearing for hearing in self._behind.pop(organization_id, ()) if hearing.takes_more]
-            try:
-                if behind:
-                    await self._page(organization_id, behind, reached)
-            finally:
-                if left := [hearing for hearing in behind if hearing.takes_more]:
-                    self._behind[organization_id].update(left)
-        return organization_id in self._behind
+            if takers := [hearing for hearing in behind if hearing.takes_more]:
+                await self._page(organization_id, takers, reached)
+        behind.difference_update([hearing for hearing in behind if not hearing.takes_more])
+        return bool(behind)
 
     async def _page(self, organization_id: int, behind: Sequence[Hearing], reached: LogId) -> None:
         by_room: defaultdict[str, list[Hearing]] = defaultdict(list)

@@ -14,7 +14,9 @@ def body_of(stream: bytes) -> bytes:
     """The body of the one packet."""
     reader = Frames()
     reader.push(stream)
-    return next(reader.cut())[1]
+    connect_packet = reader.cut()
+    assert connect_packet is not None
+    return connect_packet[1]
 
 
 async def test_a_device_is_proven_by_its_uuid_and_token() -> None:
