@@ -108,7 +108,8 @@ class DeviceLink:
             return
         match header:
             case frames.PUBACK:
-                self._puback(body)
+                if self.hearing.acknowledged(int.from_bytes(packet_id(body))):
+                    self.save()
             case frames.PUBREL:
                 self._pubrel(body)
             case frames.SUBSCRIBE:
@@ -125,10 +126,6 @@ class DeviceLink:
     def _end_cleanly(self) -> None:
         self._will = None
         self.connection.end("")
-
-    def _puback(self, body: bytes) -> None:
-        if self.hearing.acknowledged(int.from_bytes(packet_id(body))):
-            self.save()
 
     def _pubrel(self, body: bytes) -> None:
         number = packet_id(body)

@@ -69,10 +69,10 @@ class Hearing:
 
     def resume(self, kept: Kept) -> None:
         """Goes on where the session's last connection ended."""
+        for topic, qos in kept.topics.items():
+            self.grant(topic, qos)
         self.place, self._number = parse_log_id(kept.place, "place"), kept.number
         self._maybe_repeated = MOST_UNACKNOWLEDGED
-        for topic, qos in kept.topics.items():
-            self._grant(topic, qos)
         self._backlog.put(self)
 
     def kept(self) -> Kept:
@@ -88,9 +88,12 @@ class Hearing:
         """The return code of a SUBACK: the QoS granted, or 0x80 for what is not this device's to hear."""
         if topic not in self._hearable:
             return REFUSED
+        if topic == self._notifications and topic not in self._granted:
+            self._downlink.add(self._listener)
         if topic == self._notifications and not self._granted.get(topic):
             self.place, self._maybe_repeated = None, 0
-        return self._grant(topic, min(qos, MOST_QOS))
+        self._granted[topic] = min(qos, MOST_QOS)
+        return self._granted[topic]
 
     def revoke(self, topic: str) -> None:
         """Hears the topic no more; what was not granted cannot be revoked, which is no error."""
@@ -166,12 +169,6 @@ class Hearing:
         self._unacknowledged[number] = place.before()
         self._connection.write(frames.publish(self._notifications, payload, number, dup=self._maybe_repeated > 0))
         self._maybe_repeated -= self._maybe_repeated > 0
-
-    def _grant(self, topic: str, qos: int) -> int:
-        if topic == self._notifications and topic not in self._granted:
-            self._downlink.add(self._listener)
-        self._granted[topic] = qos
-        return qos
 
     @property
     def _is_full(self) -> bool:
