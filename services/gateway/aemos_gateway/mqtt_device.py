@@ -106,26 +106,29 @@ class DeviceLink:
         if header & 0xF0 == frames.PUBLISH:
             self._telemetry.publish(header, body)
             return
-        match header:
-            case frames.PUBACK:
-                if self.hearing.acknowledged(int.from_bytes(packet_id(body))):
-                    self.save()
-            case frames.PUBREL:
+        match header, len(body):
+            case frames.PUBACK, 2:
+                self._puback(body)
+            case frames.PUBREL, 2:
                 self._pubrel(body)
-            case frames.SUBSCRIBE:
+            case frames.SUBSCRIBE, _:
                 self._subscribe(body)
-            case frames.UNSUBSCRIBE:
+            case frames.UNSUBSCRIBE, _:
                 self._unsubscribe(body)
-            case frames.PINGREQ:
+            case frames.PINGREQ, 0:
                 self.connection.write(frames.PINGRESP)
-            case frames.DISCONNECT:
+            case frames.DISCONNECT, 0:
                 self._end_cleanly()
             case _:
-                raise ProtocolError(f"a packet that begins with 0x{header:02x}")
+                raise ProtocolError(f"a packet of {len(body)} bytes that begins with 0x{header:02x}")
 
     def _end_cleanly(self) -> None:
         self._will = None
         self.connection.end("")
+
+    def _puback(self, body: bytes) -> None:
+        if self.hearing.acknowledged(int.from_bytes(packet_id(body))):
+            self.save()
 
     def _pubrel(self, body: bytes) -> None:
         number = packet_id(body)
