@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import http.client
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from aemos_core.errors import unavailable
 from aemos_gateway.export import PATH
-from aemos_gateway.http_edge import http_edge
 
 from tests.support.fake_history import FakeHistory, export_app
-from tests.support.ports import free_port
+from tests.support.http_server import serving
 from tests.support.redis_server import until
 
 pytestmark = pytest.mark.asyncio
@@ -32,19 +28,6 @@ def opened(port: int, **headers: str) -> http.client.HTTPResponse:
     sent = {"Authorization": "Bearer x", **{name.replace("_", "-"): value for name, value in headers.items()}}
     connection.request("GET", f"{PATH}?sensorUuid=s", headers=sent)
     return connection.getresponse()
-
-
-@asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[int]:
-    """The port where the gateway's own HTTP server serves it."""
-    port, stop = free_port(), asyncio.Event()
-    async with http_edge("127.0.0.1", port, app, 5) as edge:
-        running = asyncio.create_task(edge.run(stop))
-        try:
-            yield port
-        finally:
-            stop.set()
-            await running
 
 
 async def served(history: FakeHistory, **headers: str) -> bytes:

@@ -1,0 +1,113 @@
+"""Connections of HTTP clients over real sockets: offers of another protocol, requests in a row, and what is none."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from aemos_gateway import http_body, http_heads
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from tests.support.http_server import serving
+
+pytestmark = pytest.mark.asyncio
+GET = b"GET /size HTTP/1.1\r\nHost: a\r\nX: " + b"1" * 150 + b"\r\n\r\n"
+CHUNK = 40_001
+"""More than a head may have, and no multiple of what a request has."""
+
+
+async def size(request: Request) -> Response:
+    """Says how long the body is."""
+    return PlainTextResponse(str(len(await http_body.read(request.receive, 1_000_000))))
+
+
+async def early(_: Request) -> Response:
+    """Answers without looking at the body."""
+    return PlainTextResponse("early")
+
+
+@pytest.fixture
+async def connection() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    app = Starlette(routes=[Route("/size", size, methods=["GET", "POST"]), Route("/early", early, methods=["POST"])])
+    async with serving(app) as port:
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                break
+            except ConnectionRefusedError:  # bound, and not yet listening
+                await asyncio.sleep(0)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+
+
+async def answered(reader: asyncio.StreamReader) -> bytes:
+    """The body of the next answer."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head)
+    assert length is not None
+    return await reader.readexactly(int(length[1]))
+
+
+async def test_an_offer_of_http2_leaves_a_request_its_body(
+    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+) -> None:
+    """Java's HttpClient makes it with the first request of each connection; the next one is answered too."""
+    reader, writer = connection
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nContent-Length: 5\r\nHTTP2-Settings: AAEAAEAA\r\nUpgrade: h2c\r\n"
+    writer.write(b"POST /size HTTP/1.1\r\nHost: a\r\n" + offer + b"\r\n12345" + GET)
+    async with asyncio.timeout(10):
+        assert [await answered(reader), await answered(reader)] == [b"5", b"0"]
+
+
+async def test_requests_in_a_row_are_not_one_long_head(
+    monkeypatch: pytest.MonkeyPatch, connection: tuple[asyncio.StreamReader, asyncio.StreamWriter]
+) -> None:
+    """Wherever the network cuts them, and for longer than one head may take."""
+    monkeypatch.setattr(http_heads, "HEAD_SECONDS", 0.3)
+    reader, writer = connection
+    began, sent, rest = time.monotonic(), 0, b""
+    async with asyncio.timeout(20):
+        while time.monotonic() - began < 1.0:
+            rest += GET * 400
+            sent += 400
+            while len(rest) > CHUNK:
+                writer.write(rest[:CHUNK])
+                rest = rest[CHUNK:]
+                for _ in range(CHUNK // len(GET)):
+                    assert await answered(reader) == b"0"
+                    sent -= 1
+        writer.write(rest)
+        for _ in range(sent):
+            assert await answered(reader) == b"0"
+
+
+@pytest.mark.parametrize(
+    ("request_", "more"),
+    [
+        (GET, b"\r\n"),
+        (b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n", b"x"),
+    ],
+    ids=["blank lines", "the body of an answered request"],
+)
+async def test_what_belongs_to_no_request_holds_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    request_: bytes,
+    more: bytes,
+) -> None:
+    """It stops the clock of an idle connection, and starts that of a late request (row 7)."""
+    monkeypatch.setattr(http_heads, "HEAD_SECONDS", 0.3)
+    reader, writer = connection
+    writer.write(request_)
+    await answered(reader)
+    writer.write(more)
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
