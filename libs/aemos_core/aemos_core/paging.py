@@ -9,6 +9,8 @@ from typing import Protocol, TypeVar
 from aemos_core.errors import invalid
 
 _DEFAULT, _MOST = 100, 1000
+_LARGEST = 2**63 - 1
+"""What a database takes for an id."""
 T = TypeVar("T")
 
 
@@ -43,6 +45,6 @@ def page_of(request: PageRequest, most: int = _MOST) -> Page:
     if not 0 <= request.page_size <= most:
         raise invalid("pageSize", f"must be 1 to {most}")
     token = request.page_token
-    if token and not (token.isascii() and token.isdigit() and len(token) < 20):
+    if token and not (token.isascii() and token.isdigit() and len(token) < 20 and int(token) <= _LARGEST):
         raise invalid("pageToken", "is not one that a list gave")
     return Page(request.page_size or _DEFAULT, int(token or 0))
