@@ -7,7 +7,7 @@ import csv
 import io
 import logging
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -87,8 +87,11 @@ class Export:
         form, query = _asked(request)
         # As a service, for the user's token would expire on the way.
         ask = history_pb2.QueryHistoryRequest(organization_id=who.organization_id, query=query)
-        first = await self._page(ask)
-        chunks = self._chunks(form, ask, first)
+        pages = self._pages(form, ask)
+        first = await anext(pages)
+        if request.method == "HEAD":
+            await pages.aclose()
+        chunks = _joined(first, pages)
         attachment = f'attachment; filename="readings.{form.extension}"'
         headers = {"content-disposition": attachment, "vary": "accept-encoding"}
         if "gzip" in request.headers.get("accept-encoding", ""):
@@ -96,22 +99,17 @@ class Export:
             chunks = _gzip(chunks)
         return _Streamed(chunks, headers=headers, media_type=form.media_type)
 
-    async def _chunks(
-        self, form: _Format, ask: history_pb2.QueryHistoryRequest, page: pb.QueryReadingsResponse
-    ) -> AsyncIterator[bytes]:
+    async def _pages(self, form: _Format, ask: history_pb2.QueryHistoryRequest) -> AsyncGenerator[bytes, None]:
+        head, more = form.head, True
         self.under_way += 1
         try:
-            yield form.head + form.encode(page.readings)
-            while page.next_page_token:
+            while more:
+                page = await self._history.QueryHistory(ask, timeout=_PAGE_SECONDS)
+                yield head + form.encode(page.readings)
+                head, more = b"", bool(page.next_page_token)
                 ask.query.page_token = page.next_page_token
-                page = await self._page(ask)
-                yield form.encode(page.readings)
         finally:
             self.under_way -= 1
-
-    async def _page(self, ask: history_pb2.QueryHistoryRequest) -> pb.QueryReadingsResponse:
-        answer: pb.QueryReadingsResponse = await self._history.QueryHistory(ask, timeout=_PAGE_SECONDS)
-        return answer
 
 
 def _asked(request: Request) -> tuple[_Format, pb.QueryReadingsRequest]:
@@ -126,6 +124,12 @@ def _asked(request: Request) -> tuple[_Format, pb.QueryReadingsRequest]:
     if not query.HasField("to"):  # or it would never catch up with what is still coming in
         query.to.GetCurrentTime()
     return _FORMATS[name], query
+
+
+async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in rest:
+        yield chunk
 
 
 async def _gzip(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

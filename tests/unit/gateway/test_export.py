@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from aemos_core.errors import not_found, unavailable
 from aemos_gateway.export import PATH
+from fastapi import FastAPI
 
 from tests.support.fake_history import VALUES, FakeHistory, export_app
 
@@ -31,9 +33,13 @@ class Got:
 
 
 async def get(
-    history: FakeHistory, query: str, take: Callable[[Got, bytes], None] | None = None, **headers: str
+    history: FakeHistory | FastAPI,
+    query: str,
+    take: Callable[[Got, bytes], None] | None = None,
+    method: str = "GET",
+    **headers: str,
 ) -> Got:
-    app, got = export_app(history), Got()
+    app, got = history if isinstance(history, FastAPI) else export_app(history), Got()
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.start":
@@ -52,7 +58,7 @@ async def get(
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
-        "method": "GET",
+        "method": method,
         "scheme": "http",
         "path": PATH,
         "raw_path": PATH.encode(),
@@ -152,3 +158,20 @@ async def test_what_the_first_page_refuses_is_a_problem() -> None:
     """An unknown sensor is 404."""
     got = await get(FakeHistory(0, not_found("sensor")), "sensorUuid=nowhere")
     assert got.status == 404
+
+
+async def test_eight_are_under_way_at_most() -> None:
+    """Whoever comes while the others wait for their first page hears so, and all end."""
+    app = export_app(FakeHistory(2))
+    got = await asyncio.gather(*(get(app, "sensorUuid=s") for _ in range(20)))
+    assert sorted(one.status for one in got) == [200] * 8 + [429] * 12
+    assert app.state.export.under_way == 0
+
+
+async def test_head_reads_one_page() -> None:
+    """Its answer has no body, so the rest is not read; the headers are those of GET."""
+    app = export_app(FakeHistory(50))
+    got = await get(app, "sensorUuid=s&format=csv", method="HEAD")
+    plain = await get(FakeHistory(1), "sensorUuid=s&format=csv")
+    assert (got.status, got.headers, got.chunks) == (200, plain.headers, plain.chunks)
+    assert app.state.export.under_way == 0
