@@ -61,6 +61,7 @@ class FakeUplink(Uplink):
         self.readings: list[Reading] = []
         self.protocols: set[str] = set()
         self.origins: list[Origin] = []
+        self.partial = False
         self.held = False
         self.refusal: AemosError | None = None
         self._waiting: list[tuple[Reading, Done]] = []
@@ -76,6 +77,7 @@ class FakeUplink(Uplink):
         is_partial: bool = False,
     ) -> None:
         (reading,) = decode(payload).readings
+        self.partial = is_partial
         self.protocols.add(protocol)
         self.readings.append(reading)
         self.origins.append(origin)

@@ -10,8 +10,6 @@ from typing import Any
 from aemos_core.errors import AemosError, Kind, malformed
 
 BODY_SECONDS = 10.0
-STATUS = {"request_timeout": 408, "unsupported_encoding": 415}
-"""HTTP statuses that the error table has no row for, by reason."""
 _TOO_LATE = "the body is late"
 _GZIP = 31
 """zlib's window bits for a gzip header and the largest window (RFC 1952)."""
@@ -61,12 +59,14 @@ async def _more(begun: bytes, receive: Receive, most: int) -> bytes:
     return bytes(body)
 
 
-def is_gzip(encoding: bytes) -> bool:
-    """Whether a Content-Encoding is gzip, and not identity; 415 for any other."""
+def unpack(body: bytes, encoding: bytes, most: int) -> bytes:
+    """The body before its Content-Encoding: gzip, identity or none; 415 for any other."""
     named = encoding.strip().lower()
-    if named not in (b"gzip", b"x-gzip", b"identity", b""):
+    if named in (b"gzip", b"x-gzip"):
+        return inflate(body, most)
+    if named not in (b"identity", b""):
         raise AemosError(Kind.INVALID, "only gzip is understood", reason="unsupported_encoding")
-    return named.endswith(b"gzip")
+    return body
 
 
 def inflate(body: bytes, most: int) -> bytes:

@@ -7,11 +7,12 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
+from urllib.parse import parse_qs
 
 import grpc
 import uvicorn
 from aemos.v1 import history_pb2_grpc
-from aemos_core.errors import AemosError, unauthenticated
+from aemos_core.errors import AemosError, invalid, unauthenticated
 from aemos_core.identity import TokenVerifier
 from aemos_core.names import READY_PROBE
 from aemos_core.process import PortInUse
@@ -20,12 +21,15 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis.exceptions import RedisError
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from aemos_gateway import export, http_body, openapi, problems, rest
 from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.http_heads import HastyProtocol
+from aemos_gateway.json_codec import BOOLEANS
 from aemos_gateway.readings import MAX_BATCH_BYTES, MAX_READING_BYTES, Receipt, in_part
 from aemos_gateway.service import Uplink
 
@@ -37,6 +41,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _JSON_HEADER = (b"content-type", b"application/json")
+_ANY_ORIGIN = (b"access-control-allow-origin", b"*")
+"""Who calls is in the token, never in a cookie: a foreign page has nothing to ride on."""
 
 
 class IngestRoute:
@@ -55,22 +61,22 @@ class IngestRoute:
             await self._rest(scope, receive, send)
             return
         try:
-            token, length, gzipped = _headers(scope["headers"])
+            token, length, encoding = _headers(scope["headers"])
             device = self._auth.known(token) or await self._auth.resolve(token)
-            receipt = await self._take(device, scope, receive, length, gzipped)
+            receipt = await self._take(device, scope, receive, length, encoding)
             await _answer(send, 201, [_JSON_HEADER], receipt.answer())
         except AemosError as error:
             await _refuse(send, error)
 
-    async def _take(self, device: Device, scope: Scope, receive: Receive, length: int, gzipped: bool) -> Receipt:
+    async def _take(self, device: Device, scope: Scope, receive: Receive, length: int, encoding: bytes) -> Receipt:
         body, most = b"", INGEST_PATHS[scope["path"]]
         try:
             if length > most:
                 raise http_body.too_large(most)
             body = await http_body.read(receive, most)
-            if gzipped:
-                body = http_body.inflate(body, most)
-            is_partial = scope["query_string"] == b"partial=true"
+            if encoding:
+                body = http_body.unpack(body, encoding, most)
+            is_partial = _is_partial(scope["query_string"])
             receipt = await self._uplink.write(device, body, PROTOCOL, is_partial=is_partial)
         except AemosError as error:
             self._uplink.rejections.record(device, PROTOCOL, body, error)
@@ -80,29 +86,40 @@ class IngestRoute:
         return receipt
 
 
-def _headers(headers: list[tuple[bytes, bytes]]) -> tuple[bytes, int, bool]:
-    """The device token, the announced length (0: none), and whether the body is gzipped."""
-    token, length, gzipped = b"", 0, False
+def _headers(headers: list[tuple[bytes, bytes]]) -> tuple[bytes, int, bytes]:
+    """The device token, the announced length (0: none), and the Content-Encoding."""
+    token, length, encoding = b"", 0, b""
     for name, value in headers:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
             token = value[7:].strip()
         elif name == b"content-length":
             length = int(value)
         elif name == b"content-encoding":
-            gzipped = http_body.is_gzip(value)
+            encoding = value
     if not token:
         raise unauthenticated("a device token is required: Authorization: Bearer <token>")
-    return token, length, gzipped
+    return token, length, encoding
+
+
+def _is_partial(query: bytes) -> bool:
+    """What the query says of `partial`; INVALID when that is neither true nor false."""
+    said = parse_qs(query.decode("latin-1")).get("partial") if query else None
+    if not said:
+        return False
+    is_partial = BOOLEANS.get(said[-1].lower())
+    if is_partial is None:
+        raise invalid("partial", "must be true or false")
+    return is_partial
 
 
 async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    headers.append((b"content-length", b"%d" % len(body)))
+    headers += [_ANY_ORIGIN, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 async def _refuse(send: Send, error: AemosError) -> None:
-    status, headers, body = problems.problem(error, http_body.STATUS.get(error.reason, 0))
+    status, headers, body = problems.problem(error)
     await _answer(send, status, [(k.encode(), v.encode()) for k, v in headers.items()], body)
 
 
@@ -110,17 +127,19 @@ def make_app(
     channels: Mapping[str, grpc.aio.Channel], verifier: TokenVerifier, ingest: grpc.aio.Channel, redis: RedisClient
 ) -> FastAPI:
     """Health, documentation, and a route for each method of the contract."""
-    app = FastAPIOffline(title="AEMOS", redoc_url=None)
+    # A redirect to the path without its last slash would name the host and the scheme that a proxy speaks to.
+    app = FastAPIOffline(title="AEMOS", redoc_url=None, redirect_slashes=False)
     app.openapi = openapi.document  # type: ignore[method-assign]
+    app.add_middleware(
+        CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
+    )
     problems.install(app)
     health = health_pb2_grpc.HealthStub(ingest)
 
-    @app.get("/livez")
-    async def livez() -> Response:
+    async def livez(_: Request) -> Response:
         return PlainTextResponse("ok")
 
-    @app.get("/readyz")
-    async def readyz() -> Response:
+    async def readyz(_: Request) -> Response:
         answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=READY_SECONDS)
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             return PlainTextResponse("ingest is not serving", 503)
@@ -128,7 +147,9 @@ def make_app(
         return PlainTextResponse("ok" if await _takes_writes(redis) else "degraded: redis takes no writes")
 
     exported = export.Export(history_pb2_grpc.HistoryServiceStub(ingest), verifier)
-    app.add_route(export.PATH, exported.answer, include_in_schema=False)
+    app.add_route("/livez", livez)
+    app.add_route("/readyz", readyz)
+    app.add_route(export.PATH, exported.answer)
     rest.add_routes(app, channels, verifier)
     return app
 

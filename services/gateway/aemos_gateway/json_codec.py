@@ -27,6 +27,8 @@ Field = Any
 Shape = Any
 MOST = 2**53
 """What every JSON reader keeps exactly (RFC 8259, 6)."""
+BOOLEANS = {"true": True, "false": False}
+"""Of a parameter, however it is spelt: Python's clients send "True"."""
 
 
 def to_json(message: Message) -> Any:
@@ -124,7 +126,9 @@ def _text(value: Any) -> str:
 
 def _time(value: Any) -> Timestamp:
     try:
-        return to_timestamp(parse_rfc3339(value))
+        time = to_timestamp(parse_rfc3339(value))
+        time.ToMilliseconds()  # ValueError when its offset moves it out of the years 1 to 9999
+        return time
     except (TypeError, ValueError, OverflowError):
         raise ValueError("must be an RFC 3339 time with its offset") from None
 
@@ -158,21 +162,20 @@ _READERS: dict[int | str, Callable[[Any], Any]] = {
 def from_parameters(descriptor: Shape, parameters: Mapping[str, list[str]]) -> tuple[dict[str, Any], list[FieldError]]:
     """Path and query parameters as JSON values of the types that their fields have; of several for one the last."""
     values: dict[str, Any] = {}
-    errors = []
+    errors: list[FieldError] = []
     for name, texts in parameters.items():
         field = descriptor.fields_by_camelcase_name.get(name) or descriptor.fields_by_name.get(name)
         if field is None:
             errors.append(FieldError(name, "is not a parameter"))
             continue
         parsed = [_parameter(field, text) for text in texts]
-        if None in parsed:
-            errors.append(FieldError(name, "must be an integer"))
-        else:
-            values[field.camelcase_name] = parsed if field.is_repeated else parsed[-1]
+        values[field.camelcase_name] = parsed if field.is_repeated else parsed[-1]
     return values, errors
 
 
 def _parameter(field: Field, text: str) -> Any:
-    if field.cpp_type not in (_F.CPPTYPE_INT32, _F.CPPTYPE_INT64):
-        return text
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 17 else None
+    """The value that the text says; the text itself, which is a mistake then, when it says none of its field's type."""
+    if field.cpp_type == _F.CPPTYPE_BOOL:
+        return BOOLEANS.get(text.lower(), text)
+    is_integer = field.cpp_type in (_F.CPPTYPE_INT32, _F.CPPTYPE_INT64)
+    return int(text) if is_integer and text.isascii() and text.isdigit() and len(text) < 17 else text

@@ -31,14 +31,41 @@ _WELL_KNOWN: dict[str, dict[str, Any]] = {
     "google.protobuf.Struct": {"type": "object"},
     "google.protobuf.Value": {},
 }
-_PROBLEM = {"description": "A problem (RFC 9457).", "content": {"application/problem+json": {}}}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_TEXT, _TIME = {"type": "string"}, {"type": "string", "format": "date-time"}
+_MISTAKES = {"type": "array", "items": {"type": "object", "properties": {"loc": _TEXT, "message": _TEXT}}}
+_STORED = {
+    **{"id": {"type": "integer"}, "value": {}, "variableName": _TEXT, "telemetryDataId": {"type": "integer"}},
+    **{"sensorUuid": _TEXT, "recievedAt": _TIME},
+}
+_SCHEMAS: dict[str, Any] = {
+    "Problem": {
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "reason", "errors"],
+        "properties": {
+            **dict.fromkeys(("type", "title", "detail", "reason"), _TEXT),
+            "status": {"type": "integer"},
+            "errors": _MISTAKES,
+        },
+    },
+    "StoredReading": {"type": "object", "required": list(_STORED), "properties": _STORED},
+}
+"""Of what the contract's methods do not answer."""
+_PROBLEM = {
+    "description": "A problem (RFC 9457).",
+    "content": {"application/problem+json": {"schema": _ref("Problem")}},
+}
 
 
 def _query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "query", "schema": schema}
 
 
-_TIME = {"type": "string", "format": "date-time"}
 _READING = {
     "type": "object",
     "required": ["variableName", "value"],
@@ -72,12 +99,17 @@ _SENT: dict[str, Any] = {
 
 def _sending(operation: str, summary: str, schema: dict[str, Any], example: Any, **more: Any) -> dict[str, Any]:
     content = {"application/json": {"schema": schema, "example": example}}
+    data = {"oneOf": [_ref("StoredReading"), {"type": "array", "items": _ref("StoredReading")}]}
+    receipt = {"type": "object", "required": ["data"], "properties": {"data": data, "errors": _MISTAKES}}
     return {
         "post": {
             "operationId": operation,
             "summary": f"{summary}; 201 means durable. Authorized by a device token. A body may be gzip.",
             "requestBody": {"required": True, "content": content},
-            "responses": {"201": {"description": "Stored."}, "default": _PROBLEM},
+            "responses": {
+                "201": {"description": "Stored.", "content": {"application/json": {"schema": receipt}}},
+                "default": _PROBLEM,
+            },
             **more,
         }
     }
@@ -102,8 +134,8 @@ _HAND_WRITTEN: dict[str, Any] = {
                 _query("format", {"type": "string", "enum": ["ndjson", "csv"]}),
                 _query("sensorUuid", {"type": "array", "items": {"type": "string"}}),
                 _query("variableName", {"type": "array", "items": {"type": "string"}}),
-                _query("from", {"type": "string", "format": "date-time"}),
-                _query("to", {"type": "string", "format": "date-time"}),
+                _query("from", _TIME),
+                _query("to", _TIME),
                 _query("order", {"type": "string", "enum": ["asc", "desc"]}),
             ],
             "responses": {
@@ -118,7 +150,7 @@ _HAND_WRITTEN: dict[str, Any] = {
 @cache
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document of the contract's routes and the hot ingest route."""
-    schemas: dict[str, Any] = {}
+    schemas = dict(_SCHEMAS)
     comments = _comments()
     paths: dict[str, Any] = {path: dict(item) for path, item in _HAND_WRITTEN.items()}
     for method in methods().values():
@@ -178,7 +210,7 @@ def _reference(descriptor: Shape, schemas: dict[str, Any]) -> dict[str, Any]:
     if descriptor.name not in schemas:
         schemas[descriptor.name] = {}
         schemas[descriptor.name] = _schema(descriptor, schemas)
-    return {"$ref": f"#/components/schemas/{descriptor.name}"}
+    return _ref(descriptor.name)
 
 
 def _schema(descriptor: Shape, schemas: dict[str, Any], leave_out: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]

@@ -16,6 +16,8 @@ from starlette.types import Scope
 log = logging.getLogger("aemos.gateway")
 
 MEDIA_TYPE = "application/problem+json"
+_STATUS = {"request_timeout": 408, "unsupported_encoding": 415}
+"""HTTP statuses that the error table has no row for, by reason."""
 
 
 def body(error: AemosError, status: int, title: str) -> bytes:
@@ -26,7 +28,7 @@ def body(error: AemosError, status: int, title: str) -> bytes:
 
 def problem(error: AemosError, status: int = 0) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of an error's answer."""
-    status = status or error.kind.answers.http
+    status = status or _STATUS.get(error.reason) or error.kind.answers.http
     headers = {"content-type": MEDIA_TYPE}
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)

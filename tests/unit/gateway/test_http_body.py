@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from aemos_core.errors import AemosError, Kind
-from aemos_gateway import http_body
+from aemos_gateway import http_body, problems
 
 
 class Client:
@@ -46,7 +46,7 @@ async def test_a_body_that_never_begins_or_ends_is_408(
     """The task goes on as if it had never been cancelled."""
     monkeypatch.setattr(http_body, "BODY_SECONDS", 0.01)
     error = await refused(Client(*parts, ends=False))
-    assert (error.kind, http_body.STATUS[error.reason]) == (Kind.MALFORMED, 408)
+    assert (error.kind, problems.problem(error)[0]) == (Kind.MALFORMED, 408)
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0

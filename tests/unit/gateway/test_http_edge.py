@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from aemos_core.contract import methods
 from aemos_core.errors import AemosError, Kind, invalid
-from aemos_gateway import http_edge, openapi
+from aemos_gateway import http_body, http_edge, openapi
 from aemos_gateway.http_edge import INGEST_PATHS, IngestRoute, make_app
 from fastapi import FastAPI
 from grpc_health.v1 import health_pb2
@@ -23,7 +26,9 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 GOOD = b'{"variableName": "temperature", "value": 1}'
 
 
-async def post(uplink: FakeUplink, body: bytes, *headers: tuple[bytes, bytes], token: bytes = TOKEN) -> int:
+async def post(
+    uplink: FakeUplink, body: bytes, *headers: tuple[bytes, bytes], token: bytes = TOKEN, query: bytes = b""
+) -> int:
     """The status of a POST."""
     sent: list[dict[str, Any]] = []
 
@@ -35,7 +40,7 @@ async def post(uplink: FakeUplink, body: bytes, *headers: tuple[bytes, bytes], t
 
     route = IngestRoute(FakeAuth(), uplink, FastAPI())
     headers = ((b"authorization", b"Bearer " + token), *headers)
-    scope = {"type": "http", "method": "POST", "path": "/api/v1/datastreams/token", "query_string": b""}
+    scope = {"type": "http", "method": "POST", "path": "/api/v1/datastreams/token", "query_string": query}
     await route({**scope, "headers": list(headers)}, receive, send)
     return int(sent[0]["status"])
 
@@ -46,6 +51,7 @@ async def post(uplink: FakeUplink, body: bytes, *headers: tuple[bytes, bytes], t
         (b"{", [], 400, "malformed"),
         (b"{}", [], 422, "invalid"),
         (b"no gzip", [(b"content-encoding", b"gzip")], 400, "malformed"),
+        (b"brotli", [(b"content-encoding", b"br")], 415, "unsupported_encoding"),
         (b"", [(b"content-length", b"70000")], 413, "too_large"),
     ],
 )
@@ -75,6 +81,25 @@ async def test_what_is_stored_or_nobodys_is_not_recorded() -> None:
     assert await post(uplink, GOOD) == 201
     assert await post(uplink, b"{}", token=b"unknown") == 401
     assert uplink.refused.all == []
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "is_partial"),
+    [
+        (b"partial=true", 201, True),
+        (b"partial=True", 201, True),
+        (b"a=1&partial=true", 201, True),
+        (b"partial=false", 201, False),
+        (b"a=1", 201, False),
+        (b"partial=yes", 422, False),
+        (b"partial=%FF", 422, False),
+    ],
+)
+async def test_partial_is_true_or_false(query: bytes, status: int, is_partial: bool) -> None:
+    """Whatever else the query says; who means another thing is told so instead of being taken for false."""
+    uplink = FakeUplink()
+    assert await post(uplink, GOOD, query=query) == status
+    assert uplink.partial == is_partial
 
 
 @pytest.mark.parametrize(
@@ -142,7 +167,8 @@ def app_client(redis: FakeRedis, ingest: int = SERVING) -> AsyncClient:
     """A client of the application, whose owners answer with their health only."""
     channel: Any = FakeChannel(ingest)
     app = make_app({m.service: channel for m in methods().values()}, None, channel, redis)  # type: ignore[arg-type]
-    return AsyncClient(transport=ASGITransport(app), base_url="http://gateway")
+    route: Any = IngestRoute(FakeAuth(), FakeUplink(), app)
+    return AsyncClient(transport=ASGITransport(route), base_url="http://gateway")
 
 
 async def ready(redis: FakeRedis, ingest: int = SERVING) -> tuple[int, str]:
@@ -160,6 +186,62 @@ async def test_documentation_needs_nobody_else() -> None:
         assert len(needed) == 3
         assert {(await client.get(url)).status_code for url in needed if url.startswith("/")} == {200}
         assert all(url.startswith("/") for url in needed)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/api/v1/datastreams/token", 201),
+        ("POST", "/api/v1/datastreams/batch", 400),
+        ("GET", "/livez", 200),
+        ("GET", "/nowhere", 404),
+    ],
+)
+async def test_a_page_of_any_origin_may_ask_and_read_the_answer(method: str, path: str, status: int) -> None:
+    """As it may connect to Socket.IO: who it is is in the token, never in a cookie."""
+    origin = {"Origin": "https://dashboard.example"}
+    asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": "authorization,content-type"}
+    async with app_client(FakeRedis(None)) as client:
+        allowed = await client.options(path, headers=origin | asked)
+        sent = origin | ({"Authorization": f"Bearer {TOKEN.decode()}"} if method == "POST" else {})
+        answer = await client.request(method, path, headers=sent, content=GOOD if path.endswith("token") else b"")
+    assert allowed.status_code == 200
+    assert "authorization" in allowed.headers["access-control-allow-headers"]
+    assert method in allowed.headers["access-control-allow-methods"]
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, "*")
+
+
+async def test_head_says_what_get_would() -> None:
+    """Load balancers ask for health so."""
+    async with app_client(FakeRedis(None)) as client:
+        assert [(await client.head(path)).status_code for path in ("/livez", "/readyz")] == [200, 200]
+
+
+async def test_a_last_slash_leads_nowhere() -> None:
+    """A redirect would name a host that the client made up, and send a token over HTTP that came over HTTPS."""
+    async with app_client(FakeRedis(None)) as client:
+        assert (await client.get("/api/v1/devices/")).status_code == 404
+
+
+async def test_a_body_of_rest_comes_in_time_and_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of a reading: 408, 415, and gzip is taken out."""
+    monkeypatch.setattr(http_body, "BODY_SECONDS", 0.05)
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async def login(body: Any, encoding: str) -> httpx.Response:
+        return await client.post("/api/v1/auth/login", content=body, headers={"Content-Encoding": encoding})
+
+    async with app_client(FakeRedis(None)) as client:
+        assert (await login(never(), "identity")).status_code == 408
+        assert (await login(b"{}", "br")).status_code == 415
+        assert (await login(gzip.compress(b'{"colour": 1}'), "gzip")).json()["errors"] == [
+            {"loc": "colour", "message": "is not a field"}
+        ]
+        many = await login(b"{%b}" % b",".join(b'"%d": 1' % n for n in range(50_000)), "identity")
+        assert (many.status_code, len(many.json()["errors"]) <= 100) == (422, True)
 
 
 @pytest.mark.parametrize(

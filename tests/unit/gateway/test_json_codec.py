@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from aemos.v1 import chain_run_pb2, data_stream_pb2, device_pb2, rule_chain_pb2
+from aemos.v1 import alarm_pb2, chain_run_pb2, data_stream_pb2, device_pb2, rule_chain_pb2
 from aemos_core.errors import AemosError, FieldError, Kind
-from aemos_gateway.json_codec import from_json, to_json
+from aemos_gateway.json_codec import from_json, from_parameters, to_json
 from aemos_gateway.openapi import document
 
 
@@ -74,3 +74,28 @@ def test_the_openapi_page_says_what_a_map_holds() -> None:
     """An object with values of one type."""
     device = document()["components"]["schemas"]["Device"]["properties"]
     assert device["labels"] == {"type": "object", "additionalProperties": {"type": "string"}}
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False)])
+def test_a_parameter_is_true_or_false(text: str, value: bool) -> None:
+    """As Python's clients spell it too."""
+    asked = alarm_pb2.ListAlarmsRequest()
+    values, errors = from_parameters(asked.DESCRIPTOR, {"active": [text]})
+    assert errors + from_json(asked, values) == []
+    assert (asked.HasField("active"), asked.active) == (True, value)
+
+
+@pytest.mark.parametrize(("name", "mistake"), [("active", "must be true or false"), ("pageSize", "must be an integer")])
+@pytest.mark.parametrize("text", ["", "yes", "1.5", "-1", "\uff11", "9" * 30])
+def test_a_parameter_of_another_type_is_a_mistake(name: str, mistake: str, text: str) -> None:
+    """Which says what it must be."""
+    asked = alarm_pb2.ListAlarmsRequest()
+    values, errors = from_parameters(asked.DESCRIPTOR, {name: [text]})
+    assert errors + from_json(asked, values) == [FieldError(name, mistake)]
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_a_time_that_its_offset_moves_out_of_all_years_is_a_mistake(time: str) -> None:
+    """No other service could read it."""
+    mistake = FieldError("from", "must be an RFC 3339 time with its offset")
+    assert from_json(data_stream_pb2.QueryReadingsRequest(), {"from": time}) == [mistake]
