@@ -6,13 +6,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
+from aemos.v1.data_stream_pb2 import WriteResult
 from aemos_core.errors import AemosError, unauthenticated
 from aemos_gateway import coap_exchanges
 from aemos_gateway.coap_edge import CoapEdge, coap_edge
 from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.presence import Presence
-from aemos_gateway.readings import Reading, Receipt, Stored, decode
+from aemos_gateway.readings import Reading, Receipt, decode
 from aemos_gateway.service import ONCE, Done, Origin, Uplink
 
 from tests.support.fake_rejections import FakeRejections
@@ -24,7 +25,7 @@ TOKEN, THEIR_TOKEN = b"aemos_device_token_of_ours", b"aemos_device_token_of_thei
 
 def receipt(reading_id: int, sensor_uuid: str, reading: Reading) -> Receipt:
     """A reading is stored."""
-    return Receipt([Stored(reading_id, 5, sensor_uuid, reading.received_at_ms, reading)])
+    return Receipt([(reading, WriteResult(id=reading_id, telemetry_data_id=5, sensor_uuid=sensor_uuid))])
 
 
 class FakeAuth(DeviceAuth):

@@ -8,7 +8,7 @@ import io
 import logging
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 from aemos.v1 import data_stream_pb2 as pb
@@ -47,26 +47,20 @@ def _ndjson(readings: Iterable[pb.Reading]) -> bytes:
 
 def _csv(readings: Iterable[pb.Reading]) -> bytes:
     """RFC 4180: CRLF, and quotation marks where a value needs them."""
-    return _lines(map(_row, readings))
-
-
-def _lines(rows: Iterable[tuple[object, ...]]) -> bytes:
     text = io.StringIO()
-    csv.writer(text).writerows(rows)
+    csv.writer(text).writerows(map(_row, readings))
     return text.getvalue().encode()
 
 
-@dataclass(frozen=True, slots=True)
-class _Format:
-    extension: str
+class _Format(NamedTuple):
     media_type: str
     head: bytes
     encode: Callable[[Iterable[pb.Reading]], bytes]
 
 
 _FORMATS = {
-    "ndjson": _Format("ndjson", "application/x-ndjson", b"", _ndjson),
-    "csv": _Format("csv", "text/csv; charset=utf-8; header=present", _lines([_COLUMNS]), _csv),
+    "ndjson": _Format("application/x-ndjson", b"", _ndjson),
+    "csv": _Format("text/csv; charset=utf-8; header=present", ",".join(_COLUMNS).encode() + b"\r\n", _csv),
 }
 
 
@@ -84,7 +78,8 @@ class Export:
         check_access(who, Access.ACCESS_VIEWER)
         if self.under_way >= _MOST_AT_ONCE:
             raise AemosError(Kind.BUSY, f"{_MOST_AT_ONCE} exports are under way", reason="too_many_exports")
-        form, query = _asked(request)
+        name, query = _asked(request)
+        form = _FORMATS[name]
         # As a service, for the user's token would expire on the way.
         ask = history_pb2.QueryHistoryRequest(organization_id=who.organization_id, query=query)
         pages = self._pages(form, ask)
@@ -92,8 +87,7 @@ class Export:
         if request.method == "HEAD":
             await pages.aclose()
         chunks = _joined(first, pages)
-        attachment = f'attachment; filename="readings.{form.extension}"'
-        headers = {"content-disposition": attachment, "vary": "accept-encoding"}
+        headers = {"content-disposition": f'attachment; filename="readings.{name}"', "vary": "accept-encoding"}
         if "gzip" in request.headers.get("accept-encoding", ""):
             headers["content-encoding"] = "gzip"
             chunks = _gzip(chunks)
@@ -112,7 +106,7 @@ class Export:
             self.under_way -= 1
 
 
-def _asked(request: Request) -> tuple[_Format, pb.QueryReadingsRequest]:
+def _asked(request: Request) -> tuple[str, pb.QueryReadingsRequest]:
     parameters = query_of(request)
     name = parameters.pop("format", ["ndjson"])[-1]
     if name not in _FORMATS:
@@ -123,7 +117,7 @@ def _asked(request: Request) -> tuple[_Format, pb.QueryReadingsRequest]:
     refuse(errors + from_json(query, values))
     if not query.HasField("to"):  # or it would never catch up with what is still coming in
         query.to.GetCurrentTime()
-    return _FORMATS[name], query
+    return name, query
 
 
 async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
 from aemos_core.errors import AemosError, Kind, malformed
+from starlette.types import Receive
 
 BODY_SECONDS = 10.0
 _TOO_LATE = "the body is late"
 _GZIP = 31
 """zlib's window bits for a gzip header and the largest window (RFC 1952)."""
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 def too_large(most: int) -> AemosError:

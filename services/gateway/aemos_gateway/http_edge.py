@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any
 from urllib.parse import parse_qs
 
 import grpc
@@ -25,21 +24,19 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from aemos_gateway import export, http_body, openapi, problems, rest
 from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.http_heads import HastyProtocol
 from aemos_gateway.json_codec import BOOLEANS
-from aemos_gateway.readings import MAX_BATCH_BYTES, MAX_READING_BYTES, Receipt, in_part
+from aemos_gateway.readings import MAX_BATCH_BYTES, MAX_READING_BYTES, Receipt, in_batch
 from aemos_gateway.service import Uplink
 
 INGEST_PATHS = {"/api/v1/datastreams/token": MAX_READING_BYTES, "/api/v1/datastreams/batch": MAX_BATCH_BYTES}
 """The routes of readings, and how many bytes a body may have, inflated too."""
 PROTOCOL = "http"
 READY_SECONDS = 1.0
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _JSON_HEADER = (b"content-type", b"application/json")
 _ANY_ORIGIN = (b"access-control-allow-origin", b"*")
 """Who calls is in the token, never in a cookie: a foreign page has nothing to ride on."""
@@ -82,7 +79,7 @@ class IngestRoute:
             self._uplink.rejections.record(device, PROTOCOL, body, error)
             raise
         if receipt.refused:
-            self._uplink.rejections.record(device, PROTOCOL, body, in_part(receipt.refused))
+            self._uplink.rejections.record(device, PROTOCOL, body, in_batch(receipt.refused, "the rest"))
         return receipt
 
 

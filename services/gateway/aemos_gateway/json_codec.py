@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from aemos_core.errors import FieldError, malformed
 from aemos_core.times import parse_rfc3339, rfc3339, to_timestamp
@@ -94,14 +94,13 @@ def _read(field: Field, value: Any, loc: str, errors: list[FieldError]) -> Any:
 
 
 def _read_one(field: Field, value: Any, loc: str, errors: list[FieldError]) -> Any:
-    shape = field.message_type
-    reader = _READERS.get(shape.full_name if shape else field.cpp_type)
-    if reader is None:
-        message = GetMessageClass(shape)()
+    known = type_of(field)
+    if known is None:
+        message = GetMessageClass(field.message_type)()
         errors += from_json(message, value, loc)
         return message
     try:
-        return reader(value)
+        return known.read(value)
     except ValueError as mistake:
         errors.append(FieldError(loc, str(mistake)))
         return None
@@ -146,17 +145,30 @@ def _anything(value: Any) -> Value:
         raise ValueError("a number in it is too large") from None
 
 
-_READERS: dict[int | str, Callable[[Any], Any]] = {
-    _F.CPPTYPE_INT32: _only("must be an integer", int, most=2**31 - 1),
-    _F.CPPTYPE_INT64: _only("must be an integer", int),
-    _F.CPPTYPE_DOUBLE: _only("must be a number", int, float, most=sys.float_info.max),
-    _F.CPPTYPE_BOOL: _only("must be true or false", bool),
-    _F.CPPTYPE_STRING: _text,
-    "google.protobuf.Timestamp": _time,
-    "google.protobuf.Struct": _object,
-    "google.protobuf.Value": _anything,
+class FieldType(NamedTuple):
+    """How a value of a field is read (ValueError says what it must be), and its JSON Schema."""
+
+    read: Callable[[Any], Any]
+    schema: dict[str, Any]
+
+
+_TYPES: dict[int | str, FieldType] = {
+    _F.CPPTYPE_INT32: FieldType(
+        _only("must be an integer", int, most=2**31 - 1), {"type": "integer", "format": "int32"}
+    ),
+    _F.CPPTYPE_INT64: FieldType(_only("must be an integer", int), {"type": "integer", "format": "int64"}),
+    _F.CPPTYPE_DOUBLE: FieldType(_only("must be a number", int, float, most=sys.float_info.max), {"type": "number"}),
+    _F.CPPTYPE_BOOL: FieldType(_only("must be true or false", bool), {"type": "boolean"}),
+    _F.CPPTYPE_STRING: FieldType(_text, {"type": "string"}),
+    "google.protobuf.Timestamp": FieldType(_time, {"type": "string", "format": "date-time"}),
+    "google.protobuf.Struct": FieldType(_object, {"type": "object"}),
+    "google.protobuf.Value": FieldType(_anything, {}),
 }
-"""How a value is read, by the type of its field; ValueError says what it must be. Other messages have fields."""
+
+
+def type_of(field: Field) -> FieldType | None:
+    """The type of a field, or of each of its items; None for a message that has fields."""
+    return _TYPES.get(field.message_type.full_name if field.message_type else field.cpp_type)
 
 
 def from_parameters(descriptor: Shape, parameters: Mapping[str, list[str]]) -> tuple[dict[str, Any], list[FieldError]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from http import HTTPStatus
 from importlib.resources import files
@@ -10,27 +11,11 @@ from typing import Any
 from aemos_core.contract import Access, Method, methods
 from google.api.httpbody_pb2 import HttpBody
 from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import FieldDescriptor
 
-from aemos_gateway.json_codec import Field, Shape, is_map
-from aemos_gateway.rest import route_parameters, success
+from aemos_gateway.json_codec import Field, Shape, is_map, type_of
+from aemos_gateway.rest import success
 
-_F = FieldDescriptor
-_TYPES: dict[int, dict[str, Any]] = {
-    _F.CPPTYPE_INT32: {"type": "integer", "format": "int32"},
-    _F.CPPTYPE_INT64: {"type": "integer", "format": "int64"},
-    _F.CPPTYPE_UINT32: {"type": "integer"},
-    _F.CPPTYPE_UINT64: {"type": "integer"},
-    _F.CPPTYPE_DOUBLE: {"type": "number"},
-    _F.CPPTYPE_FLOAT: {"type": "number"},
-    _F.CPPTYPE_BOOL: {"type": "boolean"},
-    _F.CPPTYPE_STRING: {"type": "string"},
-}
-_WELL_KNOWN: dict[str, dict[str, Any]] = {
-    "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
-    "google.protobuf.Struct": {"type": "object"},
-    "google.protobuf.Value": {},
-}
+_IN_PATH = re.compile(r"(?<={)\w+(?=})")
 
 
 def _ref(name: str) -> dict[str, Any]:
@@ -170,7 +155,7 @@ def document() -> dict[str, Any]:
 
 
 def _operation(method: Method, schemas: dict[str, Any], comments: dict[str, str]) -> dict[str, Any]:
-    request, in_path = method.request.DESCRIPTOR, set(route_parameters(method))
+    request, in_path = method.request.DESCRIPTOR, set(_IN_PATH.findall(method.route))
     fields = [field for field in request.fields if field.name in in_path or not method.has_body]
     operation: dict[str, Any] = {
         "operationId": method.name,
@@ -205,8 +190,6 @@ def _parameter(field: Field, in_path: bool) -> dict[str, Any]:
 
 
 def _reference(descriptor: Shape, schemas: dict[str, Any]) -> dict[str, Any]:
-    if descriptor.full_name in _WELL_KNOWN:
-        return _WELL_KNOWN[descriptor.full_name]
     if descriptor.name not in schemas:
         schemas[descriptor.name] = {}
         schemas[descriptor.name] = _schema(descriptor, schemas)
@@ -222,16 +205,14 @@ def _field_schema(field: Field, schemas: dict[str, Any]) -> dict[str, Any]:
     if is_map(field):
         value = field.message_type.fields_by_name["value"]
         return {"type": "object", "additionalProperties": _field_schema(value, schemas)}
-    one = _reference(field.message_type, schemas) if field.message_type else _TYPES[field.cpp_type]
+    known = type_of(field)
+    one = known.schema if known else _reference(field.message_type, schemas)
     return {"type": "array", "items": one} if field.is_repeated else one
 
 
 def _camel_route(method: Method) -> str:
     fields = method.request.DESCRIPTOR.fields_by_name
-    route = method.route
-    for name in route_parameters(method):
-        route = route.replace(f"{{{name}}}", f"{{{fields[name].camelcase_name}}}")
-    return route
+    return _IN_PATH.sub(lambda name: fields[name[0]].camelcase_name, method.route)
 
 
 def _comments() -> dict[str, str]:

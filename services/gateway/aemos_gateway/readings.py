@@ -7,11 +7,14 @@ or `{"ts": <ms>, "values": {...}}`; an array of up to 1,000 of any of these. Of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn
+from itertools import chain, starmap
+from typing import Annotated, Any, NoReturn, TypeAlias
 
 import msgspec
+from aemos.v1 import data_stream_pb2
 from aemos_core.errors import AemosError, FieldError, Kind, invalid, malformed
 from aemos_core.times import now_ms, parse_rfc3339, rfc3339
 
@@ -22,42 +25,27 @@ MAX_DEPTH = 64
 EARLIEST_MS = parse_rfc3339("2000-01-01T00:00:00Z")
 MOST_AHEAD_MS = 5 * 60 * 1000
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-_PATH = re.compile(r"^(?P<message>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _FIELD = re.compile(r"field `([^`]*)`")
 
 
-class Reading(msgspec.Struct, frozen=True, gc=False):
-    """A reading that is well formed; only ingest knows whether its variable takes the value."""
-
-    variable_name: str
-    value: bytes
-    """The value's JSON text, as it was sent."""
-    received_at_ms: int
-    sensor_uuid: str = ""
-    message_id: str = ""
-    at_arrival: bool = False
-    """The device gave no time."""
+Reading: TypeAlias = data_stream_pb2.NewReading
+"""A reading that is well formed; only ingest knows whether its variable takes the value."""
 
 
-class Stored(msgspec.Struct, frozen=True, gc=False):
-    """A reading that is durable; `received_at_ms` is that of the one it repeats, if it does."""
+Stored: TypeAlias = tuple[Reading, data_stream_pb2.WriteResult]
+"""A reading that is durable."""
 
-    id: int
-    telemetry_data_id: int
-    sensor_uuid: str
-    received_at_ms: int
-    reading: Reading
 
-    def json(self) -> bytes:
-        """The reading as it is answered."""
-        return b'{"id":%d,"value":%b,"variableName":%b,"telemetryDataId":%d,"sensorUuid":%b,"recievedAt":"%b"}' % (
-            self.id,
-            self.reading.value,
-            msgspec.json.encode(self.reading.variable_name),
-            self.telemetry_data_id,
-            msgspec.json.encode(self.sensor_uuid),
-            rfc3339(self.received_at_ms).encode(),
-        )
+def _answer(reading: Reading, stored: data_stream_pb2.WriteResult) -> bytes:
+    """The JSON of a reading that is durable; its time is that of the one it repeats, if it does."""
+    return b'{"id":%d,"value":%b,"variableName":%b,"telemetryDataId":%d,"sensorUuid":%b,"recievedAt":"%b"}' % (
+        stored.id,
+        reading.value,
+        msgspec.json.encode(reading.variable_name),
+        stored.telemetry_data_id,
+        msgspec.json.encode(stored.sensor_uuid),
+        rfc3339(stored.repeats_at_ms or reading.received_at_ms).encode(),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +59,8 @@ class Receipt:
     def answer(self) -> bytes:
         """The JSON of a 201 and of a 2.01."""
         if not self.is_list:
-            return b'{"data":%b}' % self.stored[0].json()
-        data = b'{"data":[%b]' % b",".join(one.json() for one in self.stored)
+            return b'{"data":%b}' % _answer(*self.stored[0])
+        data = b'{"data":[%b]' % b",".join(starmap(_answer, self.stored))
         if not self.refused:
             return data + b"}"
         return data + b',"errors":%b}' % msgspec.json.encode(self.refused)
@@ -153,7 +141,8 @@ def check_depth(value: Any) -> None:
         depth += 1
         if depth > MAX_DEPTH:
             raise malformed(f"nested more than {MAX_DEPTH} levels deep")
-        level = [child for item in level for child in _children(item) if isinstance(child, (list, dict))]
+        children = chain.from_iterable(item.values() if isinstance(item, dict) else item for item in level)
+        level = [child for child in children if isinstance(child, (list, dict))]
 
 
 def _check_size(payload: bytes) -> None:
@@ -190,7 +179,16 @@ def _several(payload: bytes, now: int, otherwise: str) -> list[Reading]:
     if not 0 < len(body.values) <= MOST_READINGS:
         raise invalid("values", f"must be 1 to {MOST_READINGS}")
     at, arrived = (now, True) if body.ts is None else (_checked_time("ts", body.ts, now), False)
-    return [Reading(name, _value(raw), at, body.sensorUuid, "", arrived) for name, raw in body.values.items()]
+    return [
+        Reading(
+            variable_name=name,
+            value=_value(raw),
+            received_at_ms=at,
+            sensor_uuid=body.sensorUuid,
+            at_arrival=arrived,
+        )
+        for name, raw in body.values.items()
+    ]
 
 
 def _values_of(payload: bytes) -> _Values:
@@ -201,19 +199,12 @@ def _values_of(payload: bytes) -> _Values:
 
 
 def _decode_array(payload: bytes, now: int, partial: bool) -> Sent:
-    try:
+    with suppress(msgspec.ValidationError, AemosError):
         bodies = _many.decode(payload)
         _check_count(len(bodies))
-        readings = [_reading(body, now) for body in bodies]
-        return Sent(readings, is_list=True)
-    except (msgspec.ValidationError, AemosError) as error:
-        if isinstance(error, AemosError) and error.reason == "batch_size":
-            raise
-    return _decode_elements(_array.decode(payload), now, partial)
-
-
-def _decode_elements(elements: Sequence[msgspec.Raw], now: int, partial: bool) -> Sent:
-    """One by one, since some are wrong, or of another shape than the plain one."""
+        return Sent([_reading(body, now) for body in bodies], is_list=True)
+    # One by one, since some are wrong, or of another shape than the plain one.
+    elements = _array.decode(payload)
     _check_count(len(elements))
     readings: list[Reading] = []
     places: list[str] = []
@@ -232,14 +223,9 @@ def _decode_elements(elements: Sequence[msgspec.Raw], now: int, partial: bool) -
     return Sent(readings, is_list=True, refused=errors, places=places)
 
 
-def in_batch(errors: Sequence[FieldError]) -> AemosError:
-    """What refuses a batch as a whole."""
-    return AemosError(Kind.INVALID, f"{len(errors)} mistakes; nothing of the batch was stored", errors=errors)
-
-
-def in_part(errors: Sequence[FieldError]) -> AemosError:
-    """What refused a part of a batch."""
-    return AemosError(Kind.INVALID, f"{len(errors)} mistakes; the rest of the batch was stored", errors=errors)
+def in_batch(errors: Sequence[FieldError], but: str = "nothing") -> AemosError:
+    """What refuses a batch, as a whole unless there is a rest."""
+    return AemosError(Kind.INVALID, f"{len(errors)} mistakes; {but} of the batch was stored", errors=errors)
 
 
 def _located(place: str, error: AemosError) -> Iterator[FieldError]:
@@ -261,7 +247,14 @@ def _reading(body: _Body, now: int) -> Reading:
         at = _parsed_time("receivedAt", body.receivedAt, now)
     else:
         arrived = True
-    return Reading(body.variableName, _value(body.value), at, body.sensorUuid, body.messageId, arrived)
+    return Reading(
+        variable_name=body.variableName,
+        value=_value(body.value),
+        received_at_ms=at,
+        sensor_uuid=body.sensorUuid,
+        message_id=body.messageId,
+        at_arrival=arrived,
+    )
 
 
 def _value(raw: msgspec.Raw) -> bytes:
@@ -289,13 +282,8 @@ def _checked_time(loc: str, at: int, now: int) -> int:
 
 def _refuse(message: str) -> NoReturn:
     """msgspec's words, such as "Expected `str`, got `int` - at `$.variableName`", as a located error."""
-    match = _PATH.match(message)
-    assert match is not None  # the pattern matches every text
-    loc = (match["path"] or "").lstrip(".")
-    if not loc and (field := _FIELD.search(match["message"])):
+    complaint, _, path = message.partition(" - at `$")
+    loc = path.rstrip("`").lstrip(".")
+    if not loc and (field := _FIELD.search(complaint)):
         loc = field[1]
-    raise invalid(loc or "body", match["message"].replace("`", ""))
-
-
-def _children(item: Any) -> Iterable[Any]:
-    return item.values() if isinstance(item, dict) else item
+    raise invalid(loc or "body", complaint.replace("`", ""))

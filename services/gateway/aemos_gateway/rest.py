@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from http import HTTPStatus
@@ -123,8 +122,3 @@ def success(method: Method) -> HTTPStatus:
         return HTTPStatus.NO_CONTENT
     lists = any(other.verb == "GET" and other.route == method.route for other in methods().values())
     return HTTPStatus.CREATED if method.verb == "POST" and lists else HTTPStatus.OK
-
-
-def route_parameters(method: Method) -> list[str]:
-    """Names of a route's path parameters."""
-    return re.findall(r"{(\w+)}", method.route)

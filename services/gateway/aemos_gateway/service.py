@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
 from aemos.v1 import data_stream_pb2, data_stream_pb2_grpc
@@ -18,7 +18,7 @@ from opentelemetry.trace import Span
 from aemos_gateway.device_auth import Device
 from aemos_gateway.presence import Presence
 from aemos_gateway.quota import Quota
-from aemos_gateway.readings import Receipt, Sent, Stored, decode, in_batch
+from aemos_gateway.readings import Reading, Receipt, Sent, decode, in_batch
 from aemos_gateway.rejections import Rejections
 
 MQTT = "mqtt"
@@ -66,7 +66,7 @@ class Uplink:
         self._data_streams = data_streams
         self._quota = quota
         self._groups = 0
-        self._batcher: Batcher[list[data_stream_pb2.NewReading], Results] = Batcher(
+        self._batcher: Batcher[Sequence[Reading], Results] = Batcher(
             self._write, max_batch=MOST_PER_CALL, max_waiting=MOST_WAITING, weight=_weight
         )
 
@@ -92,25 +92,14 @@ class Uplink:
         sent = decode(payload, partial=is_partial)
         span = telemetry.start_trace(telemetry.SPAN_RECEIVE, {"protocol": protocol, "device": device.device_uuid})
         group = self._group() if len(sent.readings) > 1 and not is_partial else 0
-        messages = [
-            data_stream_pb2.NewReading(
-                token_id=device.token_id,
-                variable_name=reading.variable_name,
-                value=reading.value,
-                received_at_ms=reading.received_at_ms,
-                sensor_uuid=reading.sensor_uuid,
-                at_arrival=reading.at_arrival,
-                message_id=reading.message_id,
-                group=group,
-            )
-            for reading in sent.readings
-        ]
-        if span is not None:
-            messages[0].trace_context = telemetry.carry(span)  # of each reading it would cost as much as all of them
+        for reading in sent.readings:
+            reading.token_id, reading.group = device.token_id, group
+        if span is not None:  # of each reading it would cost as much as all of them
+            sent.readings[0].trace_context = telemetry.carry(span)
         if origin.key:
-            _mark(messages, origin)
-        self._batcher.put(messages, partial(_finish, sent, span, done, is_partial))
-        self._quota.spend(device.device_id, device.organization_id, len(messages), now)
+            _mark(sent.readings, origin)
+        self._batcher.put(sent.readings, partial(_finish, sent, span, done, is_partial))
+        self._quota.spend(device.device_id, device.organization_id, len(sent.readings), now)
 
     async def write(
         self, device: Device, payload: bytes, protocol: str, origin: Origin = ONCE, *, is_partial: bool = False
@@ -131,33 +120,28 @@ class Uplink:
         self._groups = self._groups % MOST_WAITING + 1
         return self._groups
 
-    async def _write(self, payloads: list[list[data_stream_pb2.NewReading]]) -> list[Results]:
+    async def _write(self, payloads: list[Sequence[Reading]]) -> list[Results]:
         readings = list(chain.from_iterable(payloads))
         contexts = (r.trace_context for r in readings)
         with telemetry.batch(telemetry.SPAN_WRITE, contexts, len(readings)):
             request = data_stream_pb2.WriteReadingsRequest(readings=readings)
             answer = await self._data_streams.WriteReadings(request, timeout=WRITE_SECONDS)
-        results = list(answer.results)
-        if len(results) != len(readings):
+        if len(answer.results) != len(readings):
             raise unavailable("ingest answered for other readings")
-        cut: list[Results] = []
-        at = 0
-        for payload in payloads:
-            cut.append(results[at : at + len(payload)])
-            at += len(payload)
-        return cut
+        results = iter(answer.results)
+        return [list(islice(results, len(payload))) for payload in payloads]
 
 
-def _mark(messages: Sequence[data_stream_pb2.NewReading], origin: Origin) -> None:
-    for index, message in enumerate(messages):
-        message.origin_key = origin.key + (index << _KEY_BITS)
+def _mark(readings: Sequence[Reading], origin: Origin) -> None:
+    for index, reading in enumerate(readings):
+        reading.origin_key = origin.key + (index << _KEY_BITS)
         if origin.maybe_repeated:
-            message.maybe_repeated, message.repeats_before_ms = True, origin.before_ms
+            reading.maybe_repeated, reading.repeats_before_ms = True, origin.before_ms
 
 
-def _weight(messages: Sequence[data_stream_pb2.NewReading]) -> int:
+def _weight(readings: Sequence[Reading]) -> int:
     """Readings, and KiB of their values: neither many nor large ones make a call too large."""
-    return sum(1 + len(message.value) // 1024 for message in messages)
+    return sum(1 + len(reading.value) // 1024 for reading in readings)
 
 
 def _finish(sent: Sent, span: Span | None, done: Done, is_partial: bool, results: Results | BaseException) -> None:
@@ -170,11 +154,7 @@ def _finish(sent: Sent, span: Span | None, done: Done, is_partial: bool, results
 
 
 def _outcome(sent: Sent, is_partial: bool, results: Results) -> Receipt | AemosError:
-    stored = [
-        Stored(r.id, r.telemetry_data_id, r.sensor_uuid, r.repeats_at_ms or reading.received_at_ms, reading)
-        for r, reading in zip(results, sent.readings, strict=True)
-        if r.id
-    ]
+    stored = [(reading, r) for reading, r in zip(sent.readings, results, strict=True) if r.id]
     if len(stored) == len(results):
         return Receipt(stored, sent.is_list, sent.refused)
     if not sent.is_list:

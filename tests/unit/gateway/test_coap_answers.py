@@ -35,7 +35,7 @@ def test_codes_of_coap_itself() -> None:
 
 def test_large_values_are_not_echoed() -> None:
     """An answer fits one datagram: a value that would not let it is left out."""
-    small, large = (receipt(9, "s", Reading("v", b'"%b"' % (b"x" * n), 0)) for n in (10, 60_000))
+    small, large = (receipt(9, "s", Reading(variable_name="v", value=b'"%b"' % (b"x" * n))) for n in (10, 60_000))
     assert msgspec.json.decode(stored(small).payload)["data"]["value"] == "x" * 10
     data = msgspec.json.decode(stored(large).payload)["data"]
     assert data.keys() == {"id", "variableName", "telemetryDataId", "sensorUuid", "recievedAt"}
