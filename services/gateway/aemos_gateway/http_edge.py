@@ -63,7 +63,8 @@ class IngestRoute:
             receipt = await self._take(device, scope, receive, length, encoding)
             await _answer(send, 201, [_JSON_HEADER], receipt.answer())
         except AemosError as error:
-            await _refuse(send, error)
+            status, headers, body = problems.problem(error)
+            await _answer(send, status, [(k.encode(), v.encode()) for k, v in headers.items()], body)
 
     async def _take(self, device: Device, scope: Scope, receive: Receive, length: int, encoding: bytes) -> Receipt:
         body, most = b"", INGEST_PATHS[scope["path"]]
@@ -113,11 +114,6 @@ async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], b
     headers += [_ANY_ORIGIN, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-async def _refuse(send: Send, error: AemosError) -> None:
-    status, headers, body = problems.problem(error)
-    await _answer(send, status, [(k.encode(), v.encode()) for k, v in headers.items()], body)
 
 
 def make_app(
