@@ -1,7 +1,8 @@
 """HTTP connections that must say in time, and in few bytes, what they want.
 
 An override of uvicorn 0.54.0: `HttpToolsProtocol.connection_made`, `connection_lost`, `data_received`,
-`on_message_begin` and `on_headers_complete`; the time of a body is bounded by the route that reads it.
+`on_message_begin` and `on_headers_complete`; it reads `cycle.response_complete`. The time of a body is bounded by the
+route that reads it.
 """
 
 from __future__ import annotations
