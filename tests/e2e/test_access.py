@@ -15,6 +15,7 @@ import httpx
 import pytest
 from aemos_core.contract import Access, Method, methods
 from aemos_gateway.json_codec import to_json
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -51,7 +52,7 @@ class World:
 
     def grpc(self, method: Method, caller: str, request: Message) -> Answer:
         """The answer over gRPC; a stream's is its first message, or OK when it stays open for a second."""
-        streams = method.comment_owner.server_streaming
+        streams = descriptor_pool.Default().FindMethodByName(f"{method.service}.{method.name}").server_streaming
         make = self._channels[method.service].unary_stream if streams else self._channels[method.service].unary_unary
         call = make(
             method.path,
