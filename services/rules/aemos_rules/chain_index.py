@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from aemos_core.database import Database
 from aemos_core.names import RULE_CHAINS_CHANGED, RULE_CHAINS_VERSION, rule_chain_index
@@ -36,6 +37,13 @@ return 1
 """
 
 
+class Judges(NamedTuple):
+    """Chains by sensor, and the sensors some of whose chains remember something or ask for context."""
+
+    of: dict[str, tuple[CompiledChain, ...]]
+    asking: set[str]
+
+
 class ChainIndex:
     """A component of a worker: compiled chains by sensor. A change is seen by a message, or within 5 s without one."""
 
@@ -44,32 +52,30 @@ class ChainIndex:
         self._activities = activities
         self._redis = redis
         self._fill = redis.register_script(_FILL)
-        self._by_sensor: dict[str, tuple[CompiledChain, ...]] = {}
-        self._compiled: dict[int, CompiledChain | None] = {}
         self._version: bytes | str = b""
-        self.asking: set[str] = set()
-        """Sensors some of whose chains remember something or ask for context."""
+        self.forget()
 
-    async def judges_of(self, sensor_uuids: Iterable[str]) -> dict[str, tuple[CompiledChain, ...]]:
+    async def judges_of(self, sensor_uuids: Iterable[str]) -> Judges:
         """The enabled chains of each sensor; brings what is missing to memory."""
-        missing = sorted({uuid for uuid in sensor_uuids if uuid not in self._by_sensor})
+        if len(self._judges.of) > _MOST:
+            self.forget()
+        judges = self._judges
+        missing = sorted({uuid for uuid in sensor_uuids if uuid not in judges.of})
         if missing:
-            if len(self._by_sensor) > _MOST:
-                self.forget()
-            await self._learn(missing)
-        return self._by_sensor
+            await self._learn(missing, judges)
+        return judges
 
     async def compiled(self, chain_ids: Iterable[int]) -> dict[int, CompiledChain]:
         """Chains by id; those that are gone, or no longer compile, are left out."""
-        wanted = set(chain_ids)
-        known = {chain_id: self._compiled[chain_id] for chain_id in wanted & self._compiled.keys()}
+        wanted, kept = set(chain_ids), self._compiled
+        known = {chain_id: kept[chain_id] for chain_id in wanted & kept.keys()}
         missing = sorted(wanted - known.keys())
         for first in range(0, len(missing), _AT_ONCE):  # in between the worker does other things, and may forget
             some = missing[first : first + _AT_ONCE]
             async with self._database.read() as connection:
                 chains = await chain_store.load(connection, some)
             fresh = dict.fromkeys(some) | {chain.id: self._compile(chain) for chain in chains}
-            self._compiled |= fresh
+            kept |= fresh
             known |= fresh
         return {chain_id: chain for chain_id, chain in known.items() if chain is not None}
 
@@ -83,10 +89,9 @@ class ChainIndex:
         return compiled
 
     def forget(self, _: bytes = b"") -> None:
-        """Something changed, or we may have missed that it did."""
-        self._by_sensor.clear()
-        self._compiled.clear()
-        self.asking.clear()
+        """Something changed, or we may have missed that it did. What is being learned meanwhile is kept by nobody."""
+        self._judges = Judges({}, set())
+        self._compiled: dict[int, CompiledChain | None] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Notices changes whose message was missed."""
@@ -99,7 +104,7 @@ class ChainIndex:
                 self._version = version
                 self.forget()
 
-    async def _learn(self, sensor_uuids: Sequence[str]) -> None:
+    async def _learn(self, sensor_uuids: Sequence[str], judges: Judges) -> None:
         keys = [rule_chain_index(uuid) for uuid in sensor_uuids]
         version, *entries = await self._redis.mget(RULE_CHAINS_VERSION, *keys)
         ids = {uuid: json.loads(entry) for uuid, entry in zip(sensor_uuids, entries, strict=True) if entry is not None}
@@ -112,9 +117,9 @@ class ChainIndex:
             ids.update(fresh)
         compiled = await self.compiled({chain_id for chain_ids in ids.values() for chain_id in chain_ids})
         for uuid, chain_ids in ids.items():
-            self._by_sensor[uuid] = judges = tuple(compiled[each] for each in chain_ids if each in compiled)
-            if not all(chain.plain for chain in judges):
-                self.asking.add(uuid)
+            judges.of[uuid] = chains = tuple(compiled[each] for each in chain_ids if each in compiled)
+            if not all(chain.plain for chain in chains):
+                judges.asking.add(uuid)
 
     async def _remember(self, version: bytes | str, entries: dict[str, list[int]]) -> None:
         keys = [RULE_CHAINS_VERSION, *map(rule_chain_index, entries)]

@@ -61,21 +61,22 @@ class Contexts:
         self._kept: dict[str, _DeviceContext] = {}
 
     def forget(self, _: bytes = b"") -> None:
-        """The registry changed, or we may have missed that it did."""
-        self._kept.clear()
+        """The registry changed, or we may have missed that it did. What is under way goes on with what it knows."""
+        self._kept = {}
 
     async def fetch(self, asked: Asked) -> Context:
         """The context of a job. AemosError when ingest does not answer."""
         if not asked.needs:
             return NOTHING_KNOWN
-        found = _Fetched()
+        if len(self._kept) > _MOST_KEPT:
+            self.forget()
+        found = _Fetched(self._kept)
         for organization_id, devices in asked.devices.items():
             sensors = asked.sensors[organization_id] if "sensors" in asked.needs else set()
-            missing = [uuid for uuid in devices if "sensors" in asked.needs or uuid not in self._kept]
+            missing = [uuid for uuid in devices if "sensors" in asked.needs or uuid not in found.devices]
             if asked.needs != {"states"} and (missing or sensors):
                 for page in _pages(sorted(missing), sorted(sensors)):
-                    found.named |= self._keep(await self._ask(organization_id, *page))
-            found.devices |= {uuid: self._kept[uuid] for uuid in devices if uuid in self._kept}
+                    found.keep(await self._ask(organization_id, *page))
         if "states" in asked.needs:
             found.states = await self._states(asked)
         return found
@@ -101,23 +102,6 @@ class Contexts:
         )
         return await self._history.GetContext(request)
 
-    def _keep(self, answer: history_pb2.GetContextResponse) -> dict[str, dict[str, Any]]:
-        """Keeps devices; returns the latest values of all sensors, by uuid."""
-        if len(self._kept) > _MOST_KEPT:
-            self._kept.clear()
-        for device in answer.devices:
-            known = {"id": device.id, "uuid": device.uuid, "name": device.name, "labels": dict(device.labels)}
-            attributes = json_format.MessageToDict(device.attributes)
-            self._kept[device.uuid] = _DeviceContext({**known, "attributes": attributes})
-        named = {}
-        for context in answer.sensors:
-            sensor, latest = context.sensor, {name: _value(one) for name, one in context.latest.items()}
-            named[sensor.uuid] = latest
-            if of := self._kept.get(sensor.device_uuid):
-                of.sensors[sensor.uuid] = {"uuid": sensor.uuid, "name": sensor.name}
-                of.latest[sensor.uuid] = of.latest[sensor.name] = latest
-        return named
-
     async def _states(self, asked: Asked) -> dict[str, dict[str, str]]:
         state = t.device_state.c
         uuids = sorted(set().union(*asked.devices.values()))
@@ -139,12 +123,25 @@ class _DeviceContext:
 
 
 class _Fetched(Context):
-    """The context of one job."""
+    """The context of one job: devices that are kept, latest values of sensors by their uuid, and states."""
 
-    def __init__(self) -> None:
-        self.devices: dict[str, _DeviceContext] = {}
+    def __init__(self, devices: dict[str, _DeviceContext]) -> None:
+        self.devices = devices
         self.named: dict[str, Mapping[str, Any]] = {}
         self.states: dict[str, dict[str, str]] = {}
+
+    def keep(self, answer: history_pb2.GetContextResponse) -> None:
+        """Takes what ingest answered."""
+        for device in answer.devices:
+            known = {"id": device.id, "uuid": device.uuid, "name": device.name, "labels": dict(device.labels)}
+            attributes = json_format.MessageToDict(device.attributes)
+            self.devices[device.uuid] = _DeviceContext({**known, "attributes": attributes})
+        for context in answer.sensors:
+            sensor, latest = context.sensor, {name: _value(one) for name, one in context.latest.items()}
+            self.named[sensor.uuid] = latest
+            if of := self.devices.get(sensor.device_uuid):
+                of.sensors[sensor.uuid] = {"uuid": sensor.uuid, "name": sensor.name}
+                of.latest[sensor.uuid] = of.latest[sensor.name] = latest
 
     def word(self, word: str, reading: Reading | None) -> Any:
         of = None if reading is None else self.devices.get(reading.device_uuid)

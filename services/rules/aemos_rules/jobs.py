@@ -69,8 +69,8 @@ class Judge:
         contexts = (reading.trace_context for reading in readings)
         with telemetry.batch(telemetry.SPAN_JOB, contexts, len(readings)):
             partition = crc32(readings[0].device_uuid.encode()) % self._partitions if readings else 0
-            asking = self._index.asking & sensors
-            for portion in list(_portions(readings, judges)):  # the index may forget meanwhile
+            asking = judges.asking & sensors
+            for portion in _portions(readings, judges.of):
                 if asking:
                     await self._judge(partition, _asked_by(partition, portion, asking), partial(_judged, portion))
                 else:

@@ -1,13 +1,20 @@
-"""One reading that very many chains judge."""
+"""One reading that very many chains judge, and chains that change while they are read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
 from aemos.v1 import job_pb2
 from aemos_core.database import Database
 from aemos_core.redis_link import RedisClient
+from aemos_rules import chain_store
 from aemos_rules import tables as t
+from aemos_rules.domain import RuleChain
 from aemos_rules.jobs import MOST_RUNS
 from sqlalchemy import func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.support.play import SENSOR, act, node, reading
 from tests.support.rule_worker import Worker, save_chain
@@ -44,7 +51,7 @@ async def test_ten_thousand_chains_judge_one_reading(database: Database, redis: 
     told = [len(job_pb2.AnnouncementBatch.FromString(row.payload).announcements) for row in worker.outbox.sent]
     assert told == [MOST_RUNS, MOST_RUNS, MOST_RUNS // 2]
     judges = await worker.index.judges_of([SENSOR])
-    activities = [chain.activity for chain in judges[SENSOR]]
+    activities = [chain.activity for chain in judges.of[SENSOR]]
     assert sum(one.fired + one.stopped for one in activities) == 2 * CHAINS
     async with database.read() as connection:
         values = dict(
@@ -53,3 +60,25 @@ async def test_ten_thousand_chains_judge_one_reading(database: Database, redis: 
             ).all()
         )
     assert values == {"warning": fire}
+
+
+async def test_a_change_while_chains_are_read_is_not_missed(
+    database: Database, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is told of a change while it reads the chain judges the next reading by the new one."""
+    chain_id = await save_chain(database, node("condition", condition="value > 25"), act("a", 1))
+    worker, load = Worker(database, redis), chain_store.load
+
+    async def overtaken(connection: AsyncConnection, chain_ids: Iterable[int]) -> list[RuleChain]:
+        chains = await load(connection, chain_ids)
+        worker.index.forget()
+        return chains
+
+    monkeypatch.setattr(chain_store, "load", overtaken)
+    await worker.evaluate(reading(30, 0))
+    monkeypatch.setattr(chain_store, "load", load)
+    async with database.write() as connection:
+        (chain,) = await load(connection, [chain_id])
+        await chain_store.save(connection, replace(chain, version=2), [SENSOR])
+    (judged,) = (await worker.index.judges_of([SENSOR])).of[SENSOR]
+    assert judged.chain.version == 2

@@ -266,3 +266,32 @@ async def test_an_earlier_deadline_wakes_whoever_sleeps(database: Database, redi
         worker.outbox.sent.clear()
     stop.set()
     await firing
+
+
+async def test_what_a_job_knows_of_devices_outlives_a_change_of_the_registry(
+    database: Database, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one device is asked about, a hint says that the registry changed: what was kept of another is this job's
+    still, and what was under way is not kept for the next one."""
+    state = await add_state(database)
+    await save_chain(database, node("condition", condition="device.labels.site == 'Graz'"), act(state=state))
+    worker = Worker(database, redis)
+    (known,) = sent([1], now_ms())
+    other = known._replace(device_uuid="def-456", telemetry_data_id=6)
+    worker.history.answer.devices.add(uuid="abc-123", labels={"site": "Graz"})
+    await worker.evaluate(known)
+    asked = []
+
+    async def slowly(request: history_pb2.GetContextRequest) -> history_pb2.GetContextResponse:
+        asked.append(list(request.devices))
+        worker.contexts.forget()
+        return history_pb2.GetContextResponse(
+            devices=[device_pb2.Device(uuid=uuid, labels={"site": "Graz"}) for uuid in request.devices]
+        )
+
+    monkeypatch.setattr(worker.history, "GetContext", slowly)
+    await worker.evaluate(known, other)
+    (judged,) = (await worker.index.judges_of([SENSOR])).of[SENSOR]
+    assert (judged.activity.failed, judged.activity.fired) == (0, 3)
+    await worker.evaluate(other)
+    assert asked == [["def-456"], ["def-456"]]
