@@ -59,7 +59,7 @@ class RuleChainServicer(rule_chain_pb2_grpc.RuleChainServiceServicer):
 
     async def DeleteRuleChain(self, request: pb.DeleteRuleChainRequest, context: Context) -> pb.DeleteRuleChainResponse:
         async with self._database.write() as connection:
-            await own(connection, t.rule_chain, request.id)
+            await own(connection, t.rule_chain, request.id, lock=True)
             judged = await chain_store.sensors_of(connection, request.id)
             await chain_store.remove(connection, request.id)
             rows = await self._outbox.add(connection, [chains_changed(judged)])

@@ -87,7 +87,7 @@ class DeviceStateServicer(device_state_pb2_grpc.DeviceStateServiceServicer):
         self, request: pb.DeleteDeviceStateRequest, context: Context
     ) -> pb.DeleteDeviceStateResponse:
         async with self._database.write() as connection:
-            await own(connection, t.device_state, request.id)
+            await own(connection, t.device_state, request.id, lock=True)
             await state_store.remove(connection, request.id)
         return pb.DeleteDeviceStateResponse()
 

@@ -8,17 +8,21 @@ from typing import Any
 
 import pytest
 from aemos.v1 import device_state_pb2 as pb
+from aemos.v1 import rule_chain_pb2
 from aemos_core.database import Database, open_database
 from aemos_core.errors import AemosError, Kind
 from aemos_core.identity import Caller, set_caller
 from aemos_core.times import now_ms
 from aemos_rules import chain_store, state_store
 from aemos_rules import tables as t
+from aemos_rules.chain_api import RuleChainServicer
 from aemos_rules.domain import Connection, Node, RuleChain, StateRow
 from aemos_rules.state_api import DeviceStateServicer
 from aemos_rules.state_store import Instance
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tests.support.outbox import FakeOutbox
 
 OWN, OTHER = 1, 2
 NO_CONTEXT: Any = None
@@ -155,6 +159,25 @@ async def test_a_state_goes_with_its_history(database: Database) -> None:
         await state_store.change(connection, [StateRow(state, "x", (1, 1, 1))], [Instance(state, "normal", "x", 1)])
         await state_store.remove(connection, state)
         assert await count(connection, t.device_state_instance) == 0
+
+
+async def test_of_many_who_delete_a_state_or_a_chain_one_did(database: Database) -> None:
+    """To the others it is gone, and the audit has it once."""
+    set_caller(Caller(OWN, 7, "admin"))
+    no_check: Any = None
+    states, chains = DeviceStateServicer(database, None, None), RuleChainServicer(database, FakeOutbox(), no_check)  # type: ignore[arg-type]
+    async with database.write() as connection:
+        state, chain = await add_state(connection, 7), await chain_store.save(connection, CHAIN, ["s1"])
+        await connection.execute(delete(t.audit))
+    removals = (
+        (states.DeleteDeviceState, pb.DeleteDeviceStateRequest(id=state)),
+        (chains.DeleteRuleChain, rule_chain_pb2.DeleteRuleChainRequest(id=chain)),
+    )
+    for removed, (remove, request) in enumerate(removals, 1):
+        answers = await asyncio.gather(*(remove(request, NO_CONTEXT) for _ in range(8)), return_exceptions=True)
+        assert [answer.kind for answer in answers if isinstance(answer, AemosError)] == [Kind.NOT_FOUND] * 7
+        async with database.read() as connection:
+            assert await count(connection, t.audit) == removed
 
 
 async def test_two_judges_of_one_state_take_turns(database: Database, database_url: str) -> None:
