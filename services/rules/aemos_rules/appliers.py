@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from aemos.v1.schedule_pb2 import FiringEnd
@@ -15,13 +16,13 @@ from aemos_rules.activity import Activities
 from aemos_rules.alarms import AlarmAssertion
 from aemos_rules.assertions import Alarms, States
 from aemos_rules.chain_index import ChainIndex
-from aemos_rules.deadlines import Deadlines
+from aemos_rules.deadlines import Deadlines, Kept
 from aemos_rules.domain import DerivedReading, Notice, ReportWanted, StateAssertion
-from aemos_rules.effects import Effects, Prepare
-from aemos_rules.memory import Memory
+from aemos_rules.effects import Applier, Effects
+from aemos_rules.memory import Memory, Writes
 from aemos_rules.run import Deadline, Remembered
 from aemos_rules.run_records import Recorder
-from aemos_rules.sent_effects import sent
+from aemos_rules.sent_effects import Sent
 
 
 class Parts:
@@ -33,15 +34,15 @@ class Parts:
         self.memory = Memory(database)
         self.deadlines = Deadlines(database, outbox)
         # In the order in which they are written.
-        appliers: Mapping[type[Any], Prepare] = {
-            Remembered: self.memory.prepare,
-            Deadline: self.deadlines.prepare,
-            StateAssertion: States(redis).prepare,
-            AlarmAssertion: Alarms(redis).prepare,
-            Notice: sent(sent_effects.notices),
-            DerivedReading: sent(sent_effects.derived_readings),
-            ReportWanted: sent(sent_effects.reports),
-            FiringEnd: sent(sent_effects.firing_ends),
-            Row: sent(lambda rows, _: list(rows)),
+        appliers: Mapping[type[Any], Applier] = {
+            Remembered: partial(Writes, self.memory),
+            Deadline: partial(Kept, self.deadlines),
+            StateAssertion: partial(States, redis),
+            AlarmAssertion: partial(Alarms, redis),
+            Notice: partial(Sent, sent_effects.notices),
+            DerivedReading: partial(Sent, sent_effects.derived_readings),
+            ReportWanted: partial(Sent, sent_effects.reports),
+            FiringEnd: partial(Sent, sent_effects.firing_ends),
+            Row: partial(Sent, lambda rows, _: rows),
         }
         self.effects = Effects(database, outbox, appliers, Recorder(self.activities))

@@ -48,14 +48,17 @@ class Folded(NamedTuple):
     changes: list[tuple[str, Any]]
 
 
-class Assertions(ABC):
-    """Applies assertions of one kind: one query, and writes only when a value changes."""
+class Assertions(Pending, ABC):
+    """Assertions of one kind that one job makes: one query, and writes only when a value changes."""
 
     marks: ClassVar[str]
     """Redis hash (rules): by key the greatest watermark that an equal value left, "ms:reading:chain"."""
 
-    def __init__(self, redis: RedisClient) -> None:
-        self.redis = redis
+    def __init__(self, redis: RedisClient, effects: Sequence[Any]) -> None:
+        self._redis = redis
+        self._by_key: dict[Key, list[Any]] = {}
+        for assertion in effects:
+            self._by_key.setdefault(assertion.key, []).append(assertion)
 
     @abstractmethod
     async def known(self, connection: AsyncConnection, keys: Iterable[Key]) -> Mapping[Key, Known]:
@@ -67,25 +70,14 @@ class Assertions(ABC):
     ) -> list[job_pb2.Announcement]:
         """Stores what changes; returns what is to be told of it."""
 
-    async def prepare(self, effects: Sequence[Any]) -> Pending:
+    async def prepare(self) -> None:
         """Reads how far each was asserted."""
-        by_key: dict[Key, list[Any]] = {}
-        for assertion in effects:
-            by_key.setdefault(assertion.key, []).append(assertion)
-        marks = await self.redis.hmget(self.marks, list(map(_field, by_key)))
-        reached = {key: _watermark(mark) for key, mark in zip(by_key, marks, strict=True) if mark is not None}
-        return _Changes(self, by_key, reached)
-
-
-class _Changes(Pending):
-    """What one job's assertions come to."""
-
-    def __init__(self, of: Assertions, by_key: Mapping[Key, Sequence[Any]], reached: Mapping[Key, Watermark]) -> None:
-        self._of, self._by_key, self._reached = of, by_key, reached
+        marks = await self._redis.hmget(self.marks, list(map(_field, self._by_key)))
+        self._reached = {key: _watermark(mark) for key, mark in zip(self._by_key, marks, strict=True) if mark}
 
     async def look(self, connection: AsyncConnection) -> None:
         """Finds what changes."""
-        known, reached = await self._of.known(connection, self._by_key), self._reached
+        known, reached = await self.known(connection, self._by_key), self._reached
         folded = [
             Folded(key, row, *fold(value, max(mark, reached.get(key, mark)), self._by_key[key]))
             for key, (value, mark, row) in known.items()
@@ -97,13 +89,13 @@ class _Changes(Pending):
 
     async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
         """Stores and announces each change."""
-        return [outbox_row(await self._of.change(connection, self._found, runs))]
+        return [outbox_row(await self.change(connection, self._found, runs))]
 
     async def settle(self) -> None:
         """Notes how far each was asserted, whether it changed or not."""
         if self._moved:
             moved = self._moved.items()
-            await self._of.redis.hset(self._of.marks, mapping={_field(key): b"%d:%d:%d" % mark for key, mark in moved})
+            await self._redis.hset(self.marks, mapping={_field(key): b"%d:%d:%d" % mark for key, mark in moved})
 
 
 class States(Assertions):

@@ -68,7 +68,7 @@ def _resumed(partition: int, run: bytes) -> Row:
 
 
 class Deadlines:
-    """A component that fires what is due, and the applier that keeps what will be.
+    """A component that fires what is due; `Kept` applies what will be.
 
     Any worker fires what any worker kept: taking the row and sending the run is one transaction, so it is sent once,
     and whoever is up first sends what came due while nobody was.
@@ -79,10 +79,6 @@ class Deadlines:
         self._outbox = outbox
         self._hinted = asyncio.Event()
         self._next_ms = _UNKNOWN
-
-    async def prepare(self, effects: Sequence[Deadline]) -> _Kept:
-        """The last deadline of each cell counts."""
-        return _Kept(self, list({effect.cell: effect for effect in effects}.values()))
 
     def hint(self, due_ms: int) -> None:
         """Something is due then."""
@@ -123,12 +119,12 @@ class Deadlines:
         self._outbox.committed(sent)
 
 
-class _Kept(Pending):
-    """The deadlines that one job sets and takes back."""
+class Kept(Pending):
+    """The deadlines that one job sets and takes back: the last of each cell counts."""
 
-    def __init__(self, deadlines: Deadlines, changed: Sequence[Deadline]) -> None:
+    def __init__(self, deadlines: Deadlines, effects: Sequence[Deadline]) -> None:
         self._deadlines = deadlines
-        now = now_ms()
+        changed, now = {effect.cell: effect for effect in effects}.values(), now_ms()
         self._later = [each for each in changed if _fires_at(each) > now]
         self._over = [each for each in changed if _fires_at(each) <= now]
 

@@ -5,7 +5,7 @@ A new effect is its type, beside the node that makes it, and a line in the regis
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from aemos_core.database import Database
@@ -24,6 +24,9 @@ class Pending:
     causes: Collection[Cause] = ()
     """After `look`: the runs whose effects change something that could also stay as it is."""
 
+    async def prepare(self) -> None:
+        """Asks what it needs to know beside the database, before the transaction."""
+
     async def look(self, connection: AsyncConnection) -> None:
         """Looks at what there is, and locks it."""
 
@@ -35,7 +38,7 @@ class Pending:
         """Does what follows, after the commit if there was one."""
 
 
-Prepare: TypeAlias = Callable[[Sequence[Any]], Awaitable[Pending]]
+Applier: TypeAlias = Callable[[Sequence[Any]], Pending]
 """Takes effects of one type, in the order in which runs made them."""
 
 
@@ -43,7 +46,7 @@ class Effects:
     """Applies the effects of a job. Doing it again does nothing."""
 
     def __init__(
-        self, database: Database, outbox: OutboxRows, appliers: Mapping[type[Any], Prepare], recorder: Recorder
+        self, database: Database, outbox: OutboxRows, appliers: Mapping[type[Any], Applier], recorder: Recorder
     ) -> None:
         self._database = database
         self._outbox = outbox
@@ -58,9 +61,11 @@ class Effects:
         if not by_type:
             return
         ran = by_type.pop(Ran, [])
-        pending = [await prepare(by_type.pop(kind)) for kind, prepare in self._appliers.items() if kind in by_type]
+        pending = [applier(by_type.pop(kind)) for kind, applier in self._appliers.items() if kind in by_type]
         if by_type:
             raise TypeError(f"nobody applies {', '.join(kind.__name__ for kind in by_type)}")
+        for each in pending:
+            await each.prepare()
         is_sure = any(run.is_sure for run in ran)
         if pending or is_sure:
             async with self._database.write() as connection:

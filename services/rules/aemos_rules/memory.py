@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from itertools import islice
 from typing import Any
 from uuid import uuid4
@@ -18,7 +17,7 @@ from uuid import uuid4
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind
 from aemos_core.outbox import Row
-from sqlalchemy import insert, select, text, tuple_, update
+from sqlalchemy import select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
@@ -34,6 +33,7 @@ _m = t.node_memory.c
 _o = t.memory_owner.c
 
 # What both databases take for "insert, or put in the place of the one with this key".
+_CLAIM = text("REPLACE INTO memory_owner (lane, owner) VALUES (:lane, :owner)")
 _REPLACE = text("REPLACE INTO node_memory (rule_chain_id, node, cell_key, value) VALUES (:chain, :node, :key, :value)")
 
 
@@ -45,11 +45,11 @@ class Fenced(AemosError):
 
 
 class Memory:
-    """The cells of the partitions that this worker owns; also the applier of what runs remember."""
+    """The cells of the partitions that this worker owns; `Writes` applies what runs remember."""
 
     def __init__(self, database: Database, most_bytes: int = MOST_BYTES) -> None:
         self._database = database
-        self._owner = uuid4().hex
+        self.owner = uuid4().hex
         self._owned: set[int] = set()
         self._cells: OrderedDict[Cell, bytes] = OrderedDict()  # b"": there is nothing in the table
         self._most_bytes = most_bytes
@@ -80,10 +80,6 @@ class Memory:
         for cell in [cell for cell in self._cells if cell.partition == partition]:
             self._bytes -= _size(self._cells.pop(cell))
 
-    async def prepare(self, effects: Sequence[Remembered]) -> _Writes:
-        """The last value of each cell is written."""
-        return _Writes(self, self._owner, {effect.cell: effect.value for effect in effects})
-
     def keep(self, values: Mapping[Cell, bytes]) -> None:
         """What the table has now."""
         for cell, value in values.items():
@@ -93,14 +89,8 @@ class Memory:
 
     async def _claim(self, partition: int) -> None:
         self.forget(partition)
-        mine = update(t.memory_owner).where(_o.lane == partition).values(owner=self._owner)
         async with self._database.write() as connection:
-            is_claimed = (await connection.execute(mine)).rowcount
-        if not is_claimed:
-            # The first claim of all; another worker that makes it at the same time is as good: see `write`.
-            with suppress(AemosError):
-                async with self._database.write() as connection:
-                    await connection.execute(insert(t.memory_owner).values(lane=partition, owner=self._owner))
+            await connection.execute(_CLAIM, {"lane": partition, "owner": self.owner})
         self._owned.add(partition)
 
     async def _load(self, cells: Sequence[Cell]) -> None:
@@ -119,16 +109,16 @@ class Memory:
             self._bytes -= _size(self._cells.popitem(last=False)[1])
 
 
-class _Writes(Pending):
-    """The cells that one job writes."""
+class Writes(Pending):
+    """The cells that one job writes: the last value of each."""
 
-    def __init__(self, memory: Memory, owner: str, values: Mapping[Cell, bytes]) -> None:
-        self._memory, self._owner, self._values = memory, owner, values
+    def __init__(self, memory: Memory, effects: Sequence[Remembered]) -> None:
+        self._memory, self._values = memory, {effect.cell: effect.value for effect in effects}
 
     async def write(self, connection: AsyncConnection, runs: RunIds) -> Sequence[Row]:
         """Raises Fenced unless the partitions are this worker's until the transaction ends."""
         partitions = {cell.partition for cell in self._values}
-        query = select(_o.lane).where(_o.lane.in_(sorted(partitions)), _o.owner == self._owner).with_for_update()
+        query = select(_o.lane).where(_o.lane.in_(sorted(partitions)), _o.owner == self._memory.owner).with_for_update()
         if set((await connection.execute(query)).scalars()) != partitions:
             raise Fenced
         rows: list[dict[str, Any]] = [

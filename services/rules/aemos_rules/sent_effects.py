@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules.announcements import message_of
 from aemos_rules.domain import DerivedReading, Notice, ReportWanted, RunIds
-from aemos_rules.effects import Pending, Prepare
+from aemos_rules.effects import Pending
 
 log = logging.getLogger("aemos.rules")
 
@@ -25,21 +25,14 @@ DERIVED_READINGS = "derived-readings"
 FIRINGS_FINISHED = "firings-finished"
 _TRY_AGAIN = {Kind.UNAVAILABLE.value, Kind.BUSY.value, Kind.INTERNAL.value}
 
-RowsOf: TypeAlias = Callable[[Sequence[Any], RunIds], list[Row]]
+RowsOf: TypeAlias = Callable[[Sequence[Any], RunIds], Sequence[Row]]
 Call: TypeAlias = Callable[[bytes], Awaitable[None]]
 """Makes a request of bytes; AemosError when it is to be made again."""
 
 
-def sent(rows_of: RowsOf) -> Prepare:
-    """Effects of one type are the rows that they become: nothing is looked at, and nothing stored besides."""
+class Sent(Pending):
+    """Effects of one type that are the rows that they become: nothing is looked at, and nothing stored besides."""
 
-    async def prepare(effects: Sequence[Any]) -> Pending:
-        return _Sent(rows_of, effects)
-
-    return prepare
-
-
-class _Sent(Pending):
     def __init__(self, rows_of: RowsOf, effects: Sequence[Any]) -> None:
         self._rows_of, self._effects = rows_of, effects
 
