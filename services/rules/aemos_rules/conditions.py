@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import Any, NoReturn
@@ -42,8 +43,6 @@ _VALUE: dict[VariableType, cel.Type] = {
     "json": cel.Type.DYN,
 }
 _SAMPLE: dict[VariableType, Any] = {"number": 1.0, "text": "1", "boolean": True, "json": {}}
-_SAMPLE_READING = Reading(1, 1, 1, "device", 1, "sensor", 1, "variable", "number", 1.0, 946_684_800_000, b"")
-_SAMPLE_RUN = Run(RuleChain(1, 1, "", True, 1, (), False, "", "UTC"), _SAMPLE_READING, 0, NOWHERE)
 _OBJECT = cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
 
 PREVIOUS = "previous"
@@ -120,21 +119,22 @@ class Expression:
         self._context = tuple((name, of) for name, (_, of) in _CONTEXT.items() if name in words)
         self.words = frozenset(words)
 
-    def result(self, value: Any, run: Run, previous: Any = None) -> Any:
-        """What it makes of `value`, as JSON. Raises ConditionFailed."""
-        answer = self._answer(value, run, previous)
+    def result(self, run: Run) -> Any:
+        """What it makes of the run's reading, as JSON. Raises ConditionFailed."""
+        answer = self._answer(run, None)
         if answer.type() == cel.Type.ERROR:
             raise ConditionFailed(plain(str(answer.value())))
         return _as_json(answer.plain_value())
 
-    def _answer(self, value: Any, run: Run, previous: Any) -> Any:
+    def _answer(self, run: Run, previous: Any) -> Any:
         try:
-            return self._eval(None, self.inputs(value, run, previous))
+            return self._eval(None, self.inputs(run, previous))
         except (RuntimeError, TypeError, ValueError, OverflowError) as error:
             raise ConditionFailed(plain(str(error))) from None
 
-    def inputs(self, value: Any, run: Run, previous: Any = None) -> dict[str, Any]:
+    def inputs(self, run: Run, previous: Any = None) -> dict[str, Any]:
         """The values of the names in it."""
+        value = None if run.reading is None else run.reading.value
         data = {"value": value if self._prepare is None else self._prepare(value)}
         for name, of in self._context:
             data[name] = of(run)
@@ -142,10 +142,10 @@ class Expression:
             data[PREVIOUS] = previous if self._prepare is None else self._prepare(previous)
         return data
 
-    def holds(self, value: Any, run: Run, previous: Any = None) -> bool:
-        """Whether `value`, of the expression's variable type, satisfies it. Raises ConditionFailed."""
+    def holds(self, run: Run, previous: Any = None) -> bool:
+        """Whether the run's reading, of the expression's variable type, satisfies it. Raises ConditionFailed."""
         try:
-            answer = self._answer(value, run, previous).value()
+            answer = self._answer(run, previous).value()
         except RuntimeError as error:
             raise ConditionFailed(plain(str(error))) from None
         # An ERROR value's content is its text; asking type() as well would cost a quarter of the evaluation.
@@ -154,39 +154,33 @@ class Expression:
         raise ConditionFailed(plain(str(answer)))
 
 
-class ByType:
-    """An expression on readings of whatever type it makes sense for, compiled for each when it first comes."""
-
-    __slots__ = ("_compiled", "_expression", "_is_condition", "named_sensors", "words")
+class ByType(dict[VariableType, "Expression | None"]):
+    """An expression on readings of whatever type it makes sense for, compiled for each when it first comes: None for
+    those that it makes no sense for."""
 
     def __init__(self, expression: str, candidates: Iterable[VariableType], is_condition: bool = True) -> None:
-        """Raises InvalidCondition unless it makes sense for one of `candidates`."""
+        """Raises InvalidCondition unless it makes sense for one of `candidates`; `first` is what it is for that."""
+        super().__init__()
         self._expression, self._is_condition = expression, is_condition
         self.named_sensors = frozenset(found[1] for found in _NAMED_SENSOR.finditer(expression))
-        self._compiled: dict[VariableType, Expression | None] = {}
         refusals: list[InvalidCondition] = []
         for kind in candidates:
             try:
-                self._compiled[kind] = found = compile_expression(expression, kind, is_condition)
-                self.words = found.words
+                self.first = self[kind] = compile_expression(expression, kind, is_condition)
                 return
             except InvalidCondition as error:
                 refusals.append(error)
         # The type under which the text was understood furthest is the likeliest meant.
         raise max(refusals, key=lambda error: (error.line, error.column))
 
-    def of(self, kind: VariableType) -> Expression | None:
-        """The expression for readings of this type; None when it makes no sense for them."""
-        try:
-            return self._compiled[kind]
-        except KeyError:
-            pass
-        try:
-            found = compile_expression(self._expression, kind, self._is_condition)
-        except InvalidCondition:
-            found = None
-        self._compiled[kind] = found
-        return found
+    def __missing__(self, kind: VariableType) -> Expression | None:
+        with suppress(InvalidCondition):
+            self[kind] = compile_expression(self._expression, kind, self._is_condition)
+        return self.setdefault(kind)
+
+    def on(self, run: Run) -> Expression | None:
+        """The expression for the run's reading, or for none at all."""
+        return self["json" if run.reading is None else run.reading.variable_type]
 
 
 @lru_cache(maxsize=4096)
@@ -238,13 +232,14 @@ def _environment(variable_type: VariableType) -> cel.Env:
     return cel.NewEnv(config=cel.NewEnvConfigFromYaml(_CONFIG), variables=variables, functions=functions)
 
 
-def _try_sample(compiled: Expression, variable_type: VariableType) -> None:
-    sample = _SAMPLE[variable_type]
+def _try_sample(compiled: Expression, kind: VariableType) -> None:
+    sample = _SAMPLE[kind]
+    reading = Reading(1, 1, 1, "device", 1, "sensor", 1, "variable", kind, sample, 946_684_800_000, b"")
     try:
-        compiled.holds(sample, _SAMPLE_RUN, sample)
+        compiled.holds(Run(RuleChain(1, 1), reading, 0, NOWHERE), sample)
     except ConditionFailed as error:
         # Other failures depend on the value, and so does a type within JSON.
-        if "regular expression" in str(error) or ("does not take" in str(error) and variable_type != "json"):
+        if "regular expression" in str(error) or ("does not take" in str(error) and kind != "json"):
             raise InvalidCondition(str(error), 1) from None
 
 

@@ -17,7 +17,7 @@ AT = 1768905000000  # 2026-01-20T10:30:00Z
 def holds(expression: str, kind: VariableType, value: Any) -> bool:
     reading = Reading(9876, 1, 42, "abc-123", 7, "sensor-abc-123", 5, "temperature", kind, value, AT, b"")
     run = Run(RuleChain(1, 1, "chain", True, 1, (), False, "", "UTC"), reading, 0, NOWHERE)
-    return compile_expression(expression, kind).holds(value, run)
+    return compile_expression(expression, kind).holds(run)
 
 
 @pytest.mark.parametrize(

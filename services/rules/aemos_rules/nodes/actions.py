@@ -87,10 +87,10 @@ class SaveReading(Action, kind="saveReading"):
         sensor_uuid = self.sensor_uuid or (reading.sensor_uuid if reading else "")
         if not sensor_uuid:
             raise NodeFailed("without a reading the sensor must be named")
-        expression = self._value.of("json" if reading is None else reading.variable_type)
+        expression = self._value.on(run)
         if expression is None:
             raise NodeFailed("'value' makes no sense for this reading")
-        value = json.dumps(expression.result(None if reading is None else reading.value, run), allow_nan=False)
+        value = json.dumps(expression.result(run), allow_nan=False)
         key, at = run.key(self.name), run.mark[0]
         derived = DerivedReading(
             key, run.chain.organization_id, sensor_uuid, self.variable_name, value, at, run.deeper(), reading

@@ -52,7 +52,7 @@ class Condition(OfSensor, Filter, kind="condition"):
     def compile(self, types: VariableTypes) -> None:
         super().compile(types)
         self._conditions = self.expression("condition", self.condition, self._candidates(types))
-        self.remembers = PREVIOUS in self._conditions.words
+        self.remembers = PREVIOUS in self._conditions.first.words
         if self.remembers:
             self.apply = self._apply_after_previous  # type: ignore[method-assign]
 
@@ -62,8 +62,8 @@ class Condition(OfSensor, Filter, kind="condition"):
             return None
         if self.variable_name and reading.variable_name != self.variable_name:
             return None
-        condition = self._conditions.of(reading.variable_type)
-        return None if condition is None else condition.holds(reading.value, run)
+        condition = self._conditions[reading.variable_type]
+        return None if condition is None else condition.holds(run)
 
     def _apply_after_previous(self, run: Run) -> bool | None:
         """False until there is a previous value; a late reading has no outcome."""
@@ -74,20 +74,17 @@ class Condition(OfSensor, Filter, kind="condition"):
         if run.mark <= mark:
             return None
         run.remember(self.name, (run.mark, reading.value))
-        condition = self._conditions.of(reading.variable_type)
-        if previous is None or condition is None:
-            return False
-        return condition.holds(reading.value, run, previous)
+        condition = self._conditions[reading.variable_type]
+        return previous is not None and condition is not None and condition.holds(run, previous)
 
     def _remembered(self, run: Run) -> tuple[tuple[int, int], Any]:
         return run.recall(self.name, tuple[tuple[int, int], Any]) or ((0, 0), None)
 
     def values(self, run: Run) -> Mapping[str, Any]:
-        if not self._concerns(run.reading) or run.reading is None:
+        condition = self._conditions.on(run)
+        if condition is None or not self._concerns(run.reading):
             return {}
-        condition = self._conditions.of(run.reading.variable_type)
-        previous = self._remembered(run)[1] if self.remembers else None
-        return {} if condition is None else condition.inputs(run.reading.value, run, previous)
+        return condition.inputs(run, self._remembered(run)[1] if self.remembers else None)
 
 
 class Schedule(Filter, kind="schedule"):

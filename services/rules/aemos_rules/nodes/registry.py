@@ -96,7 +96,7 @@ class NodeKind(msgspec.Struct, metaclass=_KindMeta, dict=True, eq=False, forbid_
             found = ByType(text, types, is_condition)
         except InvalidCondition as error:
             raise InvalidConfig([(field, str(error))]) from None
-        self.needs |= found.words & FETCHED
+        self.needs |= found.first.words & FETCHED
         self.other_sensor_uuids |= found.named_sensors
         return found
 

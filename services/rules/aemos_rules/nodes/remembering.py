@@ -149,13 +149,11 @@ class Conditional(Remembering):
         """Not those of a type that the condition makes no sense for."""
         if reading is None or not super()._concerns(reading):
             return False
-        return self._conditions is None or self._conditions.of(reading.variable_type) is not None
+        return self._conditions is None or self._conditions[reading.variable_type] is not None
 
     def _holds(self, run: Run) -> bool:
-        if self._conditions is None or run.reading is None:
-            return True
-        condition = self._conditions.of(run.reading.variable_type)
-        return condition is not None and condition.holds(run.reading.value, run)
+        condition = None if self._conditions is None else self._conditions.on(run)
+        return condition is None or condition.holds(run)
 
 
 class Held(Conditional, kind="held"):

@@ -61,15 +61,13 @@ class OnData(Filter, kind="data"):
     condition: Cel
 
     def compile(self, types: VariableTypes) -> None:
-        self._condition = self.expression("condition", self.condition, ["json"])
+        self._condition = self.expression("condition", self.condition, ["json"]).first
 
     def apply(self, run: Run) -> bool | None:
-        condition = self._condition.of("json")
-        return condition is not None and condition.holds(run.reading and run.reading.value, run)
+        return self._condition.holds(run)
 
     def values(self, run: Run) -> Mapping[str, Any]:
-        condition = self._condition.of("json")
-        return {} if condition is None else condition.inputs(run.reading and run.reading.value, run)
+        return self._condition.inputs(run)
 
 
 class GenerateReport(AboutSensors, Action, kind="generateReport"):

@@ -83,13 +83,14 @@ class Map(Transform, kind="map"):
         }
 
     def apply(self, run: Run) -> bool | None:
-        kind, value = ("json", None) if run.reading is None else (run.reading.variable_type, run.reading.value)
         made = {}
         for name, expressions in self._values.items():
-            expression = expressions.of(kind)  # type: ignore[arg-type]
+            expression = expressions.on(run)
             if expression is None:
-                raise NodeFailed(f"'{name}' makes no sense for a {kind}")
-            made[name] = expression.result(value, run)
+                raise NodeFailed(
+                    f"'{name}' makes no sense for a {run.reading.variable_type if run.reading else 'json'}"
+                )
+            made[name] = expression.result(run)
         run.data = {**run.data, **made}
         return True
 
