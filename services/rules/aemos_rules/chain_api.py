@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from aemos.v1 import rule_chain_pb2 as pb
 from aemos.v1 import rule_chain_pb2_grpc
@@ -67,7 +68,8 @@ class RuleChainServicer(rule_chain_pb2_grpc.RuleChainServiceServicer):
         return pb.DeleteRuleChainResponse()
 
     async def ListNodeTypes(self, request: pb.ListNodeTypesRequest, context: Context) -> pb.ListNodeTypesResponse:
-        return pb.ListNodeTypesResponse(node_types=map(codec.node_type_to_pb, node_types()))
+        kinds: Any = [kind._asdict() for kind in node_types()]
+        return pb.ListNodeTypesResponse(node_types=kinds)
 
     async def ListSchedules(self, request: pb.ListSchedulesRequest, context: Context) -> pb.ListSchedulesResponse:
         now, page = now_ms(), page_of(request, _MOST_SCHEDULES)

@@ -12,7 +12,6 @@ from aemos_core.records import AnyRow, message
 from google.protobuf import json_format
 
 from aemos_rules.domain import Connection, Node, RuleChain
-from aemos_rules.nodes.registry import NodeType
 
 _MOMENTS = {"interval_anchor": "interval_anchor_ms", "run_at": "run_at_ms"}
 _TIMINGS = {"cron_expression": "", "interval_seconds": 0, "run_at_ms": 0}
@@ -52,21 +51,12 @@ def changes_from_pb(request: pb.CreateRuleChainRequest | pb.UpdateRuleChainReque
 
 def chain_to_pb(row: AnyRow) -> pb.RuleChain:
     """A chain."""
-    given = {} if row.interval_seconds else {"interval_anchor": None}
-    chain = message(pb.RuleChain, row, **given)
-    for node in json.loads(row.nodes):
-        added = chain.nodes.add(type=node["type"], name=node["name"])
-        added.config.update(node["config"])
-    for one in json.loads(row.connections or "[]"):
-        chain.connections.add(**{"from": one["origin"], "outcome": one["outcome"], "to": one["target"]})
-    return chain
-
-
-def node_type_to_pb(kind: NodeType) -> pb.NodeType:
-    """A kind of node."""
-    found = pb.NodeType(type=kind.type, kind=kind.kind, description=kind.description, outcomes=kind.outcomes)
-    found.config_schema.update(kind.config_schema)
-    return found
+    given: dict[str, Any] = {} if row.interval_seconds else {"interval_anchor": None}
+    connections = [
+        {"from": one["origin"], "outcome": one["outcome"], "to": one["target"]}
+        for one in json.loads(row.connections or "[]")
+    ]
+    return message(pb.RuleChain, row, nodes=json.loads(row.nodes), connections=connections, **given)
 
 
 def schedule_to_pb(row: AnyRow) -> pb.Schedule:

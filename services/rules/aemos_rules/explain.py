@@ -1,18 +1,18 @@
-"""A run, looked at: what each node saw and did. Pure, and never on the hot path: a run that is to be explained is run
-again, over the memory and the context that it had."""
+"""A run, looked at: what each node saw and did; and chains tried with readings. Pure, and never on the hot path: a run
+that is to be explained is run again, over the memory and the context that it had."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 from .alarms import CLEARED, AlarmAssertion
-from .domain import DerivedReading, NodeFailed, Notice, ReportWanted, RuleChain, StateAssertion
+from .domain import DerivedReading, NodeFailed, Notice, Reading, ReportWanted, RuleChain, StateAssertion
 from .engine import CompiledChain, RunResult, Step
 from .nodes import NodeKind
-from .run import Deadline, Remembered, Run, Start, World
+from .run import NOTHING_KNOWN, Cell, Context, Deadline, Remembered, Run, Start, World
 
 _MOST_TEXT = 500
 
@@ -28,26 +28,41 @@ class NodeRun(NamedTuple):
     microseconds: int
 
 
-def explained(chain: CompiledChain, start: Start, world: World) -> tuple[RunResult, list[NodeRun]]:
-    """The result of a run, and its nodes in the order in which they ran. Never raises."""
+class Explained(NamedTuple):
+    """A run that was looked at; its nodes in the order in which they ran."""
+
+    chain: RuleChain
+    start: Start
+    result: RunResult
+    nodes: list[NodeRun]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it is in the contract and in its table, but for its time and its detail."""
+        chain, reading = self.chain, self.start.reading
+        return {
+            "rule_chain_id": chain.id,
+            "version": chain.version,
+            "trigger": self.start.trigger,
+            "data_stream_id": reading.id if reading else 0,
+            "device_uuid": reading.device_uuid if reading else "",
+            "sensor_uuid": reading.sensor_uuid if reading else "",
+            "outcome": self.result.outcome,
+            "error": self.result.error,
+        }
+
+    @property
+    def detail(self) -> dict[str, Any]:
+        """Its nodes, and its effects as people read them."""
+        nodes, effects = [node._asdict() for node in self.nodes], self.result.effects
+        return {"nodes": nodes, "effects": [_DESCRIBE[type(e)](e) for e in effects if type(e) in _DESCRIBE]}
+
+
+def explained(chain: CompiledChain, start: Start, world: World) -> Explained:
+    """Runs. Never raises."""
     notes: list[NodeRun] = []
     table = [_noting(step, chain.nodes[index], notes) for step, index in zip(chain.table, chain.order, strict=True)]
-    return chain.resume(start, world, table), notes
-
-
-def facts_of(chain: RuleChain, start: Start, result: RunResult) -> dict[str, Any]:
-    """What a run is in the contract and in its table, but for its time and its detail."""
-    reading = start.reading
-    return {
-        "rule_chain_id": chain.id,
-        "version": chain.version,
-        "trigger": start.trigger,
-        "data_stream_id": reading.id if reading else 0,
-        "device_uuid": reading.device_uuid if reading else "",
-        "sensor_uuid": reading.sensor_uuid if reading else "",
-        "outcome": result.outcome,
-        "error": result.error,
-    }
+    return Explained(chain.chain, start, chain.resume(start, world, table), notes)
 
 
 def _noting(step: Step, node: NodeKind, notes: list[NodeRun]) -> Step:
@@ -94,11 +109,6 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def described(effects: Sequence[Any]) -> list[dict[str, Any]]:
-    """Effects as people read them."""
-    return [_DESCRIBE[type(effect)](effect) for effect in effects if type(effect) in _DESCRIBE]
-
-
 def _alarm(effect: AlarmAssertion) -> dict[str, Any]:
     if effect.value == CLEARED:
         return {"type": "clearAlarm", "alarmType": effect.type}
@@ -124,3 +134,46 @@ _DESCRIBE: Mapping[type[Any], Callable[[Any], dict[str, Any]]] = {
     Deadline: lambda e: {"type": "deadline", "node": e.cell.node, "dueAtMs": e.due_ms},
     Remembered: lambda e: {"type": "remembered", "node": e.cell.node},
 }
+
+
+def dry_run(
+    chain: CompiledChain, readings: Sequence[Reading], at_ms: int, context: Context = NOTHING_KNOWN
+) -> Iterator[Explained]:
+    """Runs over the readings in their order, and those of the deadlines in between; without a reading, once at `at_ms`
+    as on a schedule. Nothing is carried out, the clock is that of the readings, and memory begins empty."""
+    trial = _Trial(chain, context)
+    if not readings:
+        yield trial.run(Start(None, at_ms), at_ms)
+    for reading in readings:
+        yield from trial.until(reading.received_at_ms)
+        yield trial.run(Start(reading), reading.received_at_ms)
+
+
+class _Trial:
+    """What a chain remembers and waits for while it is tried."""
+
+    def __init__(self, chain: CompiledChain, context: Context) -> None:
+        self._chain = chain
+        self._context = context
+        self._memory: dict[Cell, bytes] = {}
+        self._deadlines: dict[Cell, Deadline] = {}
+
+    def until(self, now_ms: int) -> Iterator[Explained]:
+        """The runs that deadlines let go on up to now."""
+        while due := [deadline for deadline in self._deadlines.values() if deadline.due_ms <= now_ms]:
+            first = min(due, key=lambda deadline: deadline.due_ms)
+            del self._deadlines[first.cell]
+            if first.cell.chain_id == self._chain.chain.id:  # another chain's runs are its own
+                yield self.run(first.start, first.due_ms)
+
+    def run(self, start: Start, now_ms: int) -> Explained:
+        """One run, and what it leaves behind."""
+        run = explained(self._chain, start, World(now_ms, 0, dict(self._memory), self._context))
+        for effect in run.result.effects:
+            if isinstance(effect, Remembered):
+                self._memory[effect.cell] = effect.value
+            elif isinstance(effect, Deadline):
+                self._deadlines.pop(effect.cell, None)
+                if effect.due_ms:
+                    self._deadlines[effect.cell] = effect
+        return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from zlib import crc32
 
@@ -25,9 +25,8 @@ from aemos_rules.activity import activity_key
 from aemos_rules.chain_check import ChainCheck
 from aemos_rules.contexts import Asked, Contexts
 from aemos_rules.domain import RuleChain
-from aemos_rules.dry_run import Tried, dry_run
 from aemos_rules.engine import compile_chain
-from aemos_rules.explain import described, explained, facts_of
+from aemos_rules.explain import Explained, dry_run, explained
 from aemos_rules.made_up import MadeUpReadings
 from aemos_rules.memory import Memory
 from aemos_rules.run import Start, World
@@ -88,8 +87,7 @@ class ChainRunServicer(chain_run_pb2_grpc.ChainRunServiceServicer):
         asked.add(partition, chain, reading)
         memory = await Memory(self._database).look(asked.cells)
         world = World(now_ms(), partition, memory, await self._contexts.fetch(asked))
-        start = Start(reading)
-        return _tried(chain.chain, Tried(start, *explained(chain, start, world)))
+        return _tried(explained(chain, Start(reading), world))
 
     async def DryRunChain(self, request: pb.DryRunChainRequest, context: Context) -> pb.DryRunChainResponse:
         """What a chain, saved or not, does with readings in their order."""
@@ -105,7 +103,7 @@ class ChainRunServicer(chain_run_pb2_grpc.ChainRunServiceServicer):
         for reading in readings:
             asked.add(0, chain, reading)
         tried = dry_run(chain, readings, now_ms(), await self._contexts.fetch(asked))
-        return pb.DryRunChainResponse(chain_runs=[_tried(chain.chain, one) for one in tried])
+        return pb.DryRunChainResponse(chain_runs=map(_tried, tried))
 
     async def _chain(self, chain_id: int) -> RuleChain:
         async with self._database.read() as connection:
@@ -113,28 +111,21 @@ class ChainRunServicer(chain_run_pb2_grpc.ChainRunServiceServicer):
 
 
 def _recorded(row: AnyRow) -> pb.ChainRun:
-    detail = json.loads(row.detail)
-    return _detailed(message(pb.ChainRun, row), detail["nodes"], detail["effects"])
+    return message(pb.ChainRun, row, **_detail(json.loads(row.detail)))
 
 
-def _tried(chain: RuleChain, tried: Tried) -> pb.ChainRun:
-    start, result, nodes = tried
-    run = pb.ChainRun(**facts_of(chain, start, result), at=to_timestamp(start.deadline_ms or start.moment))
-    return _detailed(run, [node._asdict() for node in nodes], described(result.effects))
+def _tried(run: Explained) -> pb.ChainRun:
+    return pb.ChainRun(**run.facts, **_detail(run.detail), at=to_timestamp(run.start.deadline_ms or run.start.moment))
 
 
-def _detailed(run: pb.ChainRun, nodes: Sequence[dict[str, Any]], effects: Sequence[dict[str, Any]]) -> pb.ChainRun:
-    for node in nodes:
-        values = node.pop("values")
-        run.nodes.add(**node).values.update(values)
-    for effect in effects:
-        run.effects.add().update(effect)
-    return run
+def _detail(detail: dict[str, Any]) -> dict[str, Any]:
+    """A node that showed nothing has no values."""
+    return detail | {"nodes": [{**node, "values": node["values"] or None} for node in detail["nodes"]]}
 
 
 def _idle(chain: RuleChain, one: Mapping[str, Any]) -> pb.ChainRun:
     """A run that changed nothing."""
-    run = pb.ChainRun(
+    return pb.ChainRun(
         rule_chain_id=chain.id,
         version=chain.version,
         trigger="reading" if one["reading"] else "schedule",
@@ -143,7 +134,5 @@ def _idle(chain: RuleChain, one: Mapping[str, Any]) -> pb.ChainRun:
         sensor_uuid=one["sensor"],
         outcome=one["outcome"],
         at=to_timestamp(one["at"]),
+        nodes=[{"name": one["node"], "values": {"value": one["value"]}}] if one["node"] else [],  # type: ignore[list-item]
     )
-    if one["node"]:
-        run.nodes.add(name=one["node"]).values.update({"value": one["value"]})
-    return run

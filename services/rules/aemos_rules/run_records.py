@@ -20,7 +20,7 @@ from aemos_rules.announcements import chain_looped, chain_suspended
 from aemos_rules.chain_index import chains_changed
 from aemos_rules.domain import Cause, RunIds, StateAssertion
 from aemos_rules.engine import CompiledChain, RunResult
-from aemos_rules.explain import described, explained, facts_of
+from aemos_rules.explain import explained
 from aemos_rules.run import Deadline, Remembered, Start, World
 
 ERRORS_TO_SUSPEND = 20
@@ -112,12 +112,12 @@ def _error(run: Ran) -> str:
 
 def _row(run: Ran) -> dict[str, Any]:
     chain, start, reading = run.chain.chain, run.start, run.start.reading
-    result, nodes = explained(run.chain, start, run.world)
+    seen = explained(run.chain, start, run.world)
     return {
-        **facts_of(chain, start, result),
+        **seen.facts,
         "organization_id": chain.organization_id,
-        "error": result.error[:_MOST_ERROR],
+        "error": seen.result.error[:_MOST_ERROR],
         "at_ms": start.moment,
         "trace_id": telemetry.trace_id_of(reading.trace_context) if reading else "",
-        "detail": json.dumps({"nodes": [node._asdict() for node in nodes], "effects": described(result.effects)}),
+        "detail": json.dumps(seen.detail),
     }

@@ -6,9 +6,8 @@ from typing import Any
 
 from aemos_rules.alarms import AlarmAssertion
 from aemos_rules.domain import Node, Reading, RuleChain
-from aemos_rules.dry_run import dry_run
 from aemos_rules.engine import CompiledChain, compile_chain
-from aemos_rules.explain import described, explained
+from aemos_rules.explain import dry_run, explained
 from aemos_rules.run import Start, World
 
 MINUTE = 60_000
@@ -33,23 +32,23 @@ HOT = chain(
 
 def test_who_stopped_it_and_why() -> None:
     """The node, its outcome, and the value that it saw."""
-    result, nodes = explained(HOT, Start(reading(24.0)), World())
+    _, _, result, nodes = explained(HOT, Start(reading(24.0)), World())
     assert (result.outcome, result.node_name) == ("stopped", "hot")
     assert [(n.name, n.outcome, n.values["value"]) for n in nodes] == [("hot", "false", 24.0)]
 
 
 def test_what_followed() -> None:
     """Each node in its order, and the effects in words."""
-    result, nodes = explained(HOT, Start(reading(25.5)), World())
-    assert [(n.name, n.outcome) for n in nodes] == [("hot", "true"), ("fahrenheit", "success"), ("warn", "success")]
-    assert nodes[2].values["data"] == {"valueCelsius": 25.5, "valueFahrenheit": 77.9}
-    assert described(result.effects) == [{"type": "setDeviceState", "deviceStateId": 8, "value": "warning"}]
+    run = explained(HOT, Start(reading(25.5)), World())
+    assert [(n.name, n.outcome) for n in run.nodes] == [("hot", "true"), ("fahrenheit", "success"), ("warn", "success")]
+    assert run.nodes[2].values["data"] == {"valueCelsius": 25.5, "valueFahrenheit": 77.9}
+    assert run.detail["effects"] == [{"type": "setDeviceState", "deviceStateId": 8, "value": "warning"}]
 
 
 def test_an_explained_run_ends_as_the_run_itself() -> None:
     """Looking changes nothing."""
     for value in (24.0, 25.5, float("nan")):
-        assert explained(HOT, Start(reading(value)), World())[0] == HOT.run(reading(value))
+        assert explained(HOT, Start(reading(value)), World()).result == HOT.run(reading(value))
 
 
 def test_a_failure_names_its_node() -> None:
@@ -58,7 +57,7 @@ def test_a_failure_names_its_node() -> None:
         ("filter", "divides", {"sensorUUID": S, "condition": "value / 0 > 1 && device.attributes.missing > 1"}),
         ("action", "warn", {"action": "setDeviceState", "deviceStateId": 8, "newStateValue": "warning"}),
     )
-    result, nodes = explained(failing, Start(reading(1.0)), World())
+    _, _, result, nodes = explained(failing, Start(reading(1.0)), World())
     assert (result.outcome, nodes[-1].name, nodes[-1].outcome) == ("error", "divides", "failure")
     assert nodes[-1].error == result.error
 
