@@ -1,19 +1,24 @@
-"""Runs that changed something or failed, recorded in the transaction of what they did; chains that only fail are
-suspended, and loops are told."""
+"""Runs that changed something or failed, recorded in the transaction of what they did, and kept for a week; chains that
+only fail are suspended, and loops are told."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aemos_core import telemetry
 from aemos_core.announcements import outbox_row
+from aemos_core.database import Database
 from aemos_core.outbox import Row
+from aemos_core.sweeping import delete_found
+from aemos_core.times import now_ms
+from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aemos_rules import chain_store, run_store
+from aemos_rules import chain_store
+from aemos_rules import tables as t
 from aemos_rules.activity import Activities
 from aemos_rules.alarms import AlarmAssertion
 from aemos_rules.announcements import chain_looped, chain_suspended
@@ -23,8 +28,13 @@ from aemos_rules.engine import CompiledChain, RunResult
 from aemos_rules.explain import explained
 from aemos_rules.run import Deadline, Remembered, Start, World
 
+KEPT_MS = 7 * 24 * 60 * 60 * 1000
+MOST_OF_A_CHAIN = 10_000
 ERRORS_TO_SUSPEND = 20
 MOST_A_SECOND = 50
+_AT_ONCE = 500
+_BUSY_MS = 2 * 60 * 1000
+_r = t.chain_run.c
 _MOST_ERROR = 500
 _QUIET = (StateAssertion, AlarmAssertion, Remembered, Deadline)
 """Effects that may change nothing: the appliers know which did."""
@@ -74,10 +84,10 @@ class Recorder:
         kept = [run for run in chosen if self._may_record(run)]
         runs: RunIds = {}
         if kept:
-            known = await run_store.known_chains(connection, {run.chain.chain.id for run in kept})
+            known = await _known_chains(connection, {run.chain.chain.id for run in kept})
             rows = [_row(run) for run in kept if run.chain.chain.id in known]
             if rows:
-                runs = await run_store.record(connection, rows)
+                runs = await _stored(connection, rows)
         failed = {run.chain.chain.id: run for run in chosen if run.result.error}
         looped = {run.chain.chain.id: run for run in chosen if run.result.outcome == "loop"}
         told = [outbox_row([chain_looped(run.chain.chain, _error(run)) for run in looped.values()])] if looped else []
@@ -121,3 +131,40 @@ def _row(run: Ran) -> dict[str, Any]:
         "trace_id": telemetry.trace_id_of(reading.trace_context) if reading else "",
         "detail": json.dumps(seen.detail),
     }
+
+
+async def _stored(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> RunIds:
+    """Adds runs, given by their columns. One of a chain that was deleted meanwhile raises EXISTS, as a broken foreign
+    key does."""
+    at, chains = now_ms(), {row["rule_chain_id"] for row in rows}
+    values = [{**row, "recorded_at_ms": at} for row in rows]
+    if len(values) == 1:
+        created = await connection.execute(insert(t.chain_run).values(values[0]))
+        run_id = int(created.inserted_primary_key[0])  # type: ignore[index]
+        return {(rows[0]["rule_chain_id"], rows[0]["data_stream_id"], rows[0]["at_ms"]): run_id}
+    await connection.execute(insert(t.chain_run), values)
+    # Read back: not every database returns the ids of many rows that it takes at once.
+    query = select(_r.rule_chain_id, _r.data_stream_id, _r.at_ms, _r.id)
+    mine = query.where(_r.recorded_at_ms == at, _r.rule_chain_id.in_(sorted(chains))).order_by(_r.id)
+    return {(chain, reading, at_ms): run for chain, reading, at_ms, run in (await connection.execute(mine)).all()}
+
+
+async def _known_chains(connection: AsyncConnection, chain_ids: Iterable[int]) -> set[int]:
+    """Those of these chains that exist, held until the transaction ends."""
+    query = select(t.rule_chain.c.id).where(t.rule_chain.c.id.in_(sorted(set(chain_ids))))
+    return set((await connection.execute(query.with_for_update(read=True))).scalars())
+
+
+async def thin_out(database: Database) -> int:
+    """Deletes some of what chains that ran lately have beyond their 10,000; how many."""
+    busy = select(_r.rule_chain_id).where(_r.recorded_at_ms >= now_ms() - _BUSY_MS).distinct().limit(_AT_ONCE)
+    gone = 0
+    async with database.write() as connection:
+        for chain_id in list((await connection.execute(busy)).scalars()):
+            of_chain = select(_r.id).where(_r.rule_chain_id == chain_id)
+            newest = of_chain.order_by(_r.id.desc()).offset(MOST_OF_A_CHAIN - 1).limit(1)
+            oldest_kept = (await connection.execute(newest)).scalar()
+            if oldest_kept is not None:
+                many = of_chain.where(_r.id < oldest_kept).order_by(_r.id).limit(_AT_ONCE)
+                gone += await delete_found(connection, t.chain_run, many)
+    return gone

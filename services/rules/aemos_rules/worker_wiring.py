@@ -14,7 +14,7 @@ from aemos_core.redis_link import Subscriber
 from aemos_core.sweeping import Sweep, kept_for
 from aemos_core.worker import JobWorker
 
-from aemos_rules import run_store, tables
+from aemos_rules import run_records, tables
 from aemos_rules.appliers import Parts
 from aemos_rules.base_wiring import connected
 from aemos_rules.contexts import Contexts
@@ -54,6 +54,6 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
             subscriber,
             parts.deadlines,
             parts.activities,
-            Sweep(60, kept_for(database, tables.chain_run.c.recorded_at_ms, run_store.KEPT_MS), "old runs stay"),
-            Sweep(60, partial(run_store.thin_out, database), "runs stay"),
+            Sweep(60, kept_for(database, tables.chain_run.c.recorded_at_ms, run_records.KEPT_MS), "old runs stay"),
+            Sweep(60, partial(run_records.thin_out, database), "runs stay"),
         ]

@@ -12,7 +12,7 @@ from aemos_core.names import rule_chain_room
 from aemos_core.outbox_senders import ANNOUNCE
 from aemos_core.redis_link import RedisClient
 from aemos_core.sweeping import kept_for
-from aemos_rules import run_records, run_store, state_store
+from aemos_rules import run_records, state_store
 from aemos_rules import tables as t
 from aemos_rules.domain import Connection
 from sqlalchemy import select, update
@@ -98,7 +98,7 @@ async def test_a_loop_is_cut_marked_and_told(database: Database, redis: RedisCli
 
 async def test_runs_do_not_pile_up(database: Database, redis: RedisClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """A chain keeps its newest, and each goes when it is a week old."""
-    monkeypatch.setattr(run_store, "MOST_OF_A_CHAIN", 3)
+    monkeypatch.setattr(run_records, "MOST_OF_A_CHAIN", 3)
     state = await add_state(database)
     worker = Worker(database, redis)
     crowded = await save_chain(database, node("condition", condition="value > 2"), act("a", state, "a"))
@@ -106,7 +106,7 @@ async def test_runs_do_not_pile_up(database: Database, redis: RedisClient, monke
     await worker.evaluate(*(reading(1 + 2 * (number % 2), number, number) for number in range(1, 11)))
     runs = await rows_of(database, t.chain_run)
     assert len(runs) == 10
-    assert await run_store.thin_out(database) == 4
+    assert await run_records.thin_out(database) == 4
     kept = [run.id for run in await rows_of(database, t.chain_run)]
     of_crowded = [run.id for run in runs if run.rule_chain_id == crowded]
     others = [run.id for run in runs if run.rule_chain_id != crowded]
@@ -114,8 +114,8 @@ async def test_runs_do_not_pile_up(database: Database, redis: RedisClient, monke
     async with database.write() as connection:
         old = update(t.chain_run).where(t.chain_run.c.rule_chain_id == crowded)
         await connection.execute(old.values(recorded_at_ms=1))
-    week_old = kept_for(database, t.chain_run.c.recorded_at_ms, run_store.KEPT_MS)
+    week_old = kept_for(database, t.chain_run.c.recorded_at_ms, run_records.KEPT_MS)
     assert await week_old() == 3
     assert crowded not in {run.rule_chain_id for run in await rows_of(database, t.chain_run)}
     assert not await week_old()
-    assert await run_store.thin_out(database) == 0
+    assert await run_records.thin_out(database) == 0
