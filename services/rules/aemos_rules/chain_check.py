@@ -11,12 +11,11 @@ from aemos_core.timing import check_policies
 from sqlalchemy import select
 
 from aemos_rules import tables
-from aemos_rules.domain import RuleChain
-from aemos_rules.engine import CompiledChain, InvalidChain, compile_chain
+from aemos_rules.domain import Errors, InvalidChain, RuleChain
+from aemos_rules.engine import CompiledChain, compile_chain
 from aemos_rules.graph import name_mistakes
 
 _MOST_NAME = 200
-Errors = list[FieldError]
 
 
 class ChainCheck:
@@ -42,7 +41,7 @@ class ChainCheck:
             errors += _forgetful(compiled)
             states, chains = await self._known(draft.organization_id, compiled)
             errors += _missing(draft, "deviceStateId", states) + _missing(draft, "ruleChainId", chains - {draft.id})
-        refuse(errors, reason="invalid_chain")
+        refuse([FieldError(*error) for error in errors], reason="invalid_chain")
         assert compiled is not None  # or there was an error
         return compiled
 
@@ -68,10 +67,9 @@ class ChainCheck:
 def _compiled(draft: RuleChain, types: Mapping[tuple[str, str], str]) -> tuple[Errors, CompiledChain | None]:
     named = name_mistakes(draft.nodes)
     try:
-        compiled = compile_chain(draft, types)  # type: ignore[arg-type]
+        return named, compile_chain(draft, types)  # type: ignore[arg-type]
     except InvalidChain as error:
-        return [FieldError(where, what) for where, what in dict.fromkeys([*named, *error.errors])], None
-    return [FieldError(where, what) for where, what in named], compiled
+        return list(dict.fromkeys([*named, *error.errors])), None
 
 
 def _forgetful(compiled: CompiledChain) -> Errors:
@@ -79,9 +77,7 @@ def _forgetful(compiled: CompiledChain) -> Errors:
     if not compiled.chain.schedule_enabled or compiled.sensor_uuids:
         return []
     return [
-        FieldError(
-            f"nodes.{index}.config.{'kind' if node.family == 'filter' else 'action'}", "needs readings to remember"
-        )
+        (f"nodes.{index}.config.{'kind' if node.family == 'filter' else 'action'}", "needs readings to remember")
         for index, node in enumerate(compiled.nodes)
         if node.remembers
     ]
@@ -93,7 +89,7 @@ _WHAT = {"sensorUUID": "no such sensor", "deviceStateId": "no such device state"
 def _missing(draft: RuleChain, field: str, known: Collection[object]) -> Errors:
     """What nodes name and the organization does not have, or, of rule chains, the chain itself."""
     return [
-        FieldError(f"nodes.{index}.config.{where}", _WHAT[field])
+        (f"nodes.{index}.config.{where}", _WHAT[field])
         for index, node in enumerate(draft.nodes)
         for where, named in _values(node.config, field)
         if isinstance(named, (str, int, float)) and named not in known

@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 
 from aemos_rules import chain_store
 from aemos_rules.activity import Activities
-from aemos_rules.domain import RuleChain
-from aemos_rules.engine import CompiledChain, InvalidChain, compile_chain
+from aemos_rules.domain import InvalidChain, RuleChain
+from aemos_rules.engine import CompiledChain, compile_chain
 
 log = logging.getLogger("aemos.rules")
 

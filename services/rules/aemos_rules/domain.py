@@ -23,6 +23,18 @@ RunIds: TypeAlias = Mapping[Cause, int]
 """Of the runs that are recorded."""
 
 
+Errors: TypeAlias = list[tuple[str, str]]
+"""(where, what is wrong): ("nodes.0.config.condition", "column 9: ...")."""
+
+
+class InvalidChain(Exception):
+    """A chain, or a part of it, is refused: `errors` has every mistake, located from there."""
+
+    def __init__(self, errors: Errors) -> None:
+        super().__init__("; ".join(f"{where}: {what}" for where, what in errors))
+        self.errors = errors
+
+
 class NodeFailed(Exception):
     """A node could not do its work on this reading; the text is for the chain's author."""
 

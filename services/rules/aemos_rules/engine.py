@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from .domain import NodeFailed, Question, Reading, RuleChain
+from .domain import Errors, InvalidChain, NodeFailed, Question, Reading, RuleChain
 from .graph import Graph, graph_of, name_mistakes
-from .nodes import InvalidConfig, NodeKind, make_node
-from .nodes.registry import Errors, VariableTypes
+from .nodes import NodeKind, make_node
+from .nodes.registry import VariableTypes
 from .run import NOWHERE, Loop, Run, Start, World
 
 MAX_NODES = 100
@@ -25,14 +25,6 @@ Step: TypeAlias = tuple[int, Apply, int, int, int]
 
 The bit above all nodes stands for a good end of the chain; no bit at all after an outcome is a stop.
 """
-
-
-class InvalidChain(Exception):
-    """The chain is refused; `errors` holds (where, what) of every mistake, as in ("nodes.0.type", "...")."""
-
-    def __init__(self, errors: Errors) -> None:
-        super().__init__("; ".join(f"{where}: {what}" for where, what in errors))
-        self.errors = errors
 
 
 class RunResult(NamedTuple):
@@ -187,19 +179,16 @@ def compile_chain(chain: RuleChain, variable_types: VariableTypes | None = None)
     for index, node in enumerate(chain.nodes):
         try:
             made[index] = make_node(node, variable_types or {})
-        except InvalidConfig as error:
+        except InvalidChain as error:
             errors += [(f"nodes.{index}.{where}", what) for where, what in error.errors]
+    nodes = list(made.values())
     if not chain.connections:
         errors += _asserted_twice(made)
+        if not errors and any(node.remembers for node in nodes):
+            errors += name_mistakes(chain.nodes)
     if errors:
         raise InvalidChain(errors)
-    nodes = list(made.values())
-    graph, errors = graph_of(chain, [node.outcomes for node in nodes])
-    if any(node.remembers for node in nodes) and not chain.connections:
-        errors += name_mistakes(chain.nodes)
-    if errors:
-        raise InvalidChain(errors)
-    return CompiledChain(chain, nodes, graph)
+    return CompiledChain(chain, nodes, graph_of(chain, [node.outcomes for node in nodes]))
 
 
 def _asserted_twice(nodes: Mapping[int, NodeKind]) -> Errors:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
+from typing import NamedTuple
 
-from .domain import Connection, Node, RuleChain
+from .domain import Connection, Errors, InvalidChain, Node, RuleChain
 
-Errors: TypeAlias = list[tuple[str, str]]
 MAX_CONNECTIONS = 500
 
 
@@ -19,27 +20,27 @@ class Graph(NamedTuple):
     entries: frozenset[int]
 
 
-def graph_of(chain: RuleChain, outcomes: Sequence[Sequence[str]]) -> tuple[Graph, Errors]:
-    """The chain's graph and what is wrong with it; `outcomes` are those that each of its nodes has."""
+def graph_of(chain: RuleChain, outcomes: Sequence[Sequence[str]]) -> Graph:
+    """The chain's graph; `outcomes` are those that each of its nodes has. Raises InvalidChain."""
     if not chain.connections:
-        return _in_order(outcomes), []
+        return _in_order(outcomes)
     names = {node.name: index for index, node in enumerate(chain.nodes)}
-    errors = name_mistakes(chain.nodes) + _mistakes(chain.connections, names, outcomes)
+    if errors := name_mistakes(chain.nodes) + _mistakes(chain.connections, names, outcomes):
+        raise InvalidChain(errors)
     targets: list[dict[str, frozenset[int]]] = [{} for _ in outcomes]
-    if errors:
-        return Graph((), targets, frozenset()), errors
     for connection in chain.connections:
         of = targets[names[connection.origin]]
         of[connection.outcome] = of.get(connection.outcome, frozenset()) | {names[connection.target]}
     led_to = frozenset[int]().union(*(found for of in targets for found in of.values()))
     entries = frozenset(range(len(targets))) - led_to
-    order = _sorted(targets, entries)
-    for index in sorted(entries):
-        if not targets[index] and len(targets) > 1:
-            errors.append((f"nodes.{index}.name", f"'{chain.nodes[index].name}' has no connection"))
+    order = _sorted(targets)
+    alone = [index for index in sorted(entries) if not targets[index] and len(targets) > 1]
+    errors += [(f"nodes.{index}.name", f"'{chain.nodes[index].name}' has no connection") for index in alone]
     for index in sorted(set(names.values()) - set(order)):
         errors.append((f"nodes.{index}.name", f"'{chain.nodes[index].name}' is part of a cycle, or behind one"))
-    return Graph(order, targets, entries), errors
+    if errors:
+        raise InvalidChain(errors)
+    return Graph(order, targets, entries)
 
 
 def name_mistakes(nodes: Sequence[Node]) -> Errors:
@@ -76,20 +77,18 @@ def _mistakes(connections: Sequence[Connection], names: Mapping[str, int], outco
     return errors
 
 
-def _sorted(targets: Sequence[Mapping[str, frozenset[int]]], entries: frozenset[int]) -> list[int]:
-    """Topological order (Kahn), nodes as they were written where there is a choice; without those in cycles."""
-    waiting = [0] * len(targets)
-    for of in targets:
+def _sorted(targets: Sequence[Mapping[str, frozenset[int]]]) -> list[int]:
+    """Topological order, nodes as they were written where there is a choice; without those in cycles."""
+    sorter = TopologicalSorter[int]({index: () for index in range(len(targets))})
+    for index, of in enumerate(targets):
         for target in frozenset[int]().union(*of.values()):
-            waiting[target] += 1
-    ready, order = sorted(entries, reverse=True), []
+            sorter.add(target, index)
+    with suppress(CycleError):  # it goes on with what can be sorted
+        sorter.prepare()
+    ready, order = list(sorter.get_ready()), []
     while ready:
-        index = ready.pop()
-        order.append(index)
-        freed = []
-        for target in frozenset[int]().union(*targets[index].values()):
-            waiting[target] -= 1
-            if not waiting[target]:
-                freed.append(target)
-        ready = sorted([*ready, *freed], reverse=True)
+        order.append(min(ready))
+        ready.remove(order[-1])
+        sorter.done(order[-1])
+        ready += sorter.get_ready()
     return order

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from aemos_rules.domain import Node, Reading, RuleChain, StateAssertion, VariableType
-from aemos_rules.engine import CompiledChain, InvalidChain, RunResult, compile_chain
+from aemos_rules.domain import InvalidChain, Node, Reading, RuleChain, StateAssertion, VariableType
+from aemos_rules.engine import CompiledChain, RunResult, compile_chain
 from aemos_rules.nodes.registry import KINDS, VariableTypes
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,8 +1,7 @@
 """Facts about chains as graphs: which node runs next, and what is refused with node and field named."""
 
 import pytest
-from aemos_rules.domain import Node, StateAssertion
-from aemos_rules.engine import InvalidChain
+from aemos_rules.domain import InvalidChain, Node, StateAssertion
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -4,8 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from aemos_rules.domain import Node
-from aemos_rules.engine import InvalidChain
+from aemos_rules.domain import InvalidChain, Node
 from aemos_rules.nodes import KINDS, node_types
 from hypothesis import given, settings
 from hypothesis import strategies as st

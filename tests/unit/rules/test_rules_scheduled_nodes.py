@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from aemos.v1 import job_pb2
 from aemos_rules import scheduled_runs
-from aemos_rules.domain import Node, Question, ReportWanted, Selection
-from aemos_rules.engine import InvalidChain, RunResult
+from aemos_rules.domain import InvalidChain, Node, Question, ReportWanted, Selection
+from aemos_rules.engine import RunResult
 from aemos_rules.run import Deadline, World
 
 from tests.support.play import T0, chain, reading

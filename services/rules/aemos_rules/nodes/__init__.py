@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from . import actions, filters, remembering, scheduled, transforms, windows
-from .registry import KINDS, InvalidConfig, NodeKind, make_node, node_types
+from .registry import KINDS, NodeKind, make_node, node_types
 
 __all__ = [
     "KINDS",
-    "InvalidConfig",
     "NodeKind",
     "actions",
     "filters",

@@ -11,9 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from ..alarms import CLEARED, SEVERITIES, AlarmAssertion
-from ..domain import DerivedReading, NodeFailed, Notice, StateAssertion
+from ..domain import DerivedReading, InvalidChain, NodeFailed, Notice, StateAssertion
 from ..run import Cell, Deadline, Run
-from .registry import Action, Cel, Id, InvalidConfig, Seconds, Text, VariableTypes
+from .registry import Action, Cel, Id, Seconds, Text, VariableTypes
 
 AlarmType: TypeAlias = Annotated[
     str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.-]+$", description="1 to 100 of A-Z a-z 0-9 _ . -")
@@ -57,9 +57,9 @@ class SendNotification(SetDeviceState, kind="sendNotification"):
         if self.message:
             return
         if not self.device_state_id:
-            raise InvalidConfig([("deviceStateId", "required")])
+            raise InvalidChain([("deviceStateId", "required")])
         if not self.new_state_value:
-            raise InvalidConfig([("newStateValue", "required")])
+            raise InvalidChain([("newStateValue", "required")])
         self.device_state_ids = frozenset({self.device_state_id})
 
     def apply(self, run: Run) -> bool | None:

@@ -11,9 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from ..conditions import PREVIOUS
-from ..domain import VARIABLE_TYPES, Reading, VariableType
+from ..domain import VARIABLE_TYPES, InvalidChain, Reading, VariableType
 from ..run import Run
-from .registry import Cel, Filter, InvalidConfig, NodeKind, Text, VariableTypes
+from .registry import Cel, Filter, NodeKind, Text, VariableTypes
 
 Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -100,7 +100,7 @@ class Schedule(Filter, kind="schedule"):
         try:
             self._zone = ZoneInfo(self.timezone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise InvalidConfig([("timezone", "must be an IANA time zone such as Europe/Berlin")]) from None
+            raise InvalidChain([("timezone", "must be an IANA time zone such as Europe/Berlin")]) from None
         self._days = frozenset(map(_DAYS.index, self.days))
 
     def apply(self, run: Run) -> bool:

@@ -10,11 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from ..conditions import FETCHED, ByType, InvalidCondition
-from ..domain import VARIABLE_TYPES, Node, Question, VariableType
+from ..domain import VARIABLE_TYPES, Errors, InvalidChain, Node, Question, VariableType
 from ..run import Run
-
-Errors: TypeAlias = list[tuple[str, str]]
-"""(where, what is wrong): ("nodes.0.config.condition", "column 9: ...")."""
 
 VariableTypes: TypeAlias = Mapping[tuple[str, str], VariableType]
 """(sensor uuid, variable name) -> type, as far as known."""
@@ -36,14 +33,6 @@ Seconds: TypeAlias = Annotated[
 
 
 KINDS: dict[tuple[str, str], type[NodeKind]] = {}
-
-
-class InvalidConfig(Exception):
-    """A node's configuration is refused; `errors` are located from the configuration down."""
-
-    def __init__(self, errors: Errors) -> None:
-        super().__init__(errors)
-        self.errors = errors
 
 
 class _KindMeta(msgspec.StructMeta):
@@ -86,7 +75,7 @@ class NodeKind(msgspec.Struct, metaclass=_KindMeta, dict=True, eq=False, forbid_
     """Whether it has a memory cell for each variable that reaches it."""
 
     def compile(self, types: VariableTypes) -> None:
-        """Makes ready what `apply` needs. InvalidConfig for what the types of its fields cannot express."""
+        """Makes ready what `apply` needs. InvalidChain for what the types of its fields cannot express."""
 
     def expression(
         self, field: str, text: str, types: Iterable[VariableType] = VARIABLE_TYPES, is_condition: bool = True
@@ -95,7 +84,7 @@ class NodeKind(msgspec.Struct, metaclass=_KindMeta, dict=True, eq=False, forbid_
         try:
             found = ByType(text, types, is_condition)
         except InvalidCondition as error:
-            raise InvalidConfig([(field, str(error))]) from None
+            raise InvalidChain([(field, str(error))]) from None
         self.needs |= found.first.words & FETCHED
         self.other_sensor_uuids |= found.named_sensors
         return found
@@ -140,26 +129,26 @@ _CHOOSES: Mapping[str, tuple[str, str]] = {
 
 
 def make_node(node: Node, variable_types: VariableTypes) -> NodeKind:
-    """The node ready to run. Raises InvalidConfig with all its mistakes, located within the node."""
+    """The node ready to run. Raises InvalidChain with all its mistakes, located within the node."""
     if node.type not in _CHOOSES:
-        raise InvalidConfig([("type", f"must be one of {', '.join(sorted(_CHOOSES))}")])
+        raise InvalidChain([("type", f"must be one of {', '.join(sorted(_CHOOSES))}")])
     key, default = _CHOOSES[node.type]
     name = node.config.get(key, default)
     kind = KINDS.get((node.type, name)) if isinstance(name, str) else None
     if kind is None:
         kinds = sorted(kind for family, kind in KINDS if family == node.type)
-        raise InvalidConfig([(f"config.{key}", f"must be one of {', '.join(kinds)}")])
+        raise InvalidChain([(f"config.{key}", f"must be one of {', '.join(kinds)}")])
     try:
         made = parse(kind, {field: value for field, value in node.config.items() if field != key})
         made.name = node.name
         made.compile(variable_types)
         return made
-    except InvalidConfig as refused:
-        raise InvalidConfig([(f"config.{where}", message) for where, message in refused.errors]) from None
+    except InvalidChain as refused:
+        raise InvalidChain([(f"config.{where}", message) for where, message in refused.errors]) from None
 
 
 def parse(kind: type[NodeKind], given: Mapping[str, Any]) -> NodeKind:
-    """The node of a configuration; InvalidConfig with every field that is wrong, not only the first."""
+    """The node of a configuration; InvalidChain with every field that is wrong, not only the first."""
     fields = _fields(kind)
     errors: Errors = [(name, "unknown") for name in given if name not in fields]
     values = {}
@@ -172,7 +161,7 @@ def parse(kind: type[NodeKind], given: Mapping[str, Any]) -> NodeKind:
         elif field.required:
             errors.append((name, "required"))
     if errors:
-        raise InvalidConfig(errors)
+        raise InvalidChain(errors)
     return kind(**values)
 
 

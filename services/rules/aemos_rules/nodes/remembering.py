@@ -11,10 +11,10 @@ import msgspec
 from msgspec import Meta
 
 from ..conditions import ByType
-from ..domain import Reading
+from ..domain import InvalidChain, Reading
 from ..run import Run
 from .filters import OfSensor
-from .registry import Cel, Filter, InvalidConfig, Number, Seconds, Text, VariableTypes
+from .registry import Cel, Filter, Number, Seconds, Text, VariableTypes
 
 MAX_TIMES = 1_000
 Times: TypeAlias = Annotated[int, Meta(ge=2, le=MAX_TIMES, description=f"a whole number from 2 to {MAX_TIMES}")]
@@ -84,7 +84,7 @@ class Change(OfNumber, Remembering, kind="change"):
     def compile(self, types: VariableTypes) -> None:
         super().compile(types)
         if (self.amount is None) == (self.percent is None):
-            raise InvalidConfig([("amount", "either amount or percent must be given")])
+            raise InvalidChain([("amount", "either amount or percent must be given")])
 
     def _judge(self, run: Run, memory: Any) -> bool | None:
         value, base = run.number(self.field), memory.base
@@ -110,7 +110,7 @@ class Hysteresis(OfNumber, Remembering, kind="hysteresis"):
     def compile(self, types: VariableTypes) -> None:
         super().compile(types)
         if self.raise_ == self.clear:
-            raise InvalidConfig([("clear", "must differ from raise")])
+            raise InvalidChain([("clear", "must differ from raise")])
 
     def _judge(self, run: Run, memory: Any) -> bool | None:
         value = run.number(self.field)

@@ -13,8 +13,9 @@ from typing import Annotated, Any, TypeAlias
 
 from msgspec import Meta
 
+from ..domain import InvalidChain
 from ..run import Run
-from .registry import MAX_SECONDS, InvalidConfig, Seconds, Transform, VariableTypes
+from .registry import MAX_SECONDS, Seconds, Transform, VariableTypes
 from .remembering import Memory, OfNumber
 
 MOST_PANES = 1_000
@@ -50,7 +51,7 @@ class Window(OfNumber, Transform, kind="window"):
         super().compile(types)
         size, every = int(self.seconds * 1000), int((self.every_seconds or self.seconds) * 1000)
         if size % every or size // every > MOST_PANES:
-            raise InvalidConfig([("everySeconds", f"must divide seconds into 1 to {MOST_PANES} parts")])
+            raise InvalidChain([("everySeconds", f"must divide seconds into 1 to {MOST_PANES} parts")])
         self._every, self._panes, self._late = every, size // every, int(self.allowed_lateness_seconds * 1000)
 
     def apply(self, run: Run) -> bool | None:
