@@ -11,7 +11,7 @@ from aemos_core.redis_link import RedisClient
 from aemos_core.waiting import wait
 from redis.exceptions import RedisError
 
-from aemos_rules.domain import Reading
+from aemos_rules.domain import Reading, RuleChain
 from aemos_rules.engine import Activity, RunResult
 
 log = logging.getLogger("aemos.rules")
@@ -35,9 +35,12 @@ class Activities:
         self._redis = redis
         self._of: dict[int, Activity] = {}
 
-    def of(self, chain_id: int) -> Activity:
-        """That of a chain."""
-        return self._of.setdefault(chain_id, Activity())
+    def of(self, chain: RuleChain) -> Activity:
+        """That of a chain; a new version has not failed yet."""
+        activity = self._of.setdefault(chain.id, Activity())
+        if activity.version != chain.version:
+            activity.version, activity.errors_in_row = chain.version, 0
+        return activity
 
     async def run(self, stop: asyncio.Event) -> None:
         """Writes until told to stop, and once more."""

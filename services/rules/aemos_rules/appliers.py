@@ -21,7 +21,6 @@ from aemos_rules.domain import DerivedReading, Notice, ReportWanted, StateAssert
 from aemos_rules.effects import Applier, Effects
 from aemos_rules.memory import Memory, Writes
 from aemos_rules.run import Deadline, Remembered
-from aemos_rules.run_records import Recorder
 from aemos_rules.sent_effects import Sent
 
 
@@ -45,4 +44,4 @@ class Parts:
             FiringEnd: partial(Sent, sent_effects.firing_ends),
             Row: partial(Sent, lambda rows, _: rows),
         }
-        self.effects = Effects(database, outbox, appliers, Recorder(self.activities))
+        self.effects = Effects(database, outbox, appliers)

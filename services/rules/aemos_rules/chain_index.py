@@ -85,7 +85,7 @@ class ChainIndex:
         except InvalidChain as error:
             log.error("rule chain %d does not compile: %s", chain.id, error)
             return None
-        compiled.activity = self._activities.of(chain.id)
+        compiled.activity = self._activities.of(chain)
         return compiled
 
     def forget(self, _: bytes = b"") -> None:

@@ -13,7 +13,7 @@ from aemos_core.outbox import OutboxRows, Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules.domain import Cause, RunIds
-from aemos_rules.run_records import Ran, Recorder
+from aemos_rules.run_records import Ran, record
 
 
 class Pending:
@@ -45,12 +45,9 @@ Applier: TypeAlias = Callable[[Sequence[Any]], Pending]
 class Effects:
     """Applies the effects of a job. Doing it again does nothing."""
 
-    def __init__(
-        self, database: Database, outbox: OutboxRows, appliers: Mapping[type[Any], Applier], recorder: Recorder
-    ) -> None:
+    def __init__(self, database: Database, outbox: OutboxRows, appliers: Mapping[type[Any], Applier]) -> None:
         self._database = database
         self._outbox = outbox
-        self._recorder = recorder
         self._appliers = appliers
 
     async def apply(self, effects: Iterable[Any]) -> None:
@@ -78,7 +75,7 @@ class Effects:
             await each.settle()
 
     async def _store(self, connection: AsyncConnection, writing: Sequence[Pending], ran: Sequence[Ran]) -> list[Row]:
-        runs, rows = await self._recorder.record(connection, ran, {c for each in writing for c in each.causes})
+        runs, rows = await record(connection, ran, {c for each in writing for c in each.causes})
         for each in writing:
             rows += await each.write(connection, runs)
         return await self._outbox.add(connection, rows)

@@ -44,13 +44,12 @@ class RunResult(NamedTuple):
 
 
 class Activity:
-    """What the runs of one chain amount to since it was last written; `errors_in_row` since it last succeeded."""
-
-    __slots__ = ("errors_in_row", "failed", "fired", "idle", "not_recorded", "second", "second_count", "stopped")
+    """What the runs of one chain amount to since it was last written; `errors_in_row`, of `version`, since it last
+    succeeded."""
 
     def __init__(self) -> None:
         self.fired = self.stopped = self.failed = self.not_recorded = self.errors_in_row = 0
-        self.second = self.second_count = 0
+        self.second = self.second_count = self.version = 0
         self.idle: deque[tuple[Reading | None, RunResult]] = deque(maxlen=KEPT_IDLE)
 
     def note(self, reading: Reading | None, result: RunResult) -> None:

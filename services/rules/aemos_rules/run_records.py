@@ -19,7 +19,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import chain_store
 from aemos_rules import tables as t
-from aemos_rules.activity import Activities
 from aemos_rules.alarms import AlarmAssertion
 from aemos_rules.announcements import chain_looped, chain_suspended
 from aemos_rules.chain_index import chains_changed
@@ -70,50 +69,46 @@ def note(ran: Ran, effects: list[Any]) -> None:
     effects.append(ran)
 
 
-class Recorder:
-    """Chooses and writes runs; above 50 a second of one chain they are only counted."""
+async def record(
+    connection: AsyncConnection, ran: Sequence[Ran], causes: Collection[Cause]
+) -> tuple[RunIds, list[Row]]:
+    """Records those that cause something; returns their ids, and what is to be told of their chains. Above 50 a second
+    of one chain they are only counted."""
+    chosen = [run for run in ran if run.is_sure or run.cause in causes]
+    kept = [run for run in chosen if _may_record(run)]
+    runs: RunIds = {}
+    if kept:
+        known = await _known_chains(connection, {run.chain.chain.id for run in kept})
+        rows = [_row(run) for run in kept if run.chain.chain.id in known]
+        if rows:
+            runs = await _stored(connection, rows)
+    failed = {run.chain.chain.id: run for run in chosen if run.result.error}
+    looped = {run.chain.chain.id: run for run in chosen if run.result.outcome == "loop"}
+    told = [outbox_row([chain_looped(run.chain.chain, _error(run)) for run in looped.values()])] if looped else []
+    return runs, [*told, *await _suspend(connection, failed)]
 
-    def __init__(self, activities: Activities) -> None:
-        self._activities = activities
 
-    async def record(
-        self, connection: AsyncConnection, ran: Sequence[Ran], causes: Collection[Cause]
-    ) -> tuple[RunIds, list[Row]]:
-        """Records those that cause something; returns their ids, and what is to be told of their chains."""
-        chosen = [run for run in ran if run.is_sure or run.cause in causes]
-        kept = [run for run in chosen if self._may_record(run)]
-        runs: RunIds = {}
-        if kept:
-            known = await _known_chains(connection, {run.chain.chain.id for run in kept})
-            rows = [_row(run) for run in kept if run.chain.chain.id in known]
-            if rows:
-                runs = await _stored(connection, rows)
-        failed = {run.chain.chain.id: run for run in chosen if run.result.error}
-        looped = {run.chain.chain.id: run for run in chosen if run.result.outcome == "loop"}
-        told = [outbox_row([chain_looped(run.chain.chain, _error(run)) for run in looped.values()])] if looped else []
-        return runs, [*told, *await self._suspend(connection, failed)]
+def _may_record(run: Ran) -> bool:
+    activity, second = run.chain.activity, int(time.monotonic())
+    if activity.second != second:
+        activity.second, activity.second_count = second, 0
+    activity.second_count += 1
+    if activity.second_count > MOST_A_SECOND:
+        activity.not_recorded += 1
+        return False
+    return True
 
-    def _may_record(self, run: Ran) -> bool:
-        activity, second = self._activities.of(run.chain.chain.id), int(time.monotonic())
-        if activity.second != second:
-            activity.second, activity.second_count = second, 0
-        activity.second_count += 1
-        if activity.second_count > MOST_A_SECOND:
-            activity.not_recorded += 1
-            return False
-        return True
 
-    async def _suspend(self, connection: AsyncConnection, failed: dict[int, Ran]) -> list[Row]:
-        rows: list[Row] = []
-        for chain_id, run in failed.items():
-            activity = self._activities.of(chain_id)
-            if activity.errors_in_row < ERRORS_TO_SUSPEND:
-                continue
-            error = _error(run)
-            if await chain_store.suspend(connection, chain_id, run.chain.chain.version, error):
-                rows.append(outbox_row([chain_suspended(run.chain.chain, error)]))
-                rows.append(chains_changed(await chain_store.sensors_of(connection, chain_id)))
-        return rows
+async def _suspend(connection: AsyncConnection, failed: dict[int, Ran]) -> list[Row]:
+    rows: list[Row] = []
+    for chain_id, run in failed.items():
+        if run.chain.activity.errors_in_row < ERRORS_TO_SUSPEND:
+            continue
+        error = _error(run)
+        if await chain_store.suspend(connection, chain_id, run.chain.chain.version, error):
+            rows.append(outbox_row([chain_suspended(run.chain.chain, error)]))
+            rows.append(chains_changed(await chain_store.sensors_of(connection, chain_id)))
+    return rows
 
 
 def _error(run: Ran) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,12 +13,12 @@ from aemos_core.names import rule_chain_room
 from aemos_core.outbox_senders import ANNOUNCE
 from aemos_core.redis_link import RedisClient
 from aemos_core.sweeping import kept_for
-from aemos_rules import run_records, state_store
+from aemos_rules import chain_store, run_records, state_store
 from aemos_rules import tables as t
 from aemos_rules.domain import Connection
 from sqlalchemy import select, update
 
-from tests.support.play import T0, act, node, reading
+from tests.support.play import SENSOR, T0, act, node, reading
 from tests.support.rule_worker import Worker, save_chain
 
 
@@ -119,3 +120,22 @@ async def test_runs_do_not_pile_up(database: Database, redis: RedisClient, monke
     assert crowded not in {run.rule_chain_id for run in await rows_of(database, t.chain_run)}
     assert not await week_old()
     assert await run_records.thin_out(database) == 0
+
+
+async def test_a_chain_that_is_saved_again_has_all_its_errors_before_it(database: Database, redis: RedisClient) -> None:
+    """It is suspended at the 20th error in a row; saved, it runs until it has failed as often again."""
+    chain_id = await save_chain(database, node("condition", condition="[value][int(value)] > 0"))
+    worker = Worker(database, redis)
+
+    async def fail(first: int, count: int) -> bool:
+        await worker.evaluate(*(reading(1, number, number) for number in range(first, first + count)))
+        (row,) = await rows_of(database, t.rule_chain)
+        return bool(row.suspended_at_ms)
+
+    assert [await fail(1, run_records.ERRORS_TO_SUSPEND - 1), await fail(30, 1)] == [False, True]
+    async with database.write() as connection:
+        (chain,) = await chain_store.load(connection, [chain_id])
+        await chain_store.save(connection, replace(chain, version=2), [SENSOR])
+    await redis.flushall()
+    worker.index.forget()
+    assert [await fail(40, run_records.ERRORS_TO_SUSPEND - 1), await fail(70, 1)] == [False, True]
