@@ -57,6 +57,7 @@ class Activities:
         fresh = [chain_id for chain_id, activity in self._of.items() if activity.is_fresh][:_AT_ONCE]
         if not fresh:
             return
+        written: list[tuple[Activity, str, int]] = []
         async with self._redis.pipeline(transaction=False) as pipe:
             for chain_id in fresh:
                 activity, key = self._of.pop(chain_id), activity_key(chain_id)
@@ -64,10 +65,12 @@ class Activities:
                 for field in _FIELDS:
                     if count := getattr(activity, field):
                         pipe.hincrby(key, field, count)
-                        setattr(activity, field, 0)
+                        written.append((activity, field, count))
                 pipe.hset(key, "idle", json.dumps([_idle(*run) for run in reversed(activity.idle)]))
                 pipe.expire(key, _KEPT_SECONDS)
             await pipe.execute()
+        for activity, field, count in written:  # more may have come meanwhile
+            setattr(activity, field, getattr(activity, field) - count)
 
 
 def _idle(reading: Reading | None, result: RunResult) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,10 @@ from aemos_core.redis_link import RedisClient
 from aemos_core.sweeping import kept_for
 from aemos_rules import chain_store, run_records, state_store
 from aemos_rules import tables as t
-from aemos_rules.domain import Connection
+from aemos_rules.activity import Activities, activity_key
+from aemos_rules.domain import Connection, RuleChain
+from aemos_rules.engine import RunResult
+from redis.asyncio.client import Pipeline
 from sqlalchemy import select, update
 
 from tests.support.play import SENSOR, T0, act, node, reading
@@ -139,3 +143,22 @@ async def test_a_chain_that_is_saved_again_has_all_its_errors_before_it(database
     await redis.flushall()
     worker.index.forget()
     assert [await fail(40, run_records.ERRORS_TO_SUSPEND - 1), await fail(70, 1)] == [False, True]
+
+
+async def test_counts_wait_for_redis(redis: RedisClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be written is written later, with what came meanwhile."""
+    activities, stop = Activities(redis), asyncio.Event()
+    activity = activities.of(RuleChain(9, 1))
+    stop.set()  # it writes once, at the end
+
+    async def refuse(_: Pipeline) -> None:
+        activity.note(None, RunResult("fired"))
+        raise ConnectionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Pipeline, "execute", refuse)
+        activity.note(None, RunResult("fired"))
+        await activities.run(stop)
+    for expected in (b"2", b"2"):
+        await activities.run(stop)
+        assert await redis.hget(activity_key(9), "fired") == expected
