@@ -8,7 +8,7 @@ from typing import Any
 from aemos.v1 import rule_chain_pb2 as pb
 from aemos.v1 import rule_chain_pb2_grpc
 from aemos_core.database import Database
-from aemos_core.errors import invalid
+from aemos_core.errors import AemosError, Kind, invalid
 from aemos_core.identity import Caller, caller, set_caller
 from aemos_core.outbox import OutboxRows
 from aemos_core.paging import page_of
@@ -56,7 +56,7 @@ class RuleChainServicer(rule_chain_pb2_grpc.RuleChainServiceServicer):
         changes = codec.changes_from_pb(request)
         _refuse_past(changes.get("run_at_ms", 0))
         draft = replace(chain, **changes, version=chain.version + 1)
-        return await self._save(draft if draft.schedule == chain.schedule else _counted_from_now(draft))
+        return await self._save(draft if draft.schedule == chain.schedule else _counted_from_now(draft), chain)
 
     async def DeleteRuleChain(self, request: pb.DeleteRuleChainRequest, context: Context) -> pb.DeleteRuleChainResponse:
         async with self._database.write() as connection:
@@ -101,9 +101,11 @@ class RuleChainServicer(rule_chain_pb2_grpc.RuleChainServiceServicer):
         self._outbox.committed(rows)
         return pb.SetSchedulePausedResponse(schedule=codec.schedule_to_pb(saved))
 
-    async def _save(self, draft: RuleChain) -> pb.RuleChain:
+    async def _save(self, draft: RuleChain, before: RuleChain | None = None) -> pb.RuleChain:
         compiled = await self._check.checked(draft)
         async with self._database.write() as connection:
+            if before and chain_store.chain_of(await own(connection, t.rule_chain, draft.id, lock=True)) != before:
+                raise AemosError(Kind.STALE, "the rule chain was changed meanwhile")
             changed = compiled.sensor_uuids.union(await chain_store.sensors_of(connection, draft.id))
             chain_id = await chain_store.save(connection, draft, compiled.sensor_uuids)
             rows = await self._outbox.add(connection, [chains_changed(changed)])

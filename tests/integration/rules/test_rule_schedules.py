@@ -13,6 +13,8 @@ from aemos_core.identity import Caller, set_caller
 from aemos_core.times import now_ms
 from aemos_rules.chain_api import RuleChainServicer
 from aemos_rules.chain_check import ChainCheck
+from aemos_rules.domain import RuleChain
+from aemos_rules.engine import CompiledChain
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.support.outbox import FakeOutbox
@@ -160,3 +162,22 @@ async def test_refusals_name_the_field(chains: Chains, fields: dict[str, Any], l
     with pytest.raises(AemosError) as refused:
         await chains.create(**fields)
     assert [mistake.loc for mistake in refused.value.errors] == locations
+
+
+async def test_a_pause_is_not_overtaken_by_a_save(chains: Chains, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who saves a chain that was paused meanwhile is told so, and the pause stands; once more, and it is saved."""
+    chain = await chains.create()
+    checked = ChainCheck.checked
+
+    async def slowly(check: ChainCheck, draft: RuleChain) -> CompiledChain:
+        await chains.pause(chain.id, True)
+        return await checked(check, draft)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(ChainCheck, "checked", slowly)
+        with pytest.raises(AemosError) as refused:
+            await chains.update(chain.id, name="another")
+    assert refused.value.kind is Kind.STALE
+    assert (await chains.schedules())[chain.id].paused
+    saved = await chains.update(chain.id, name="another")
+    assert (saved.name, saved.schedule_paused) == ("another", True)
