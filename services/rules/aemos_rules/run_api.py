@@ -32,6 +32,8 @@ from aemos_rules.memory import Memory
 from aemos_rules.run import Start, World
 
 MOST_READINGS = 1_000
+_MOST_BYTES = 3 * 1024 * 1024
+"""Of runs on a page: a message has at most 4 MiB."""
 OUTCOMES = ("fired", "stopped", "error", "loop")
 
 
@@ -63,7 +65,14 @@ class ChainRunServicer(chain_run_pb2_grpc.ChainRunServiceServicer):
         async with self._database.read() as connection:
             await own(connection, t.rule_chain, request.rule_chain_id)
             rows, token = await listed(connection, query, t.chain_run.c.id, page_of(request), newest_first=True)
-        return pb.ListChainRunsResponse(chain_runs=map(_recorded, rows), next_page_token=token)
+        runs, size = list[pb.ChainRun](), 0
+        for run in map(_recorded, rows):
+            size += run.ByteSize()
+            if runs and size > _MOST_BYTES:
+                token = str(runs[-1].id)
+                break
+            runs.append(run)
+        return pb.ListChainRunsResponse(chain_runs=runs, next_page_token=token)
 
     async def GetChainRun(self, request: pb.GetChainRunRequest, context: Context) -> pb.ChainRun:
         async with self._database.read() as connection:

@@ -8,22 +8,27 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from aemos.v1 import job_pb2
+from aemos.v1 import chain_run_pb2, job_pb2
 from aemos_core.database import Database
+from aemos_core.identity import Caller, set_caller
 from aemos_core.names import rule_chain_room
 from aemos_core.outbox_senders import ANNOUNCE
 from aemos_core.redis_link import RedisClient
+from aemos_core.rpc import MAX_MESSAGE_BYTES
 from aemos_core.sweeping import kept_for
 from aemos_rules import chain_store, run_records, state_store
 from aemos_rules import tables as t
 from aemos_rules.activity import Activities, activity_key
 from aemos_rules.domain import Connection, RuleChain
 from aemos_rules.engine import RunResult
+from aemos_rules.run_api import ChainRunServicer
 from redis.asyncio.client import Pipeline
 from sqlalchemy import select, update
 
 from tests.support.play import SENSOR, T0, act, node, reading
 from tests.support.rule_worker import Worker, save_chain
+
+NOTHING: Any = None
 
 
 async def add_state(database: Database) -> int:
@@ -162,3 +167,21 @@ async def test_counts_wait_for_redis(redis: RedisClient, monkeypatch: pytest.Mon
     for expected in (b"2", b"2"):
         await activities.run(stop)
         assert await redis.hget(activity_key(9), "fired") == expected
+
+
+async def test_pages_of_large_runs_fit_into_a_message(database: Database, redis: RedisClient) -> None:
+    """Each node shows the reading's value, up to 64 KiB: a page has fewer of them then, and none is left out."""
+    set_caller(Caller(1, 7, "admin"))
+    nodes = [node("saveReading", f"n{number}", "action", variableName="f", value="1") for number in range(5)]
+    chain_id, count = await save_chain(database, *nodes, node("condition", condition="true")), 30
+    await Worker(database, redis).evaluate(*(reading("x" * 60_000, number) for number in range(1, count + 1)))
+    api = ChainRunServicer(database, redis, NOTHING, NOTHING, NOTHING, 1)
+    found, token = list[int](), "0"
+    while token:
+        request = chain_run_pb2.ListChainRunsRequest(rule_chain_id=chain_id, page_token=token.removeprefix("0"))
+        page = await api.ListChainRuns(request, NOTHING)
+        assert page.ByteSize() < MAX_MESSAGE_BYTES
+        found += [run.id for run in page.chain_runs]
+        token = page.next_page_token
+    assert found == sorted(found, reverse=True)
+    assert len(found) == count
