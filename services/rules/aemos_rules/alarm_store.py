@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aemos_core import audit
@@ -25,23 +25,17 @@ async def latest(connection: AsyncConnection, keys: Iterable[AlarmKey]) -> dict[
     return {(row.device_id, row.type): row for row in rows}
 
 
-async def change(
-    connection: AsyncConnection, row_id: int, changes: Sequence[tuple[str, AlarmAssertion]]
-) -> list[tuple[What, AnyRow]]:
-    """Stores changes (old severity, assertion) of one alarm (id 0: its first), in order; what each was, and the row
-    after it."""
-    after = []
-    for old, assertion in changes:
-        what, values = happened(old, assertion.value), dict[str, Any]()
-        if what is What.RAISED:
-            row_id = await _raise(connection, row_id, assertion)
-        else:
-            changed = _cleared(assertion.moment) if what is What.CLEARED else {"severity": assertion.value}
-            values = changed | t.asserted(assertion.watermark)
-        cause = {"rule_chain_id": assertion.chain_id, "data_stream_id": assertion.reading.id}
-        event = {"type": what, "severity": assertion.value or old, "at_ms": assertion.moment, **cause}
-        after.append((what, await _happens(connection, row_id, values, event)))
-    return after
+async def change(connection: AsyncConnection, row_id: int, old: str, assertion: AlarmAssertion) -> tuple[What, AnyRow]:
+    """Stores that an alarm (id 0: its first) has another severity than the old one; what it was, and the row after."""
+    what, values = happened(old, assertion.value), dict[str, Any]()
+    if what is What.RAISED:
+        row_id = await _raise(connection, row_id, assertion)
+    else:
+        changed = _cleared(assertion.moment) if what is What.CLEARED else {"severity": assertion.value}
+        values = changed | t.asserted(assertion.watermark)
+    cause = {"rule_chain_id": assertion.chain_id, "data_stream_id": assertion.reading.id}
+    event = {"type": what, "severity": assertion.value or old, "at_ms": assertion.moment, **cause}
+    return what, await _happens(connection, row_id, values, event)
 
 
 async def _raise(connection: AsyncConnection, before: int, assertion: AlarmAssertion) -> int:

@@ -130,8 +130,9 @@ class Alarms(Assertions):
     ) -> list[job_pb2.Announcement]:
         told = []
         for each in found:
-            after = await alarm_store.change(connection, each.row.id if each.row else 0, each.changes)
-            for (what, row), (_, assertion) in zip(after, each.changes, strict=True):
+            row = each.row
+            for old, assertion in each.changes:
+                what, row = await alarm_store.change(connection, row.id if row else 0, old, assertion)
                 told.append(alarm_changed(row, what, assertion.reading.trace_context))
         return told
 

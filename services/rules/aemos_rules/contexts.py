@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from aemos.v1 import data_stream_pb2, history_pb2, history_pb2_grpc
+from aemos.v1 import data_stream_pb2, history_pb2, history_pb2_grpc, job_pb2
 from aemos_core.database import Database
 from google.protobuf import json_format
 from sqlalchemy import select
@@ -22,15 +22,6 @@ _MOST_NAMED = 100
 _MOST_KEPT = 50_000
 
 
-class Origin(Protocol):
-    """What asks: a reading, judged or as it was committed."""
-
-    organization_id: int
-    device_uuid: str
-    sensor_uuid: str
-    telemetry_data_id: int
-
-
 class Asked:
     """What the chains of one job ask for."""
 
@@ -40,7 +31,7 @@ class Asked:
         self.sensors: dict[int, set[str]] = {}
         self.needs: set[str] = set()
 
-    def add(self, partition: int, chain: CompiledChain, origin: Origin | Reading | None) -> None:
+    def add(self, partition: int, chain: CompiledChain, origin: job_pb2.CommittedReading | Reading | None) -> None:
         """What one chain asks for one reading."""
         if origin is None:
             return
