@@ -38,11 +38,11 @@ class Worker:
     def __init__(self, database: Database, redis: RedisClient, history: FakeHistory | None = None) -> None:
         self.outbox = FakeOutbox()
         parts = Parts(database, redis, self.outbox)
-        self.memory, self.deadlines, self.index, effects = parts.memory, parts.deadlines, parts.index, parts.effects
+        self.memory, self.deadlines, self.index = parts.memory, parts.deadlines, parts.index
         self.history = history or FakeHistory()
         self.contexts = Contexts(database, self.history)  # type: ignore[arg-type]
-        self.judge = Judge(self.index, effects, self.memory, self.contexts, 1)
-        self.scheduled = ScheduledRuns(self.index, effects)
+        self.judge = Judge(parts, self.contexts, 1)
+        self.scheduled = ScheduledRuns(parts)
 
     async def evaluate(self, *readings: Reading) -> None:
         """One job of readings."""

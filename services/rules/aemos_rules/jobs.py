@@ -14,13 +14,12 @@ from aemos.v1 import job_pb2
 from aemos_core import telemetry
 from aemos_core.times import now_ms
 
-from aemos_rules.chain_index import ChainIndex
+from aemos_rules.appliers import Parts
 from aemos_rules.contexts import Asked, Contexts
 from aemos_rules.deadlines import deadline_of
 from aemos_rules.domain import Reading
-from aemos_rules.effects import Effects
 from aemos_rules.engine import CompiledChain, RunResult
-from aemos_rules.memory import Fenced, Memory
+from aemos_rules.memory import Fenced
 from aemos_rules.nodes.remembering import seen
 from aemos_rules.run import Cell, Deadline, Remembered, Start, World
 from aemos_rules.run_records import Ran, note
@@ -47,17 +46,8 @@ _VALUE_OF: Mapping[str, Callable[[job_pb2.CommittedReading], object]] = {
 class Judge:
     """A job may come twice or late: what it says counts once, by its place in event time and by its key."""
 
-    def __init__(
-        self,
-        index: ChainIndex,
-        effects: Effects,
-        memory: Memory,
-        contexts: Contexts,
-        partitions: int,
-    ) -> None:
-        self._index = index
-        self._effects = effects
-        self._memory = memory
+    def __init__(self, parts: Parts, contexts: Contexts, partitions: int) -> None:
+        self._index, self._effects, self._memory = parts.index, parts.effects, parts.memory
         self._contexts = contexts
         self._partitions = partitions
 

@@ -15,9 +15,8 @@ from aemos_core.outbox import Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
 from aemos_core.times import now_ms
 
-from aemos_rules.chain_index import ChainIndex
+from aemos_rules.appliers import Parts
 from aemos_rules.domain import Question
-from aemos_rules.effects import Effects
 from aemos_rules.engine import CompiledChain
 from aemos_rules.run import Start, World
 from aemos_rules.run_records import Ran, note
@@ -36,9 +35,8 @@ class ScheduledRuns:
     Without a source it hands chains that ask about sensors on, each as a job of its own.
     """
 
-    def __init__(self, index: ChainIndex, effects: Effects, source: SensorSource | None = None) -> None:
-        self._index = index
-        self._effects = effects
+    def __init__(self, parts: Parts, source: SensorSource | None = None) -> None:
+        self._index, self._effects = parts.index, parts.effects
         self._source = source
 
     async def run_chains(self, payload: bytes) -> None:

@@ -60,7 +60,7 @@ def _slow_jobs(settings: RulesSettings, base: Base) -> Sequence[Component]:
     database, source = base.database, SensorSource(base.history)
     parts = Parts(database, base.redis, base.outbox)
     base.take(GENERATE_REPORT, ReportJob(source, database, base.outbox, settings.report_days).generate_report, never)
-    base.take(RUN_READING_CHAINS, ScheduledRuns(parts.index, parts.effects, source).run_chains)
+    base.take(RUN_READING_CHAINS, ScheduledRuns(parts, source).run_chains)
     subscriber = Subscriber(base.redis, {RULE_CHAINS_CHANGED: parts.index.forget}, parts.index.forget)
     expire = Sweep(60, kept_for(database, tables.report.c.expires_at_ms, 0, AT_ONCE), "reports stay")
     worker = JobWorker(base.broker, [GENERATE_REPORT.queue_name()], threads=_THREADS)

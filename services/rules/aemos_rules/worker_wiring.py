@@ -30,14 +30,14 @@ async def wire_worker(settings: RulesSettings) -> AsyncIterator[Sequence[Compone
         database = base.database
         parts = Parts(database, base.redis, base.outbox)
         index, contexts = parts.index, Contexts(database, base.history)
-        judge = Judge(index, parts.effects, parts.memory, contexts, settings.rules_partitions)
+        judge = Judge(parts, contexts, settings.rules_partitions)
 
         partitions = {EVALUATE_READINGS.queue_name(p): p for p in range(settings.rules_partitions)}
         leases = PartitionLeases(base.jobs, settings.rules_partitions, on_gain=base.broker.permissions_changed)
         base.broker.may_fetch = lambda queue: leases.holds(partitions[queue])
         base.take(EVALUATE_READINGS, judge.evaluate_readings)
         base.take(RESUME_RUNS, judge.resume_runs)
-        base.take(RUN_CHAINS, ScheduledRuns(index, parts.effects).run_chains)
+        base.take(RUN_CHAINS, ScheduledRuns(parts).run_chains)
         hints = {RULE_CHAINS_CHANGED: index.forget, REGISTRY_CHANGED: contexts.forget}
 
         def forget_all() -> None:

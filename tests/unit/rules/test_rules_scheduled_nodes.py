@@ -54,6 +54,9 @@ async def test_what_follows_begins_when_sensors_are_read(monkeypatch: pytest.Mon
     clock, applied = [T0], list[Any]()
 
     class Anything:
+        def __init__(self) -> None:
+            self.index = self.effects = self
+
         async def compiled(self, _: object) -> dict[int, Any]:
             delayed = chain(READ, Node("action", "wait", {"action": "delay", "seconds": 1}))
             return {1: delayed}
@@ -70,7 +73,7 @@ async def test_what_follows_begins_when_sensors_are_read(monkeypatch: pytest.Mon
     runs = job_pb2.ScheduledRuns(
         runs=[job_pb2.ScheduledRun(rule_chain_id=1, organization_id=1, planned_at_ms=T0, manual=True)]
     )
-    await scheduled_runs.ScheduledRuns(anything, anything, anything).run_chains(runs.SerializeToString())
+    await scheduled_runs.ScheduledRuns(anything, anything).run_chains(runs.SerializeToString())
     assert [effect.due_ms for effect in applied if isinstance(effect, Deadline)] == [T0 + 6_000]
 
 
