@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -156,6 +156,7 @@ async def chains_of(connection: AsyncConnection, sensor_uuids: Iterable[str]) ->
 
 
 async def load(connection: AsyncConnection, chain_ids: Iterable[int]) -> list[RuleChain]:
-    """Chains by id, of any organization: for the judge."""
+    """Chains by id, of any organization: for the judge, to whom one that is suspended is not enabled."""
     query = select(t.rule_chain).where(_c.id.in_(list(chain_ids)))
-    return [chain_of(row) for row in (await connection.execute(query)).all()]
+    rows = (await connection.execute(query)).all()
+    return [replace(chain_of(row), enabled=row.enabled and not row.suspended_at_ms) for row in rows]

@@ -144,7 +144,7 @@ async def test_a_chain_that_is_saved_again_has_all_its_errors_before_it(database
     assert [await fail(1, run_records.ERRORS_TO_SUSPEND - 1), await fail(30, 1)] == [False, True]
     async with database.write() as connection:
         (chain,) = await chain_store.load(connection, [chain_id])
-        await chain_store.save(connection, replace(chain, version=2), [SENSOR])
+        await chain_store.save(connection, replace(chain, version=2, enabled=True), [SENSOR])
     await redis.flushall()
     worker.index.forget()
     assert [await fail(40, run_records.ERRORS_TO_SUSPEND - 1), await fail(70, 1)] == [False, True]
@@ -185,3 +185,27 @@ async def test_pages_of_large_runs_fit_into_a_message(database: Database, redis:
         token = page.next_page_token
     assert found == sorted(found, reverse=True)
     assert len(found) == count
+
+
+async def test_a_suspended_chain_does_not_run_on_its_schedule(database: Database, redis: RedisClient) -> None:
+    """Nor by hand or by another chain, until it is saved again."""
+    chain_id = await save_chain(database, node("sendNotification", "n", "action", message="hello"))
+    other = await save_chain(database, node("runChain", "other", "action", ruleChainId=chain_id))
+    worker = Worker(database, redis)
+
+    async def fire(chain: int, at: int) -> str:
+        run = job_pb2.ScheduledRun(rule_chain_id=chain, organization_id=1, planned_at_ms=T0 + at, manual=True)
+        (end,) = await worker.fire(run)
+        return end.outcome
+
+    assert {await fire(chain_id, at) for at in range(run_records.ERRORS_TO_SUSPEND)} == {"failed"}
+    worker.index.forget()
+    assert await fire(chain_id, 100) == "dropped"
+    assert await fire(other, 101) == "completed"
+    assert await worker.resume() == 1
+    assert len(await rows_of(database, t.chain_run)) == run_records.ERRORS_TO_SUSPEND
+    async with database.write() as connection:
+        (chain,) = await chain_store.load(connection, [chain_id])
+        await chain_store.save(connection, replace(chain, version=2, enabled=True), [])
+    worker.index.forget()
+    assert await fire(chain_id, 102) == "failed"
