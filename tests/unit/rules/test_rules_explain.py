@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import pytest
+from aemos.v1 import chain_run_pb2 as pb
+from aemos.v1 import rule_chain_pb2
+from aemos_core.identity import Caller, set_caller
 from aemos_rules.alarms import AlarmAssertion
 from aemos_rules.domain import Node, Reading, RuleChain
 from aemos_rules.engine import CompiledChain, compile_chain
 from aemos_rules.explain import dry_run, explained
-from aemos_rules.run import Start, World
+from aemos_rules.run import NOTHING_KNOWN, Context, Start, World
+from aemos_rules.run_api import ChainRunServicer
 
 MINUTE = 60_000
 S = "sensor-1"
@@ -87,3 +93,27 @@ def test_a_dry_run_without_readings_is_one_of_a_schedule() -> None:
         "fired",
         5 * MINUTE,
     )
+
+
+async def test_trying_a_chain_lets_others_have_their_turn() -> None:
+    """A thousand windows may close behind each reading: who tries it waits, until its call's time is over."""
+    window = {"action": "window", "sensorUUID": S, "seconds": 1, "everySeconds": 0.001}
+    bomb = chain(("transform", "w", window), ("action", "s", {"action": "raiseAlarm", "alarmType": "x"}))
+
+    class Given:
+        async def checked(self, _: RuleChain) -> CompiledChain:
+            return bomb
+
+        async def judged(self, _: object) -> list[Reading]:
+            return [reading(1.0, n * MINUTE + 1, n + 1) for n in range(100)]
+
+        async def fetch(self, _: object) -> Context:
+            return NOTHING_KNOWN
+
+    set_caller(Caller(1, 7, "admin"))
+    given: Any = Given()
+    api = ChainRunServicer(given, given, given, given, given, 1)
+    request = pb.DryRunChainRequest(chain=rule_chain_pb2.CreateRuleChainRequest(name="bomb"))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await api.DryRunChain(request, given)
