@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
@@ -17,6 +17,8 @@ from aemos_core.identity import caller
 from aemos_core.paging import Page
 from aemos_core.times import to_timestamp
 
+_MOST_BYTES = 3 * 1024 * 1024
+"""Of a page: an answer has at most 4 MiB."""
 M = TypeVar("M", bound=Message)
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
@@ -38,6 +40,18 @@ async def listed(
         query = query.where(key < page.after if newest_first else key > page.after)
     query = query.order_by(key.desc() if newest_first else key).limit(page.limit + 1)
     return page.cut((await connection.execute(query)).all(), key.name)
+
+
+def fitting(page: Iterable[M], token: str) -> tuple[list[M], str]:
+    """The first of a page's messages, which have an `id`, that fit into an answer together, one at least; and the token
+    of the next page."""
+    kept, size = list[M](), 0
+    for one in page:
+        size += one.ByteSize()
+        if kept and size > _MOST_BYTES:
+            return kept, str(kept[-1].id)  # type: ignore[attr-defined]
+        kept.append(one)
+    return kept, token
 
 
 def message(kind: type[M], row: Any, /, **given: Any) -> M:

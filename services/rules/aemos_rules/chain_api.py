@@ -12,7 +12,7 @@ from aemos_core.errors import AemosError, Kind, invalid
 from aemos_core.identity import Caller, caller, set_caller
 from aemos_core.outbox import OutboxRows
 from aemos_core.paging import page_of
-from aemos_core.records import listed, own
+from aemos_core.records import fitting, listed, own
 from aemos_core.rpc import Context
 from aemos_core.times import now_ms
 from sqlalchemy import select
@@ -48,7 +48,8 @@ class RuleChainServicer(rule_chain_pb2_grpc.RuleChainServiceServicer):
         query = select(t.rule_chain).where(t.rule_chain.c.organization_id == caller().organization_id)
         async with self._database.read() as connection:
             rows, token = await listed(connection, query, t.rule_chain.c.id, page_of(request))
-        return pb.ListRuleChainsResponse(rule_chains=map(codec.chain_to_pb, rows), next_page_token=token)
+        chains, token = fitting(map(codec.chain_to_pb, rows), token)
+        return pb.ListRuleChainsResponse(rule_chains=chains, next_page_token=token)
 
     async def UpdateRuleChain(self, request: pb.UpdateRuleChainRequest, context: Context) -> pb.RuleChain:
         async with self._database.read() as connection:

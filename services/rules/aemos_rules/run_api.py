@@ -13,7 +13,7 @@ from aemos.v1 import chain_run_pb2_grpc
 from aemos_core.database import Database
 from aemos_core.errors import invalid, unavailable
 from aemos_core.paging import page_of
-from aemos_core.records import AnyRow, listed, message, own
+from aemos_core.records import AnyRow, fitting, listed, message, own
 from aemos_core.redis_link import RedisClient
 from aemos_core.rpc import Context
 from aemos_core.times import now_ms, to_timestamp
@@ -33,8 +33,6 @@ from aemos_rules.memory import Memory
 from aemos_rules.run import Start, World
 
 MOST_READINGS = 1_000
-_MOST_BYTES = 3 * 1024 * 1024
-"""Of runs on a page: a message has at most 4 MiB."""
 OUTCOMES = ("fired", "stopped", "error", "loop")
 
 
@@ -66,13 +64,7 @@ class ChainRunServicer(chain_run_pb2_grpc.ChainRunServiceServicer):
         async with self._database.read() as connection:
             await own(connection, t.rule_chain, request.rule_chain_id)
             rows, token = await listed(connection, query, t.chain_run.c.id, page_of(request), newest_first=True)
-        runs, size = list[pb.ChainRun](), 0
-        for run in map(_recorded, rows):
-            size += run.ByteSize()
-            if runs and size > _MOST_BYTES:
-                token = str(runs[-1].id)
-                break
-            runs.append(run)
+        runs, token = fitting(map(_recorded, rows), token)
         return pb.ListChainRunsResponse(chain_runs=runs, next_page_token=token)
 
     async def GetChainRun(self, request: pb.GetChainRunRequest, context: Context) -> pb.ChainRun:

@@ -12,6 +12,7 @@ from aemos.v1 import rule_chain_pb2
 from aemos_core.database import Database, open_database
 from aemos_core.errors import AemosError, Kind
 from aemos_core.identity import Caller, set_caller
+from aemos_core.rpc import MAX_MESSAGE_BYTES
 from aemos_core.times import now_ms
 from aemos_rules import chain_store, state_store
 from aemos_rules import tables as t
@@ -199,3 +200,19 @@ async def test_two_judges_of_one_state_take_turns(database: Database, database_u
         assert row.value == "normal" + "+" * 8
         history = await connection.execute(select(t.device_state_instance))
         assert sorted(one.value for one in history) == ["normal" + "+" * n for n in range(1, 9)]
+
+
+async def test_pages_of_large_chains_fit_into_a_message(database: Database) -> None:
+    """A chain may have a MiB: a page has fewer of them then, and none is left out."""
+    set_caller(Caller(OWN, 7, "admin"))
+    large = replace(CHAIN, nodes=(Node("filter", "hot", {"condition": "x" * 1_000_000}),))
+    async with database.write() as connection:
+        ids = [await chain_store.save(connection, large, []) for _ in range(5)]
+    api, found, token = RuleChainServicer(database, None, None), list[int](), ""  # type: ignore[arg-type]
+    while len(found) < len(ids):
+        request = rule_chain_pb2.ListRuleChainsRequest(page_token=token)
+        page = await api.ListRuleChains(request, NO_CONTEXT)
+        assert page.ByteSize() < MAX_MESSAGE_BYTES
+        found += [chain.id for chain in page.rule_chains]
+        token = page.next_page_token
+    assert (found, token) == (ids, "")
