@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import NamedTuple
 
 import grpc
@@ -19,7 +20,7 @@ from aemos_core.rpc import open_channel
 from aemos_core.worker import actor_on_loop, is_outage, with_receipt
 
 from aemos_rules import sent_effects, tables
-from aemos_rules.chain_index import CHAINS_CHANGED, ChainsChangedSender
+from aemos_rules.chain_index import CHAINS_CHANGED, tell
 from aemos_rules.settings import RulesSettings
 
 
@@ -66,10 +67,12 @@ async def connected(settings: RulesSettings) -> AsyncIterator[Base]:
         receipts = Receipts(jobs, outbox.relay_id)
         for spec in (GENERATE_REPORT, RUN_READING_CHAINS, SEND_EMAIL, RESUME_RUNS):
             outbox.add_sender(spec.name, JobSender(queue, spec, jobs, receipts))
-        derived = sent_effects.writing(data_stream_pb2_grpc.DataStreamServiceStub(ingest))
-        finished = sent_effects.finishing(schedule_pb2_grpc.SchedulerServiceStub(scheduler))
-        outbox.add_sender(sent_effects.DERIVED_READINGS, sent_effects.ServiceSender(derived))
-        outbox.add_sender(sent_effects.FIRINGS_FINISHED, sent_effects.ServiceSender(finished))
+        calls: dict[str, sent_effects.Call] = {
+            sent_effects.DERIVED_READINGS: sent_effects.writing(data_stream_pb2_grpc.DataStreamServiceStub(ingest)),
+            sent_effects.FIRINGS_FINISHED: sent_effects.finishing(schedule_pb2_grpc.SchedulerServiceStub(scheduler)),
+            CHAINS_CHANGED: partial(tell, redis),
+        }
+        for kind, call in calls.items():
+            outbox.add_sender(kind, sent_effects.CallSender(call))
         outbox.add_sender(ANNOUNCE, AnnounceSender(Announcer(redis), redis))
-        outbox.add_sender(CHAINS_CHANGED, ChainsChangedSender(redis))
         yield Base(database, redis, jobs, ingest, broker, outbox, receipts)

@@ -126,27 +126,15 @@ class ChainIndex:
         await self._fill(keys=keys, args=[version, _HOUR, *map(json.dumps, entries.values())])
 
 
-class ChainsChangedSender:
-    """Tells Redis and every worker that chains changed: the outbox's way, so that no change is missed."""
-
-    keep_ms = 0
-
-    def __init__(self, redis: RedisClient) -> None:
-        self._redis = redis
-
-    async def send(self, partition: int, rows: Sequence[Row]) -> None:
-        """Drops the index entries of the sensors concerned. A row's payload is a JSON list of their uuids."""
-        uuids = {uuid for row in rows for uuid in json.loads(row.payload)}
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.incr(RULE_CHAINS_VERSION)
-            if uuids:
-                pipe.delete(*map(rule_chain_index, uuids))
-            pipe.publish(RULE_CHAINS_CHANGED, b"")
-            await pipe.execute()
-
-    async def lost_everything(self) -> bool:
-        """A flush takes the index with it: nothing to send again."""
-        return False
+async def tell(redis: RedisClient, changes: Sequence[bytes]) -> None:
+    """Tells Redis and every worker that chains changed; each change is a JSON list of the sensors concerned."""
+    uuids = {uuid for change in changes for uuid in json.loads(change)}
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.incr(RULE_CHAINS_VERSION)
+        if uuids:
+            pipe.delete(*map(rule_chain_index, uuids))
+        pipe.publish(RULE_CHAINS_CHANGED, b"")
+        await pipe.execute()
 
 
 def chains_changed(sensor_uuids: Iterable[str]) -> Row:

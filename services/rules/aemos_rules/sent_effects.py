@@ -26,8 +26,8 @@ FIRINGS_FINISHED = "firings-finished"
 _TRY_AGAIN = {Kind.UNAVAILABLE.value, Kind.BUSY.value, Kind.INTERNAL.value}
 
 RowsOf: TypeAlias = Callable[[Sequence[Any], RunIds], Sequence[Row]]
-Call: TypeAlias = Callable[[bytes], Awaitable[None]]
-"""Makes a request of bytes; AemosError when it is to be made again."""
+Call: TypeAlias = Callable[[Sequence[bytes]], Awaitable[None]]
+"""Makes a call of what rows hold; AemosError when it is to be made again."""
 
 
 class Sent(Pending):
@@ -86,8 +86,8 @@ def firing_ends(ends: Sequence[schedule_pb2.FiringEnd], runs: RunIds) -> list[Ro
     return [Row(FIRINGS_FINISHED, 0, finished.SerializeToString(), len(ends))]
 
 
-class ServiceSender:
-    """Makes one request of a batch of rows: payloads join byte by byte."""
+class CallSender:
+    """Makes one call of a batch of rows. Nothing is kept: a flush of Redis loses nothing that was called."""
 
     keep_ms = 0
 
@@ -97,20 +97,20 @@ class ServiceSender:
     async def send(self, partition: int, rows: Sequence[Row]) -> None:
         """Returns when it is answered; raises ConnectionError to be called again."""
         try:
-            await self._call(b"".join(row.payload for row in rows))
+            await self._call([row.payload for row in rows])
         except AemosError as error:
             raise ConnectionError(error.detail) from error
 
     async def lost_everything(self) -> bool:
-        """A service is not Redis."""
+        """It is no matter."""
         return False
 
 
 def writing(ingest: data_stream_pb2_grpc.DataStreamServiceAsyncStub) -> Call:
     """Stores derived readings; what a sensor does not take is logged and given up."""
 
-    async def call(payload: bytes) -> None:
-        request = data_stream_pb2.WriteReadingsRequest.FromString(payload)
+    async def call(payloads: Sequence[bytes]) -> None:
+        request = data_stream_pb2.WriteReadingsRequest.FromString(b"".join(payloads))
         answer = await ingest.WriteReadings(request)
         for one, result in zip(request.readings, answer.results, strict=True):
             refusal = result.refusal
@@ -125,8 +125,8 @@ def writing(ingest: data_stream_pb2_grpc.DataStreamServiceAsyncStub) -> Call:
 def finishing(scheduler: schedule_pb2_grpc.SchedulerServiceAsyncStub) -> Call:
     """Reports the ends of scheduled runs to the scheduler, which counts the first of each run."""
 
-    async def call(payload: bytes) -> None:
-        request = schedule_pb2.FinishFiringsRequest.FromString(payload)
+    async def call(payloads: Sequence[bytes]) -> None:
+        request = schedule_pb2.FinishFiringsRequest.FromString(b"".join(payloads))
         try:
             await scheduler.FinishFirings(request)
         except AemosError as error:
