@@ -43,20 +43,22 @@ class Activities:
         return activity
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Writes until told to stop, and once more."""
+        """Writes until told to stop, and then what is left."""
         while True:
             stopped = await wait(stop, _FLUSH_SECONDS)
             try:
-                await self._flush()
+                while await self._flush() and stopped:
+                    pass
             except (RedisError, OSError) as error:
                 log.warning("counts of runs are not written: %s", type(error).__name__)
             if stopped:
                 return
 
-    async def _flush(self) -> None:
+    async def _flush(self) -> bool:
+        """Writes some; whether there was something to write."""
         fresh = [chain_id for chain_id, activity in self._of.items() if activity.is_fresh][:_AT_ONCE]
         if not fresh:
-            return
+            return False
         written: list[tuple[Activity, str, int]] = []
         async with self._redis.pipeline(transaction=False) as pipe:
             for chain_id in fresh:
@@ -71,6 +73,7 @@ class Activities:
             await pipe.execute()
         for activity, field, count in written:  # more may have come meanwhile
             setattr(activity, field, getattr(activity, field) - count)
+        return True
 
 
 def _idle(reading: Reading | None, result: RunResult) -> dict[str, Any]:

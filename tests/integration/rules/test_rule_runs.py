@@ -209,3 +209,13 @@ async def test_a_suspended_chain_does_not_run_on_its_schedule(database: Database
         await chain_store.save(connection, replace(chain, version=2, enabled=True), [])
     worker.index.forget()
     assert await fire(chain_id, 102) == "failed"
+
+
+async def test_a_worker_that_stops_writes_all_its_counts(redis: RedisClient) -> None:
+    """However many chains have run."""
+    activities, stop, chains = Activities(redis), asyncio.Event(), range(1, 251)
+    for chain_id in chains:
+        activities.of(RuleChain(chain_id, 1)).note(None, RunResult("fired"))
+    stop.set()
+    await activities.run(stop)
+    assert [await redis.hget(activity_key(chain_id), "fired") for chain_id in chains] == [b"1"] * len(chains)
