@@ -17,7 +17,7 @@ from aemos_core.identity import caller
 from aemos_core.paging import Page
 from aemos_core.times import to_timestamp
 
-_MOST_BYTES = 3 * 1024 * 1024
+MOST_BYTES = 3 * 1024 * 1024
 """Of a page: an answer has at most 4 MiB."""
 M = TypeVar("M", bound=Message)
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
@@ -48,7 +48,7 @@ def fitting(page: Iterable[M], token: str) -> tuple[list[M], str]:
     kept, size = list[M](), 0
     for one in page:
         size += one.ByteSize()
-        if kept and size > _MOST_BYTES:
+        if kept and size > MOST_BYTES:
             return kept, str(kept[-1].id)  # type: ignore[attr-defined]
         kept.append(one)
     return kept, token

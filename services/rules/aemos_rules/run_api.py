@@ -11,9 +11,9 @@ from zlib import crc32
 from aemos.v1 import chain_run_pb2 as pb
 from aemos.v1 import chain_run_pb2_grpc
 from aemos_core.database import Database
-from aemos_core.errors import invalid, unavailable
+from aemos_core.errors import AemosError, Kind, invalid, unavailable
 from aemos_core.paging import page_of
-from aemos_core.records import AnyRow, fitting, listed, message, own
+from aemos_core.records import MOST_BYTES, AnyRow, fitting, listed, message, own
 from aemos_core.redis_link import RedisClient
 from aemos_core.rpc import Context
 from aemos_core.times import now_ms, to_timestamp
@@ -104,11 +104,14 @@ class ChainRunServicer(chain_run_pb2_grpc.ChainRunServiceServicer):
         readings, asked = await self._made_up.judged(request.readings), Asked()
         for reading in readings:
             asked.add(0, chain, reading)
-        answer = pb.DryRunChainResponse()
-        for run in dry_run(chain, readings, now_ms(), await self._contexts.fetch(asked)):
-            answer.chain_runs.append(_tried(run))
+        runs, size = list[pb.ChainRun](), 0
+        for run in map(_tried, dry_run(chain, readings, now_ms(), await self._contexts.fetch(asked))):
+            runs.append(run)
+            size += run.ByteSize()
+            if size > MOST_BYTES:
+                raise AemosError(Kind.TOO_LARGE, f"{len(runs)} runs do not fit into an answer: try fewer readings")
             await asyncio.sleep(0)  # many deadlines may come in between: others have their turn, and the call its end
-        return answer
+        return pb.DryRunChainResponse(chain_runs=runs)
 
     async def _chain(self, chain_id: int) -> RuleChain:
         async with self._database.read() as connection:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from aemos.v1 import chain_run_pb2 as pb
 from aemos.v1 import rule_chain_pb2
+from aemos_core.errors import AemosError, Kind
 from aemos_core.identity import Caller, set_caller
 from aemos_rules.alarms import AlarmAssertion
 from aemos_rules.domain import Node, Reading, RuleChain
@@ -96,7 +97,8 @@ def test_a_dry_run_without_readings_is_one_of_a_schedule() -> None:
 
 
 async def test_trying_a_chain_lets_others_have_their_turn() -> None:
-    """A thousand windows may close behind each reading: who tries it waits, until its call's time is over."""
+    """A thousand windows may close behind each reading: who tries it waits, until its call's time is over, or more
+    has run than an answer holds."""
     window = {"action": "window", "sensorUUID": S, "seconds": 1, "everySeconds": 0.001}
     bomb = chain(("transform", "w", window), ("action", "s", {"action": "raiseAlarm", "alarmType": "x"}))
 
@@ -117,3 +119,6 @@ async def test_trying_a_chain_lets_others_have_their_turn() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await api.DryRunChain(request, given)
+    with pytest.raises(AemosError) as refused:
+        await api.DryRunChain(request, given)
+    assert refused.value.kind is Kind.TOO_LARGE
