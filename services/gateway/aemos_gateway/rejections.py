@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from aemos.v1 import rejection_pb2, rejection_pb2_grpc
 from aemos_core.batching import Batcher
-from aemos_core.errors import AemosError, Kind
+from aemos_core.errors import AemosError, Kind, cut
 from aemos_core.times import now_ms, to_timestamp
 
 from aemos_gateway.device_auth import Device
@@ -100,12 +100,13 @@ class Rejections:
 
 
 def _rejection(protocol: str, payload: bytes, error: AemosError) -> rejection_pb2.Rejection:
+    errors = [rejection_pb2.RejectionError(loc=cut(e.loc), message=cut(e.message)) for e in error.errors[:_MOST_ERRORS]]
     return rejection_pb2.Rejection(
         rejected_at=to_timestamp(now_ms()),
         protocol=protocol,
         reason=error.reason,
-        detail=error.detail,
-        errors=[rejection_pb2.RejectionError(loc=e.loc, message=e.message) for e in error.errors[:_MOST_ERRORS]],
+        detail=cut(error.detail),
+        errors=errors,
         payload=beginning(payload),
     )
 

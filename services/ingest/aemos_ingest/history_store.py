@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aemos_core.database import Database
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, union_all
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, text, union_all
 
 from aemos_ingest import tables as t
 from aemos_ingest.intervals import Span
@@ -89,7 +89,7 @@ async def aggregates(
             _c.received_at_ms >= max(span.start_ms, bounds[0]),
             _c.received_at_ms < min(span.end_ms, bounds[1]),
         )
-        .group_by(_c.telemetry_data_id, start)
+        .group_by(_c.telemetry_data_id, text("start"))  # MySQL 8 does not see that bound expressions are the same
     )
     async with database.read() as connection:
         query: Select[Any] = _with_edges(inner, wanted) if with_edges else inner

@@ -60,6 +60,13 @@ async def test_a_refusal_says_all_there_is_to_know(rejections: Rejections, inges
     assert refused.payload == '{"value": "x"}'
 
 
+async def test_a_refusal_is_small(rejections: Rejections, ingest: FakeIngest) -> None:
+    """However long the field is that it names: eighteen of 64 KiB each would not fit in one call."""
+    rejections.record(DEVICE, "mqtt", b"{}", invalid("x" * 60_000, "is no field " + "y" * 60_000))
+    await rejections.drain()
+    assert ingest.kept[0].ByteSize() < 2_000
+
+
 async def test_many_are_counted(rejections: Rejections, ingest: FakeIngest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten a second and device are kept; none of those over a rate limit; others are not touched by it."""
     monkeypatch.setattr("time.monotonic", lambda: 1.0)
