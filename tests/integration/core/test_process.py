@@ -34,7 +34,7 @@ class Ignores:
     async def run(self, stop):
         while True:
             try:
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
             except asyncio.CancelledError:
                 pass
 
@@ -44,7 +44,7 @@ async def wire(_):
         raise OSError("cannot begin")
     yield [globals()[name]() for name in sys.argv[2:] if name != "close"]
     if "close" in sys.argv:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
 process.run("tested", ServiceSettings(service_secret="x", drain_seconds=float(sys.argv[1])), wire)
 """
