@@ -6,12 +6,12 @@ import asyncio
 import importlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Dialect, Integer, case, event
+from sqlalchemy import BigInteger, Connection, Dialect, Integer, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -67,16 +67,6 @@ class Database:
                 await self.engine.dispose()
             log.warning("database: %s", type(error).__name__, extra={"cause": str(getattr(error, "orig", error))})
             raise unavailable("the database did not answer") from error
-
-
-def by_id(values: Mapping[int, Any], column: Column[Any]) -> ColumnElement[Any]:
-    """The value for what an id column holds, to set many rows differently in one statement.
-
-    Of so many branches as the next power of two: SQLAlchemy keeps each number's statement, up to hundreds of kilobytes.
-    """
-    branches: list[Any] = list(values.items())
-    branches += branches[-1:] * ((1 << (len(branches) - 1).bit_length()) - len(branches))
-    return case(*branches, value=column)
 
 
 def _code(error: BaseException) -> int | None:

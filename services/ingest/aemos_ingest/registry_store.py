@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from aemos_core import audit, records
-from aemos_core.database import by_id
 from aemos_core.errors import not_found
 from aemos_core.paging import Page
 from aemos_core.times import now_ms
@@ -17,6 +16,7 @@ from sqlalchemy import (
     Select,
     Table,
     and_,
+    bindparam,
     case,
     delete,
     false,
@@ -209,11 +209,12 @@ def _new_variable(unknown: UnknownVariable) -> dict[str, Any]:
 
 
 async def set_times(connection: AsyncConnection, column: Column[Any], times: Mapping[int, int]) -> None:
-    """A time for each of many rows by id, in one statement, unless the row has a later one. Nothing is recorded:
-    nobody keeps a copy of it."""
-    table, time = column.table, by_id(times, column.table.c.id)
-    values = {column: case((column > time, column), else_=time)}
-    await connection.execute(update(table).where(table.c.id.in_(times)).values(values))
+    """A time for each of many rows by id, unless the row has a later one. Nothing is recorded: nobody keeps a copy of
+    it."""
+    time = bindparam("time", type_=column.type)
+    later = update(column.table).values({column: case((column > time, column), else_=time)})
+    rows = [{"row": row_id, "time": at} for row_id, at in times.items()]
+    await connection.execute(later.where(column.table.c.id == bindparam("row")), rows)
 
 
 _SOURCE = (_d.uuid.label("device_uuid"), _d.creates_variables, _s.uuid.label("sensor_uuid"))

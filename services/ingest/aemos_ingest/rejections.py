@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 from aemos.v1 import rejection_pb2 as pb
 from aemos.v1 import rejection_pb2_grpc
-from aemos_core.database import Database, by_id
+from aemos_core.database import Database
 from aemos_core.identity import caller
 from aemos_core.paging import page_of
 from aemos_core.records import listed
 from aemos_core.rpc import Context
-from sqlalchemy import delete, insert, select, tuple_, update
+from sqlalchemy import bindparam, delete, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import codec, registry_store
@@ -98,6 +98,7 @@ async def _count(connection: AsyncConnection, recorded: Mapping[int, int], count
     if not recorded:
         return
     c = t.device.c
-    more = by_id({device_id: counts.get(device_id, 0) for device_id in recorded}, c.id)
-    values = {c.rejections_recorded: by_id(recorded, c.id), c.rejections_counted: c.rejections_counted + more}
-    await connection.execute(update(t.device).where(c.id.in_(recorded)).values(values))
+    counted = c.rejections_counted + bindparam("more")
+    numbers = update(t.device).values({c.rejections_recorded: bindparam("recorded"), c.rejections_counted: counted})
+    rows = [{"device": one, "recorded": number, "more": counts.get(one, 0)} for one, number in recorded.items()]
+    await connection.execute(numbers.where(c.id == bindparam("device")), rows)

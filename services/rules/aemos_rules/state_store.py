@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aemos_core import audit
-from aemos_core.database import by_id
 from aemos_core.records import AnyRow
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
@@ -53,13 +52,16 @@ async def locked(connection: AsyncConnection, state_ids: Iterable[int]) -> Seque
 
 
 async def change(connection: AsyncConnection, rows: Sequence[StateRow], changes: Sequence[Instance]) -> None:
-    """Stores what states became, in one statement, and the instances that took them there."""
+    """Stores what states became, and the instances that took them there."""
     changed_at = {instance.device_state_id: instance.at_ms for instance in changes}
-    marks = {row.device_state_id: t.asserted(row.watermark) for row in rows}
-    values = {
-        "value": by_id({row.device_state_id: row.value for row in rows}, _s.id),
-        "changed_at_ms": by_id(changed_at, _s.id),
-        **{name: by_id({state: mark[name] for state, mark in marks.items()}, _s.id) for name in t.ASSERTED},
-    }
-    await connection.execute(update(t.device_state).where(_s.id.in_(list(marks))).values(values))
+    become = [
+        {
+            "state": row.device_state_id,
+            "value": row.value,
+            "changed_at_ms": changed_at[row.device_state_id],
+            **t.asserted(row.watermark),
+        }
+        for row in rows
+    ]
+    await connection.execute(update(t.device_state).where(_s.id == bindparam("state")), become)
     await connection.execute(insert(t.device_state_instance), [instance._asdict() for instance in changes])
