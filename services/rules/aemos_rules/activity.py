@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import Any
 
 from aemos_core.redis_link import RedisClient
 from aemos_core.waiting import wait
 from redis.exceptions import RedisError
 
-from aemos_rules.domain import Reading, RuleChain
-from aemos_rules.engine import Activity, RunResult
+from aemos_rules.domain import RuleChain
+from aemos_rules.engine import IDLE_RUN, Activity
 
 log = logging.getLogger("aemos.rules")
 
@@ -68,21 +67,10 @@ class Activities:
                     if count := getattr(activity, field):
                         pipe.hincrby(key, field, count)
                         written.append((activity, field, count))
-                pipe.hset(key, "idle", json.dumps([_idle(*run) for run in reversed(activity.idle)]))
+                idle = [dict(zip(IDLE_RUN, run, strict=True)) for run in reversed(activity.idle)]
+                pipe.hset(key, "idle", json.dumps(idle))
                 pipe.expire(key, _KEPT_SECONDS)
             await pipe.execute()
         for activity, field, count in written:  # more may have come meanwhile
             setattr(activity, field, getattr(activity, field) - count)
         return True
-
-
-def _idle(reading: Reading | None, result: RunResult) -> dict[str, Any]:
-    return {
-        "reading": reading.id if reading else 0,
-        "device": reading.device_uuid if reading else "",
-        "sensor": reading.sensor_uuid if reading else "",
-        "at": reading.received_at_ms if reading else 0,
-        "value": str(reading.value)[:100] if reading else "",
-        "outcome": result.outcome,
-        "node": result.node_name,
-    }

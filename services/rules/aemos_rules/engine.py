@@ -6,6 +6,7 @@ the set of nodes that are to run as bits of one number, so each node runs once a
 
 from __future__ import annotations
 
+import reprlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -43,6 +44,12 @@ class RunResult(NamedTuple):
     data: Mapping[str, Any] = {}
 
 
+IDLE_RUN = ("reading", "device", "sensor", "at", "value", "outcome", "node")
+"""What is kept of a run that changed nothing. A plain tuple of small things: the garbage collector does not follow
+those, and a worker keeps twenty for each of 10,000 chains, whose readings may have 64 KiB."""
+_SHOWN = 100
+
+
 class Activity:
     """What the runs of one chain amount to since it was last written; `errors_in_row`, of `version`, since it last
     succeeded."""
@@ -50,12 +57,12 @@ class Activity:
     def __init__(self) -> None:
         self.fired = self.stopped = self.failed = self.not_recorded = self.errors_in_row = 0
         self.second = self.second_count = self.version = 0
-        self.idle: deque[tuple[Reading | None, RunResult]] = deque(maxlen=KEPT_IDLE)
+        self.idle: deque[tuple[Any, ...]] = deque(maxlen=KEPT_IDLE)
 
     def note(self, reading: Reading | None, result: RunResult) -> None:
         """A run that changed nothing, as far as is known yet."""
         self.errors_in_row = 0
-        self.idle.append((reading, result))
+        self.idle.append(_idle_run(reading, result))
         if result.outcome == "fired":
             self.fired += 1
         else:
@@ -70,6 +77,16 @@ class Activity:
     def is_fresh(self) -> bool:
         """Something happened since it was last written."""
         return bool(self.fired or self.stopped or self.failed)
+
+
+def _idle_run(reading: Reading | None, result: RunResult) -> tuple[Any, ...]:
+    if reading is None:
+        return 0, "", "", 0, "", result.outcome, result.node_name
+    value = reading.value
+    if type(value) is not float:
+        value = (value if isinstance(value, str) else reprlib.repr(value))[:_SHOWN]
+    at = reading.received_at_ms
+    return reading.id, reading.device_uuid, reading.sensor_uuid, at, value, result.outcome, result.node_name
 
 
 class CompiledChain:

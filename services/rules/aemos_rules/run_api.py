@@ -142,5 +142,5 @@ def _idle(chain: RuleChain, one: Mapping[str, Any]) -> pb.ChainRun:
         sensor_uuid=one["sensor"],
         outcome=one["outcome"],
         at=to_timestamp(one["at"]),
-        nodes=[{"name": one["node"], "values": {"value": one["value"]}}] if one["node"] else [],  # type: ignore[list-item]
+        nodes=[{"name": one["node"], "values": {"value": str(one["value"])}}] if one["node"] else [],  # type: ignore[list-item]
     )

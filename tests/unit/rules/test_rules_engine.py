@@ -1,10 +1,12 @@
 """Facts about nodes and chains: what is refused, where, and what a run does with a reading."""
 
+import gc
+import sys
 from typing import Any
 
 import pytest
 from aemos_rules.domain import InvalidChain, Node, Reading, RuleChain, StateAssertion, VariableType
-from aemos_rules.engine import CompiledChain, RunResult, compile_chain
+from aemos_rules.engine import IDLE_RUN, Activity, CompiledChain, RunResult, compile_chain
 from aemos_rules.nodes.registry import KINDS, VariableTypes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -267,3 +269,16 @@ def test_the_two_demonstration_chains_never_agree(value: float) -> None:
     """Every reading of the sensor fires exactly one of "over 25" and "at most 25"."""
     high, low = compiled(OVER_25, WARN), compiled(filtering("value <= 25"), action(newStateValue="normal"))
     assert {high.run(reading(value)).outcome, low.run(reading(value)).outcome} == {"fired", "stopped"}
+
+
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_a_large_reading_is_not_kept_for_each_chain_it_did_nothing_in(kind: VariableType) -> None:
+    """Of an idle run only the beginning of the value stays, and nothing that the garbage collector has to follow."""
+    value = "x" * 65_000 if kind == "text" else {"points": [list(range(100))] * 100}
+    activity = Activity()
+    activity.note(reading(value, kind), RunResult("stopped", (), 0, "over 25"))
+    (kept,) = activity.idle
+    assert kept[IDLE_RUN.index("reading")] == 9876
+    assert sum(map(sys.getsizeof, kept)) < 1_000
+    gc.collect()
+    assert not gc.is_tracked(kept)
