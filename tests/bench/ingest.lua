@@ -1,4 +1,5 @@
--- Readings of many devices, one in a hundred changing a state: of 200 one is hot, and that device's next is not.
+-- Readings of many devices, one in a hundred changing a state: of 199 one is hot, and that device's next is not. 200
+-- would divide the number of devices, so that the same ones were always hot and nothing changed.
 local tokens = {}
 for line in io.lines(os.getenv("AEMOS_BENCH_TOKENS")) do tokens[#tokens + 1] = line end
 local batch = tonumber(os.getenv("AEMOS_BENCH_BATCH") or "1")
@@ -8,7 +9,7 @@ local requests, sent = 0, 0
 
 local function reading()
   sent = sent + 1
-  return '{"value": "' .. ((sent % 200 == 0) and "30.5" or "20.5") .. '", "variableName": "temperature"}'
+  return '{"value": "' .. ((sent % 199 == 0) and "30.5" or "20.5") .. '", "variableName": "temperature"}'
 end
 
 local function body()

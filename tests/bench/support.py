@@ -97,10 +97,10 @@ class Installation:
             time.sleep(0.05)
         return float("inf")
 
-    def tokens(self) -> Path:
-        """A file with the token of each demo device on a line."""
+    def tokens(self, devices: int | None = None) -> Path:
+        """A file with the token of each demo device on a line, or of the first ones."""
         path = self.folder / "tokens"
-        path.write_text("\n".join(device["token"] for device in self.stack.demo["devices"]), encoding="ascii")
+        path.write_text("\n".join(one["token"] for one in self.stack.demo["devices"][:devices]), encoding="ascii")
         return path
 
     def _pids(self) -> dict[str, int]:
