@@ -36,7 +36,8 @@ class FakeRegistry(identity_pb2_grpc.IdentityServiceServicer):
         self.devices = devices
         self.key = Ed25519PrivateKey.generate()
         self.ended: set[int] = set()
-        self.target = f"127.0.0.1:{free_port()}"
+        self.port = free_port()
+        self.target = f"127.0.0.1:{self.port}"
 
     def claims(self, organization_id: int = 1, **changes: Any) -> dict[str, Any]:
         """Of a good token; a change to None leaves a claim out."""
@@ -97,5 +98,6 @@ async def fake_registry(devices: dict[str, tuple[int, int]]) -> AsyncIterator[Fa
     """A registry that listens at its `target`."""
     registry = FakeRegistry(devices)  # type: ignore[abstract]
     servicers = [registry, _Devices(registry), _Sensors(registry), _RuleChains(registry)]  # type: ignore[abstract]
-    async with grpc_server(registry.target, "AEMOS_INGEST_GRPC_PORT", SECRET, TokenVerifier(registry.trust), servicers):
+    at = ("127.0.0.1", registry.port, "AEMOS_INGEST_GRPC_PORT", SECRET)
+    async with grpc_server(*at, TokenVerifier(registry.trust), servicers):
         yield registry

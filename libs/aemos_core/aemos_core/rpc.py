@@ -163,22 +163,23 @@ class GrpcServer:
 
 @asynccontextmanager
 async def grpc_server(
-    address: str,
+    host: str,
+    port: int,
     variable: str,
     secret: str,
     verifier: TokenVerifier,
     servicers: Sequence[object],
 ) -> AsyncIterator[GrpcServer]:
-    """Serves instances of generated servicers on `address`; PortInUse names `variable` when it is taken."""
+    """Serves instances of generated servicers; PortInUse names `variable` when the port is taken."""
     server = grpc.aio.server(interceptors=[_ServerEdge(secret, verifier)], options=_OPTIONS)
     names = [_register(server, servicer) for servicer in servicers]
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection([*names, reflection.SERVICE_NAME, health.SERVICE_NAME], server)
     try:
-        server.add_insecure_port(address)
+        server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except RuntimeError:
-        raise PortInUse(int(address.rsplit(":", 1)[1]), variable) from None
+        raise PortInUse(port, variable) from None
     await server.start()
     try:
         yield GrpcServer(server, health_servicer)

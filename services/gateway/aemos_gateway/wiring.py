@@ -70,9 +70,9 @@ async def wire(settings: GatewaySettings) -> AsyncIterator[Sequence[Component]]:
         ports = Ports(uplink, downlink, Sessions(redis), Backlog(feed, partial(entries, redis)))
         mqtt = await enter(mqtt_edge(settings.bind, settings.mqtt_port, auth, ports))
         coap = await enter(coap_edge(settings.bind, settings.coap_port, auth, uplink, downlink))
-        address = f"{settings.bind}:{settings.gateway_grpc_port}"
+        at = (settings.bind, settings.gateway_grpc_port, "AEMOS_GATEWAY_GRPC_PORT", secret)
         servicers = [GatewayServicer(downlink, mqtt.disconnect)]
-        server = await enter(grpc_server(address, "AEMOS_GATEWAY_GRPC_PORT", secret, verifier, servicers))
+        server = await enter(grpc_server(*at, verifier, servicers))
         subscriber = Subscriber(
             redis,
             {TAKEN: mqtt.taken, REGISTRY_CHANGED: auth.look_again},

@@ -71,7 +71,8 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
         leases = PartitionLeases(redis, 1, prefix=RETENTION_LEASES)
         server = await enter(
             grpc_server(
-                f"{settings.bind}:{settings.ingest_grpc_port}",
+                settings.bind,
+                settings.ingest_grpc_port,
                 "AEMOS_INGEST_GRPC_PORT",
                 settings.service_secret,
                 identity.verifier,

@@ -71,8 +71,8 @@ async def wire(settings: NotifySettings) -> AsyncIterator[Sequence[Component]]:
             NotifyServicer(database, Announcer(redis), devices, watchers, feed),
             SubscriptionServicer(database, outbox, channels),
         ]
-        address = f"{settings.bind}:{settings.notify_grpc_port}"
-        server = await enter(rpc.grpc_server(address, "AEMOS_NOTIFY_GRPC_PORT", secret, verifier, servicers))
+        at = (settings.bind, settings.notify_grpc_port, "AEMOS_NOTIFY_GRPC_PORT", secret)
+        server = await enter(rpc.grpc_server(*at, verifier, servicers))
         app = SocketIoApp(edge.server, settings.socketio_clients)
         yield [server, watchers, Listener(app, bound), edge, feed, committed, ledger_feed, outbox, receipts]
 

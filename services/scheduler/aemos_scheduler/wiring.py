@@ -52,7 +52,8 @@ async def wire(settings: SchedulerSettings) -> AsyncIterator[Sequence[Component]
         hints = Subscriber(redis, {RULE_CHAINS_CHANGED: lambda _: copy.hint()}, on_gap=copy.hint)
         server = await enter(
             grpc_server(
-                f"{settings.bind}:{settings.scheduler_grpc_port}",
+                settings.bind,
+                settings.scheduler_grpc_port,
                 "AEMOS_SCHEDULER_GRPC_PORT",
                 settings.service_secret,
                 remote_verifier(to_ingest),

@@ -212,10 +212,10 @@ class _History(history_pb2_grpc.HistoryServiceServicer):
 
 async def test_labels_of_many_devices() -> None:
     """As many as are copied at a time, however much there is to know of each."""
-    target, verifier = f"127.0.0.1:{free_port()}", TokenVerifier(lambda: asyncio.sleep(0, Trust()))
+    port, verifier = free_port(), TokenVerifier(lambda: asyncio.sleep(0, Trust()))
     async with (
-        rpc.grpc_server(target, "", "secret", verifier, [_History()]),  # type: ignore[abstract]
-        rpc.open_channel(target, "secret") as channel,
+        rpc.grpc_server("127.0.0.1", port, "", "secret", verifier, [_History()]),  # type: ignore[abstract]
+        rpc.open_channel(f"127.0.0.1:{port}", "secret") as channel,
     ):
         labels_of, uuids = labels_from(history_pb2_grpc.HistoryServiceStub(channel)), list(map(str, range(500)))
         assert await labels_of(1, uuids) == {uuid: {"site": "hamburg"} for uuid in uuids}

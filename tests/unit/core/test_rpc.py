@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from contextlib import suppress
+
+import grpc
 import pytest
 from aemos.v1 import schedule_pb2, schedule_pb2_grpc
 from aemos_core.errors import AemosError, FieldError, Kind
@@ -33,10 +38,10 @@ async def test_an_error_with_many_fields_stays_what_it_is(text: str) -> None:
     """A chain may have hundreds of mistakes, and a call's metadata 8 KiB: the first are named, the kind is the same."""
     errors = [FieldError(f"nodes.{index}.config.condition", text) for index in range(1_000)]
     error = AemosError(Kind.INVALID, "; ".join(e.message for e in errors), reason="invalid_chain", errors=errors)
-    address, verifier = f"127.0.0.1:{free_port()}", TokenVerifier(_no_trust)
+    port, verifier = free_port(), TokenVerifier(_no_trust)
     async with (
-        grpc_server(address, "AEMOS_TEST", "s", verifier, [Refuses(error)]),
-        open_channel(address, "s") as channel,
+        grpc_server("127.0.0.1", port, "AEMOS_TEST", "s", verifier, [Refuses(error)]),
+        open_channel(f"127.0.0.1:{port}", "s") as channel,
     ):
         with pytest.raises(AemosError) as refused:
             await schedule_pb2_grpc.SchedulerServiceStub(channel).FinishFirings(schedule_pb2.FinishFiringsRequest())
@@ -48,5 +53,23 @@ async def test_an_error_with_many_fields_stays_what_it_is(text: str) -> None:
 async def test_an_address_that_is_not_ours_is_named() -> None:
     """Nobody looks for who holds a port when it is the address that is wrong."""
     with pytest.raises(PortInUse, match="AEMOS_TEST; or AEMOS_BIND is not an address"):
-        async with grpc_server(f"192.0.2.1:{free_port()}", "AEMOS_TEST", "s", TokenVerifier(_no_trust), []):
+        async with grpc_server("192.0.2.1", free_port(), "AEMOS_TEST", "s", TokenVerifier(_no_trust), []):
             pass
+
+
+def _has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as sock, suppress(OSError):
+        sock.bind(("::1", 0))
+        return True
+    return False
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+async def test_an_ipv6_address_is_listened_on() -> None:
+    """AEMOS_BIND is an address, not a part of a URL."""
+    port = free_port()
+    async with (
+        grpc_server("::1", port, "AEMOS_TEST", "s", TokenVerifier(_no_trust), []),
+        grpc.aio.insecure_channel(f"[::1]:{port}") as channel,
+    ):
+        await asyncio.wait_for(channel.channel_ready(), 10)
