@@ -27,8 +27,9 @@ def rfc3339(ms: int) -> str:
 
 def parse_rfc3339(text: str) -> int:
     """Milliseconds of an RFC 3339 time with its offset; ValueError otherwise. Finer fractions are cut."""
+    text = text.upper()  # T and Z may be small
     moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None or "T" not in text.upper():
+    if moment.tzinfo is None or "T" not in text:
         raise ValueError("not an RFC 3339 time with an offset")
     return (moment - _EPOCH) // _MILLISECOND
 

@@ -67,6 +67,12 @@ def test_mistakes_are_located(payload: Any, kind: Kind, locs: list[str]) -> None
     assert (refused.value.kind, [e.loc for e in refused.value.errors]) == (kind, locs)
 
 
+def test_the_letters_of_a_time_may_be_small() -> None:
+    """RFC 3339 says so."""
+    payload = b'{"value": 1, "variableName": "t", "receivedAt": "2026-01-20t10:30:00.5z"}'
+    assert decode(payload).readings[0].received_at_ms == parse_rfc3339("2026-01-20T10:30:00.500Z")
+
+
 def test_a_partial_batch_keeps_what_is_right() -> None:
     """And says where the mistakes are; when nothing is right it is refused."""
     payload = json.dumps([{"value": 1}, {"t": 2}]).encode()
