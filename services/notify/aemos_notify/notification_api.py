@@ -9,10 +9,10 @@ from aemos.v1 import notification_pb2 as pb
 from aemos.v1.device_pb2 import GetDeviceRequest
 from aemos_core.announce import Announcer
 from aemos_core.database import Database
-from aemos_core.errors import invalid, not_found, unavailable
-from aemos_core.identity import caller
+from aemos_core.errors import AemosError, Kind, invalid, not_found, unavailable
+from aemos_core.identity import Caller, caller
 from aemos_core.names import device_id_room, device_room
-from aemos_core.notification_log import BEGINNING, NotificationFeed, parse_log_id
+from aemos_core.notification_log import BEGINNING, LogId, NotificationFeed, parse_log_id
 from aemos_core.paging import page_of
 from aemos_core.rpc import Context
 from aemos_core.times import now_ms
@@ -81,8 +81,12 @@ class NotifyServicer(notification_pb2_grpc.NotifyServiceServicer):
         who, to = caller(), parse_log_id(request.id, "id")
         if to.ms > now_ms() + _CLOCKS_DIFFER_MS:
             raise invalid("id", "is of the future")
-        async with self._database.write() as connection:
-            await store.move_read_cursor(connection, who.organization_id, who.user_id, to)
+        try:
+            await self._move_read_cursor(who, to)
+        except AemosError as error:
+            if error.kind is not Kind.EXISTS:  # the user's first move came from two places at once
+                raise
+            await self._move_read_cursor(who, to)
         return await self.GetReadCursor(pb.GetReadCursorRequest(), context)
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.Notification]:
@@ -91,3 +95,7 @@ class NotifyServicer(notification_pb2_grpc.NotifyServiceServicer):
         await context.send_initial_metadata(())  # so that a client knows from when on it misses nothing
         async for notification in self._watchers.watch(organization, after, request.device_uuid):
             yield notification
+
+    async def _move_read_cursor(self, who: Caller, to: LogId) -> None:
+        async with self._database.write() as connection:
+            await store.move_read_cursor(connection, who.organization_id, who.user_id, to)

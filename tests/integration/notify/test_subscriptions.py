@@ -124,3 +124,5 @@ async def test_read_cursors_move_forward_only(notify: NotifyWorker) -> None:
         await cursor(LogId(now + 60 * MINUTE_MS, 0))
     set_caller(Caller(1, 8, "viewer", "token"))
     assert await cursor() == ("", 3)
+    await asyncio.gather(*(cursor(LogId(now, seq)) for seq in range(3)))  # nobody hears that another was first
+    assert await cursor() == (f"{now}-2", 0)
