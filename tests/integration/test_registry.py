@@ -96,6 +96,11 @@ async def test_a_token_is_rotated_with_an_overlap(database: Database) -> None:
         tokens = await one.registry.tokens(page_token=str(one.token_id))
         assert [token.id for token in tokens] == [old.id, new.id]
         assert abs(tokens[0].expires_at.ToMilliseconds() - now_ms() - 60_000) < SOON_MS
+        again = await one.registry.rotate_token(old.id, 60)  # whose first answer was lost
+        assert abs(again.expires_at.ToMilliseconds() - expires) < SOON_MS
+        lasting = await one.registry.create_token("lasting")
+        await one.registry.rotate_token(lasting.id, 60)
+        assert not (await one.registry.rotate_token(lasting.id, 60)).HasField("expires_at")
 
 
 async def test_without_an_overlap_the_old_token_ends_at_once(database: Database) -> None:

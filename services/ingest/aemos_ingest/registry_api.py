@@ -135,7 +135,7 @@ class DeviceServicer(_Registry, device_pb2_grpc.DeviceServiceServicer):
             old = await _get_token(connection, request.device, request.id)
             if old.revoked_at_ms is not None or (old.expires_at_ms or now + 1) <= now:
                 raise AemosError(Kind.STALE, "the token is no longer valid")
-            expires = old.expires_at_ms and min(now + old.expires_at_ms - old.created_at_ms, _LATEST_MS)
+            expires = old.lifetime_ms and min(now + old.lifetime_ms, _LATEST_MS)
             made = await _add_token(connection, old.device_id, old.sensor_id, old.name, expires)
             end = now + overlap * 1000
             lives_on = {"expires_at_ms": min(end, old.expires_at_ms or end)}
@@ -253,5 +253,6 @@ async def _add_token(
     """With its secret, which is shown this once."""
     secret = secrets.token_urlsafe(24)
     values = {"device_id": device_id, "sensor_id": sensor_id, "name": name, "expires_at_ms": expires_at_ms}
+    values["lifetime_ms"] = expires_at_ms and expires_at_ms - now_ms()
     digest = hashlib.sha256(secret.encode()).digest()
     return codec.token(await _add(connection, TOKEN, {**values, "token_sha256": digest}), secret)

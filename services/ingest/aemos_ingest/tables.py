@@ -106,6 +106,7 @@ device_token = _table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("revoked_at_ms", BigInteger),
     Column("expires_at_ms", BigInteger),
+    Column("lifetime_ms", BigInteger),  # as it was made; rotation ends it sooner
     Column("last_used_at_ms", BigInteger),
 )
 # Clustered by what is asked for: one variable, a range of time. An insert touches one page, a day is read in one sweep.
