@@ -72,8 +72,7 @@ async def open_owned(database_url: str) -> AsyncIterator[Open]:
 
         async def open_(package: ModuleType) -> Database:
             await migrate(database_url, package.__name__)
-            prepared = getattr(import_module(f"{package.__name__}.wiring"), "PREPARED", 0)  # as the service opens it
-            return await stack.enter_async_context(open_database(database_url, prepared=prepared))
+            return await stack.enter_async_context(open_database(database_url))
 
         yield open_
 

@@ -34,9 +34,6 @@ from aemos_ingest.settings import IngestSettings
 from aemos_ingest.sightings import Sightings
 from aemos_ingest.sources import Sources
 
-PREPARED = 64
-"""Statements that a connection keeps prepared: what commits and look-ups use stays, what is rare comes and goes."""
-
 
 async def _announce_change(sources: Sources, redis: RedisClient) -> None:
     await sources.refresh()
@@ -49,7 +46,7 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
     """Opens what the ingest service needs, in order; closes it in reverse."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        database = await enter(open_database(settings.database_of("ingest"), settings.ingest_connections, PREPARED))
+        database = await enter(open_database(settings.database_of("ingest"), settings.ingest_connections))
         redis = await enter(open_redis(settings.redis_url))
         jobs_redis = await enter(open_redis(settings.jobs_url))
         queue = JobQueue(open_broker(settings.jobs_url))
