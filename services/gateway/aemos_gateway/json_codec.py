@@ -125,10 +125,10 @@ def _text(value: Any) -> str:
 
 def _time(value: Any) -> Timestamp:
     try:
-        time = to_timestamp(parse_rfc3339(value))
+        time = to_timestamp(parse_rfc3339(str(value)))
         time.ToMilliseconds()  # ValueError when its offset moves it out of the years 1 to 9999
         return time
-    except (TypeError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         raise ValueError("must be an RFC 3339 time with its offset") from None
 
 

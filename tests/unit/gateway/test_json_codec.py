@@ -99,3 +99,10 @@ def test_a_time_that_its_offset_moves_out_of_all_years_is_a_mistake(time: str) -
     """No other service could read it."""
     mistake = FieldError("from", "must be an RFC 3339 time with its offset")
     assert from_json(data_stream_pb2.QueryReadingsRequest(), {"from": time}) == [mistake]
+
+
+@pytest.mark.parametrize("time", [1, 1.5, True, [], {}, "", "2026-01-20", "soon"])
+def test_what_is_no_time_is_a_mistake(time: object) -> None:
+    """Of whatever type."""
+    mistake = FieldError("from", "must be an RFC 3339 time with its offset")
+    assert from_json(data_stream_pb2.QueryReadingsRequest(), {"from": time}) == [mistake]
