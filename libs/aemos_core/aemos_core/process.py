@@ -34,6 +34,11 @@ class Component(Protocol):
         """Works until `stop` is set, then finishes what it began and returns."""
 
 
+def authority(host: str, port: int) -> str:
+    """Host and port as a URL has them: an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class PortInUse(Exception):
     """A port that another process holds, or that is nowhere: names the port and the variables that move it."""
 

@@ -30,7 +30,7 @@ from aemos_core.identity import (
     is_service_secret,
     set_caller,
 )
-from aemos_core.process import PortInUse
+from aemos_core.process import PortInUse, authority
 
 log = logging.getLogger("aemos.rpc")
 
@@ -177,7 +177,7 @@ async def grpc_server(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection([*names, reflection.SERVICE_NAME, health.SERVICE_NAME], server)
     try:
-        server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        server.add_insecure_port(authority(host, port))
     except RuntimeError:
         raise PortInUse(port, variable) from None
     await server.start()

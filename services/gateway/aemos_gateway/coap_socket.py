@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from aemos_core.process import PortInUse
+from aemos_core.process import PortInUse, authority
 
 MOST_PER_WAKE = 64
 LONGEST_DATAGRAM = 4_096
@@ -28,8 +28,7 @@ class Peer(NamedTuple):
     ancillary: list[tuple[int, int, bytes]]
 
     def __str__(self) -> str:
-        host = self.address[0].removeprefix(_MAPPED)
-        return f"[{host}]:{self.address[1]}" if ":" in host else f"{host}:{self.address[1]}"
+        return authority(self.address[0].removeprefix(_MAPPED), self.address[1])
 
 
 Received = Callable[[bytes, Peer, bool], None]
