@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from aemos.v1 import notification_pb2
 from aemos.v1.subscription_pb2 import NotificationFilter as Filter
-from aemos_core.errors import AemosError, invalid
+from aemos_core.errors import AemosError, Kind, invalid
 from aemos_core.identity import Caller, set_caller
 from aemos_core.jobs import MINUTE_MS
 from aemos_core.notification_log import LogId
 from aemos_core.times import now_ms
-from aemos_notify import subscription_store
+from aemos_notify import store, subscription_store
 from sqlalchemy import select
 
 from tests.support.notify_worker import NotifyWorker
@@ -124,5 +124,18 @@ async def test_read_cursors_move_forward_only(notify: NotifyWorker) -> None:
         await cursor(LogId(now + 60 * MINUTE_MS, 0))
     set_caller(Caller(1, 8, "viewer", "token"))
     assert await cursor() == ("", 3)
-    await asyncio.gather(*(cursor(LogId(now, seq)) for seq in range(3)))  # nobody hears that another was first
-    assert await cursor() == (f"{now}-2", 0)
+
+
+async def test_a_first_move_that_another_overtook_is_no_conflict(
+    notify: NotifyWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both found no cursor to move, and the other one made it."""
+    move = store.move_read_cursor
+
+    async def overtaken(*_: object) -> None:
+        monkeypatch.setattr(store, "move_read_cursor", move)
+        raise AemosError(Kind.EXISTS, "it exists already")
+
+    monkeypatch.setattr(store, "move_read_cursor", overtaken)
+    request = notification_pb2.MoveReadCursorRequest(id=f"{now_ms()}-0")
+    assert (await notify.api.MoveReadCursor(request, None)).id == request.id  # type: ignore[arg-type]
