@@ -7,6 +7,7 @@ import platform
 import re
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,16 @@ NAMES = (
 )
 """Our processes, by how their command lines end."""
 _JUDGED_SECONDS = 120.0
+_YARDSTICK = """
+import time
+def add():
+    total = 0
+    for number in range(10_000_000):
+        total += number
+began = time.process_time()
+add()
+print(time.process_time() - began)
+"""
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -42,6 +53,17 @@ def quantile(values: Sequence[float], q: float) -> float:
 def median(values: Sequence[float]) -> float:
     """The median."""
     return statistics.median(values)
+
+
+def yardstick() -> float:
+    """Seconds of CPU that ten million additions in Python take on each core while all are busy.
+
+    The neighbours of a virtual machine share its cores' execution units and caches: its CPU time then buys less, which
+    no count of the machine shows. Figures are comparable only where this one is.
+    """
+    command = [sys.executable, "-c", _YARDSTICK]
+    adding = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(os.cpu_count() or 1)]
+    return statistics.mean(float(process.communicate(timeout=60)[0]) for process in adding)
 
 
 def header(family: str) -> list[str]:

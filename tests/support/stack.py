@@ -38,7 +38,7 @@ PORTS = (
 )
 WITHIN_S = 20.0
 _POLL_S = 0.05
-READY_SECONDS = 600.0  # thousands of demo devices take minutes to make
+READY_SECONDS = 1_800.0  # thousands of demo devices take minutes to make
 
 
 class Stack:

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import redis
 from dramatiq import Message
@@ -87,8 +88,10 @@ class JobQueue:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job-queue")
         self._unfinished = broker.client.register_script(UNFINISHED)
 
-    async def enqueue(self, spec: JobSpec, payload: bytes, *, partition: int = 0, receipts: str = "") -> str:
-        """Returns the job's id once Redis has the job. Raises redis.RedisError."""
+    async def enqueue(
+        self, spec: JobSpec, payload: bytes, *, partition: int = 0, receipts: str = "", job_id: str = ""
+    ) -> str:
+        """Returns the job's id, a new one by default, once Redis has the job. Raises redis.RedisError."""
         message: Message[Any] = Message(
             queue_name=spec.queue_name(partition),
             actor_name=spec.name,
@@ -100,6 +103,7 @@ class JobQueue:
                 "receipts": receipts,
             },
             options={},
+            message_id=job_id or str(uuid4()),
         )
         await self._call(lambda: self._broker.enqueue(message))
         return message.message_id

@@ -56,11 +56,12 @@ class Receipts:
     def __init__(self, redis: RedisClient, relay_id: str) -> None:
         self.key = outbox_receipts(relay_id)
         self._redis = redis
-        self._jobs: dict[str, asyncio.Future[None]] = {}
+        self._jobs: dict[str, asyncio.Future[bool]] = {}
 
-    def of(self, job_id: str) -> asyncio.Future[None]:
-        """Done when the job is; raises Lost when nobody can tell."""
-        return self._jobs.setdefault(job_id, asyncio.get_running_loop().create_future())
+    def expect(self, job_id: str) -> asyncio.Future[bool]:
+        """True when the job is done, False when nobody can tell."""
+        future = self._jobs[job_id] = asyncio.get_running_loop().create_future()
+        return future
 
     def drop(self, job_id: str) -> None:
         """Nobody waits for this job any more."""
@@ -68,9 +69,13 @@ class Receipts:
 
     def lose_all(self) -> None:
         """Redis forgot the jobs."""
-        for future in self._jobs.values():
-            if not future.done():
-                future.set_exception(Lost())
+        for job_id in self._jobs:
+            self._tell(job_id, False)
+
+    def _tell(self, job_id: str, is_done: bool) -> None:
+        future = self._jobs.get(job_id)  # None: of a job that was sent again, under another id
+        if future is not None and not future.done():
+            future.set_result(is_done)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Reads receipts, until told to stop and a moment longer, while the outbox drains."""
@@ -90,9 +95,7 @@ class Receipts:
                 await asyncio.sleep(1.0)
                 continue
             for job_id in [first[1], *(more or ())] if first else ():
-                future = self.of(job_id.decode())
-                if not future.done():
-                    future.set_result(None)
+                self._tell(job_id.decode(), True)
 
 
 async def send_receipt(redis: RedisClient, receipts: str, job_id: str) -> None:
@@ -118,16 +121,19 @@ class JobSender:
     async def send(self, partition: int, rows: Sequence[Row]) -> None:
         """Enqueues, and waits for the receipt."""
         payload, queue_name = b"".join(row.payload for row in rows), self._spec.queue_name(partition)
-        job_id = await self._queue.enqueue(self._spec, payload, partition=partition, receipts=self._receipts.key)
-        done = self._receipts.of(job_id)
+        job_id = str(uuid4())
+        done = self._receipts.expect(job_id)  # before it is sent: its receipt may be the first to be back
         try:
+            receipts = self._receipts.key
+            await self._queue.enqueue(self._spec, payload, partition=partition, receipts=receipts, job_id=job_id)
             while not (await asyncio.wait([done], timeout=_CHECK_SECONDS))[0]:
                 if not await self._queue.unfinished(job_id, queue_name):
                     if await self._queue.is_dead_letter(job_id, queue_name):
                         log.error("job %s of %s is a dead letter; what comes after it goes on", job_id, queue_name)
                         return
                     raise Lost
-            done.result()
+            if not done.result():
+                raise Lost
         finally:
             self._receipts.drop(job_id)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import reprlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from sys import intern
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .domain import Errors, InvalidChain, NodeFailed, Question, Reading, RuleChain
@@ -85,8 +86,9 @@ def _idle_run(reading: Reading | None, result: RunResult) -> tuple[Any, ...]:
     value = reading.value
     if type(value) is not float:
         value = (value if isinstance(value, str) else reprlib.repr(value))[:_SHOWN]
-    at = reading.received_at_ms
-    return reading.id, reading.device_uuid, reading.sensor_uuid, at, value, result.outcome, result.node_name
+    # One copy of each name, not one for each run: they would be half of what is kept.
+    device, sensor = intern(reading.device_uuid), intern(reading.sensor_uuid)
+    return reading.id, device, sensor, reading.received_at_ms, value, result.outcome, result.node_name
 
 
 class CompiledChain:

@@ -102,3 +102,16 @@ async def test_a_flush_is_noticed(redis: RedisClient, sender: JobSender) -> None
     with pytest.raises(Lost):
         await sending
     assert not await sender.lost_everything()
+
+
+async def test_a_receipt_that_nobody_waits_for_is_not_kept(redis: RedisClient, sender: JobSender) -> None:
+    """A job that came twice leaves a receipt behind: the next one is understood, and nothing grows."""
+
+    async def handler(payload: bytes, job_id: str) -> None:
+        receipts = current_job.get().receipts
+        await send_receipt(redis, receipts, "of a job that was sent again")
+        await send_receipt(redis, receipts, job_id)
+
+    async with working(redis, handler), asyncio.timeout(WITHIN_S):
+        await sender.send(0, ROWS)
+    assert sender._receipts._jobs == {}

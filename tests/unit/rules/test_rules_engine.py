@@ -282,3 +282,14 @@ def test_a_large_reading_is_not_kept_for_each_chain_it_did_nothing_in(kind: Vari
     assert sum(map(sys.getsizeof, kept)) < 1_000
     gc.collect()
     assert not gc.is_tracked(kept)
+
+
+def test_runs_of_one_sensor_share_its_names() -> None:
+    """Each reading comes with names of its own; twenty runs of each of 20,000 chains keep one copy."""
+    activity = Activity()
+    for _ in range(2):
+        names = {field: b"a0b1".decode() for field in ("device_uuid", "sensor_uuid")}
+        activity.note(reading(20.5)._replace(**names), RunResult("stopped"))
+    first, second = activity.idle
+    assert first[1] is second[1] is second[2]
+
