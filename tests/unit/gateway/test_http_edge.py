@@ -13,6 +13,7 @@ import httpx
 import pytest
 from aemos_core.contract import methods
 from aemos_core.errors import AemosError, Kind, invalid
+from aemos_core.identity import Caller
 from aemos_gateway import http_body, http_edge, openapi
 from aemos_gateway.http_edge import INGEST_PATHS, IngestRoute, make_app
 from fastapi import FastAPI
@@ -119,6 +120,29 @@ async def test_405_lists_every_method_of_the_path(path: str, allowed: str) -> No
         async with AsyncClient(transport=ASGITransport(route), base_url="http://gateway") as client:  # type: ignore[arg-type]
             answer = await client.put(path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+class Admin:
+    """Takes every token for an administrator's."""
+
+    async def verify(self, token: str) -> Caller:
+        return Caller(1, 1, "admin", token)
+
+
+async def test_while_a_large_body_is_read_the_others_have_their_turn() -> None:
+    """Many small values take a second to read; the readings of other requests do not wait for it."""
+    channel: Any = FakeChannel(SERVING)
+    app = make_app({m.service: channel for m in methods().values()}, Admin(), channel, None)  # type: ignore[arg-type]
+    chain = {"name": "large", "nodes": [{"type": "filter", "name": "n", "config": {"a": [1] * 50_000}}]}
+    turns = 0
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://gateway") as client:
+        headers = {"authorization": "Bearer any"}
+        posting = asyncio.create_task(client.post("/api/v1/rule-chains", json=chain, headers=headers))
+        while not posting.done():
+            turns += 1
+            await asyncio.sleep(0)
+    assert (await posting).status_code == 201
+    assert turns > 100
 
 
 class FakeChannel:
