@@ -292,4 +292,3 @@ def test_runs_of_one_sensor_share_its_names() -> None:
         activity.note(reading(20.5)._replace(**names), RunResult("stopped"))
     first, second = activity.idle
     assert first[1] is second[1] is second[2]
-
