@@ -8,7 +8,8 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from aemos_gateway import http_body, http_heads
+from aemos_core import http_heads
+from aemos_gateway import http_body
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -36,12 +37,7 @@ async def early(_: Request) -> Response:
 async def connection() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     app = Starlette(routes=[Route("/size", size, methods=["GET", "POST"]), Route("/early", early, methods=["POST"])])
     async with serving(app) as port:
-        while True:
-            try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                break
-            except ConnectionRefusedError:  # bound, and not yet listening
-                await asyncio.sleep(0)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             yield reader, writer
         finally:

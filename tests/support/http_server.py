@@ -1,4 +1,4 @@
-"""The gateway's own HTTP server, before any application."""
+"""The HTTP server of the services, before any application."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aemos_gateway.http_edge import http_edge
-
-from tests.support.ports import free_port
+from aemos_core.http_server import HttpServer, bound_socket
 
 
 @asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[int]:
     """The port where it serves this application."""
-    port, stop = free_port(), asyncio.Event()
-    async with http_edge("127.0.0.1", port, app, 5) as edge:
-        running = asyncio.create_task(edge.run(stop))
+    stop = asyncio.Event()
+    with bound_socket("127.0.0.1", 0, "AEMOS_HTTP_PORT") as bound:
+        running = asyncio.create_task(HttpServer(app, bound, 5, ws="none").run(stop))
         try:
-            yield port
+            yield bound.getsockname()[1]
         finally:
             stop.set()
             await running

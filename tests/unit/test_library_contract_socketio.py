@@ -10,7 +10,6 @@ import socketio
 import uvicorn
 from engineio.async_socket import AsyncSocket
 from socketio.base_manager import BaseManager
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame, Opcode
 from websockets.protocol import CLIENT
@@ -140,13 +139,6 @@ def test_every_message_passes_one_place() -> None:
     for name in ("handle_text", "handle_bytes", "handle_cont"):
         assert "self.send_receive_event_to_app()" in inspect.getsource(getattr(WebSocketsSansIOProtocol, name))
     assert "self.frames" in inspect.getsource(WebSocketsSansIOProtocol.send_receive_event_to_app)
-
-
-def test_http_protocol_hands_the_connection_over() -> None:
-    """After an upgrade the transport has another protocol: the deadline of the request leaves it alone."""
-    source = inspect.getsource(HttpToolsProtocol.handle_websocket_upgrade)
-    assert in_order(source, "protocol.connection_made(self.transport)", "self.transport.set_protocol(protocol)")
-    assert list(inspect.signature(HttpToolsProtocol.handle_websocket_upgrade).parameters) == ["self"]
 
 
 def test_signals_are_captured_in_one_place() -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from urllib.parse import parse_qs
 
 import grpc
-import uvicorn
 from aemos.v1 import history_pb2_grpc
 from aemos_core.errors import AemosError, invalid, unauthenticated
 from aemos_core.identity import TokenVerifier
 from aemos_core.names import READY_PROBE
-from aemos_core.process import PortInUse
 from aemos_core.redis_link import RedisClient
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -28,7 +25,6 @@ from starlette.types import Receive, Scope, Send
 
 from aemos_gateway import export, http_body, openapi, problems, rest
 from aemos_gateway.device_auth import Device, DeviceAuth
-from aemos_gateway.http_heads import HastyProtocol
 from aemos_gateway.json_codec import BOOLEANS
 from aemos_gateway.readings import MAX_BATCH_BYTES, MAX_READING_BYTES, Receipt, in_batch
 from aemos_gateway.service import Uplink
@@ -154,51 +150,3 @@ async def _takes_writes(redis: RedisClient) -> bool:
                 return bool(await redis.set(READY_PROBE, b"", ex=60))
             return bool(await redis.set(READY_PROBE, b"", ex=60))
     return False
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's own signal handling would end the process before the other edges have finished."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leaves signals to the process."""
-        yield
-
-
-class HttpEdge:
-    """A component: the HTTP listener."""
-
-    def __init__(self, server: _Server, sock: socket.socket) -> None:
-        self._server = server
-        self._socket = sock
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Serves until told to stop, then finishes the requests it has."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._server.serve([self._socket]))
-            await stop.wait()
-            self._server.should_exit = True
-
-
-@asynccontextmanager
-async def http_edge(host: str, port: int, app: IngestRoute, drain_seconds: float) -> AsyncIterator[HttpEdge]:
-    """Listens on `port`; PortInUse when it is taken."""
-    config = uvicorn.Config(
-        app,
-        http=HastyProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        backlog=4096,
-        timeout_graceful_shutdown=int(drain_seconds),
-    )
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((host, port))
-        except OSError:
-            raise PortInUse(port, "AEMOS_HTTP_PORT") from None
-        yield HttpEdge(_Server(config), sock)

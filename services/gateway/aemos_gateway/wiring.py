@@ -9,6 +9,7 @@ from functools import partial
 import grpc
 from aemos.v1 import connectivity_pb2_grpc, data_stream_pb2_grpc, identity_pb2_grpc, rejection_pb2_grpc
 from aemos_core.contract import methods
+from aemos_core.http_server import HttpServer, bound_socket
 from aemos_core.names import REGISTRY_CHANGED
 from aemos_core.notification_log import NotificationFeed, entries
 from aemos_core.process import Component
@@ -19,7 +20,7 @@ from aemos_gateway.coap_edge import coap_edge
 from aemos_gateway.device_auth import DeviceAuth
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.grpc_api import GatewayServicer
-from aemos_gateway.http_edge import IngestRoute, http_edge, make_app
+from aemos_gateway.http_edge import IngestRoute, make_app
 from aemos_gateway.mqtt_device import Ports
 from aemos_gateway.mqtt_edge import mqtt_edge
 from aemos_gateway.mqtt_hearing import Backlog
@@ -66,7 +67,8 @@ async def wire(settings: GatewaySettings) -> AsyncIterator[Sequence[Component]]:
         feed = NotificationFeed(redis, downlink.deliver)
 
         app = IngestRoute(auth, uplink, make_app(_channels(services), verifier, ingest, redis))
-        http = await enter(http_edge(settings.bind, settings.http_port, app, settings.drain_seconds))
+        bound = stack.enter_context(bound_socket(settings.bind, settings.http_port, "AEMOS_HTTP_PORT"))
+        http = HttpServer(app, bound, settings.drain_seconds, ws="none")
         ports = Ports(uplink, downlink, Sessions(redis), Backlog(feed, partial(entries, redis)))
         mqtt = await enter(mqtt_edge(settings.bind, settings.mqtt_port, auth, ports))
         coap = await enter(coap_edge(settings.bind, settings.coap_port, auth, uplink, downlink))

@@ -10,6 +10,7 @@ from aemos_core import rpc
 from aemos_core.announce import Announcer
 from aemos_core.broker import WakeRedisBroker, open_broker
 from aemos_core.database import open_database
+from aemos_core.http_server import HttpServer, bound_socket
 from aemos_core.jobs import DELIVER_EMAIL, RECORD_NOTIFICATIONS, SEND_DELIVERY, SEND_EMAIL, JobQueue
 from aemos_core.notification_log import NotificationFeed
 from aemos_core.process import Component
@@ -21,7 +22,6 @@ from aemos_notify.channels import EmailChannel, Failed, open_channels
 from aemos_notify.dispatch import DeliverJob, Dispatcher, delivery_outbox, delivery_sweep, labels_from
 from aemos_notify.fan_out import FanOut
 from aemos_notify.jobs import LedgerFeed, RecordJob
-from aemos_notify.listener import Listener, SocketIoApp, bound_socket
 from aemos_notify.live_readings import CommittedReadings, LiveReadings
 from aemos_notify.mail_job import MailJob
 from aemos_notify.notification_api import NotifyServicer
@@ -29,12 +29,14 @@ from aemos_notify.replay import Replayer
 from aemos_notify.rooms import Rooms
 from aemos_notify.service import History, ledger_sweep
 from aemos_notify.settings import NotifySettings
+from aemos_notify.socketio_app import UVICORN_OPTIONS, SocketIoApp
 from aemos_notify.socketio_edge import SocketIoEdge
 from aemos_notify.subjects import Subjects
 from aemos_notify.subscription_api import SubscriptionServicer
 from aemos_notify.watch import Watchers
 
 _LEDGER_THREADS = 2
+_GRACE_SECONDS = 5
 
 
 def _broker(stack: AsyncExitStack, settings: NotifySettings) -> WakeRedisBroker:
@@ -74,7 +76,8 @@ async def wire(settings: NotifySettings) -> AsyncIterator[Sequence[Component]]:
         at = (settings.bind, settings.notify_grpc_port, "AEMOS_NOTIFY_GRPC_PORT", secret)
         server = await enter(rpc.grpc_server(*at, verifier, servicers))
         app = SocketIoApp(edge.server, settings.socketio_clients)
-        yield [server, watchers, Listener(app, bound), edge, feed, committed, ledger_feed, outbox, receipts]
+        listener = HttpServer(app, bound, _GRACE_SECONDS, **UVICORN_OPTIONS)
+        yield [server, watchers, listener, edge, feed, committed, ledger_feed, outbox, receipts]
 
 
 @asynccontextmanager
