@@ -111,6 +111,33 @@ async def test_what_a_protocol_repeats_is_found_by_its_origin(database: Database
         assert await one.count() == 4
 
 
+@pytest.mark.parametrize("seconds", [5, 65, 595, 605])
+async def test_a_repetition_is_looked_for_in_ten_minutes_or_where_the_edge_says(
+    database: Database, seconds: int
+) -> None:
+    """What is older than a minute is looked for apart, without waiting for anybody."""
+    async with ingest(database) as one:
+        at = now_ms() - seconds * 1000
+        (first,) = await one.write(one.reading(received_at_ms=at, origin_key=7))
+        later = {"origin_key": 7, "maybe_repeated": True, "repeats_after_ms": at + 1}
+        (elsewhere,) = await one.write(one.reading(**later))
+        (again,) = await one.write(one.reading(origin_key=7, maybe_repeated=True, repeats_before_ms=at + 1))
+        assert elsewhere.id > first.id
+        assert (again.id == first.id) == (seconds < 600)
+
+
+async def test_claims_of_others_are_not_read(database: Database) -> None:
+    """After a restart there is one for each reading: a reading with its own time asks for those of its origin only."""
+    async with ingest(database) as one:
+        (known,) = await one.write(one.reading())
+        others = {(known.telemetry_data_id, key): now_ms() for key in range(1, 1_001)}
+        await readings_store.claim(database, {**others, (known.telemetry_data_id, 5_000): now_ms()})
+        asked = [(known.telemetry_data_id, key) for key in (7, 5_000, 6_000)]
+        async with database.read() as connection:
+            found = await readings_store.claims(connection, asked, now_ms() - 60_000)
+        assert set(found) == set(asked[:2])
+
+
 async def test_two_processes_store_a_repetition_once(database: Database) -> None:
     """The first message and its repetition, or two repetitions, taken by two processes at the same time; with the
     time of the device, too. Both are answered alike, and a later message with the same number is another one."""
@@ -191,6 +218,28 @@ async def test_a_group_is_of_one_call(database: Database) -> None:
         )
         assert [refusal(result) for result in refused] == ["", "message_id_used"]
         assert [result.id > 0 for result in (*refused, *stored)] == [False, False, True, True]
+
+
+async def test_what_repeats_a_reading_of_a_refused_group_takes_its_own_group_along(database: Database) -> None:
+    """Both lists come in one commit; half of the second one would be stored, and its device told that nothing was."""
+    async with ingest(database) as one:
+        await one.write(one.reading(b"1", message_id="taken"))
+        refused, following = await asyncio.gather(
+            one.write(one.reading(b"5", message_id="m1", group=1), one.reading(b"2", message_id="taken", group=1)),
+            one.write(one.reading(b"5", message_id="m1", group=1), one.reading(b"7", group=1)),
+        )
+        assert [result.id for result in (*refused, *following)] == [0, 0, 0, 0]
+        assert following[0].refusal.kind == "unavailable"
+        assert await one.count() == 1
+
+
+@pytest.mark.parametrize("value", [b"7" * 4301, b"[1e400]", b"1e400"])
+async def test_a_json_value_holds_no_number_that_nobody_can_read(database: Database, value: bytes) -> None:
+    """Python reads no integer of over 4,300 digits: the rules would fail on it, and who reads it back."""
+    async with ingest(database) as one:
+        await one.write(one.reading(b"{}", name="shape"))
+        (result,) = await one.write(one.reading(value, name="shape"))
+        assert (result.id, refusal(result)) == (0, "out_of_range")
 
 
 @pytest.mark.parametrize(

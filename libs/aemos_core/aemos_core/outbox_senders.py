@@ -22,7 +22,9 @@ from aemos_core.telemetry import SPAN_PUBLISH, carry, child
 log = logging.getLogger("aemos.outbox")
 
 ANNOUNCE = "announce"
-_CHECK_SECONDS = 30.0
+_CHECK_SECONDS = 2.0
+"""A job that is not done by then may be lost, or a dead letter, which nobody sends a receipt for: then it holds up its
+lane for so long."""
 _MARK_SECONDS = 24 * 60 * 60
 _RECEIPTS_SECONDS = 600
 _BLOCK_SECONDS = 2.0

@@ -25,6 +25,7 @@ log = logging.getLogger("aemos.gateway")
 PROTOCOL = "coap"
 REPEATED_SECONDS = 93.0
 """How long a device may repeat a confirmable message (MAX_TRANSMIT_WAIT, RFC 7252, 4.8.2)."""
+_REPEATED_MS = int(REPEATED_SECONDS * 1000)
 MOST_RESOLVING = 1_000
 """Datagrams that may wait for ingest to say whose token they carry."""
 _ACCEPTED_FORMATS = (None, 0, JSON)
@@ -112,7 +113,8 @@ class Uploads:
         """This process remembers what it took; what the one before it took is looked for while devices repeat it."""
         request = exchange.request
         key = crc32(request, crc32(repr(exchange.peer.address[:2]).encode())) << 16 | int.from_bytes(request[2:4])
-        return Origin(key, time.monotonic() - self._began_at < REPEATED_SECONDS, self._began_at_ms)
+        maybe_repeated = time.monotonic() - self._began_at < REPEATED_SECONDS
+        return Origin(key, maybe_repeated, now_ms() - _REPEATED_MS, self._began_at_ms)
 
     def _done(self, exchange: Exchange, device: Device | None, payload: bytes, result: Receipt | BaseException) -> None:
         self._ended()

@@ -37,11 +37,12 @@ Results = Sequence[data_stream_pb2.WriteResult]
 class Origin(NamedTuple):
     """Which message of its protocol a payload came in: `key` (0 to 2**48 - 1) is the same when it is sent again.
 
-    `before_ms`: when it may be a repetition, only of what arrived before this; 0 is now.
+    When it may be a repetition, only of what arrived between `after_ms` and `before_ms`; 0 is ten minutes ago, and now.
     """
 
     key: int = 0
     maybe_repeated: bool = False
+    after_ms: int = 0
     before_ms: int = 0
 
 
@@ -136,12 +137,17 @@ def _mark(readings: Sequence[Reading], origin: Origin) -> None:
     for index, reading in enumerate(readings):
         reading.origin_key = origin.key + (index << _KEY_BITS)
         if origin.maybe_repeated:
-            reading.maybe_repeated, reading.repeats_before_ms = True, origin.before_ms
+            reading.maybe_repeated = True
+            reading.repeats_after_ms, reading.repeats_before_ms = origin.after_ms, origin.before_ms
 
 
 def _weight(readings: Sequence[Reading]) -> int:
-    """Readings, and KiB of their values: neither many nor large ones make a call too large."""
-    return sum(1 + len(reading.value) // 1024 for reading in readings)
+    """Readings, and KiB of what they say: neither many nor large ones make a call too large. A character of a name is
+    four bytes at most."""
+    return sum(
+        1 + (len(r.value) + 4 * (len(r.variable_name) + len(r.message_id) + len(r.sensor_uuid))) // 1024
+        for r in readings
+    )
 
 
 def _finish(sent: Sent, span: Span | None, done: Done, is_partial: bool, results: Results | BaseException) -> None:

@@ -81,7 +81,7 @@ class UnknownVariable(AemosError):
 def typed_value(value: bytes, variable_type: str) -> tuple[str, float | None]:
     """The text to store and, for a number variable, its number. `value` is JSON text; INVALID for a wrong type."""
     if variable_type == "json":
-        return value.decode(), None
+        return _json(value), None
     first = value[:1]
     text = msgspec.json.decode(value) if first == b'"' else value.decode()
     if variable_type == "number":
@@ -92,6 +92,14 @@ def typed_value(value: bytes, variable_type: str) -> tuple[str, float | None]:
     if variable_type == "boolean" and text not in ("true", "false"):
         raise invalid("value", "the variable is boolean", "wrong_type")
     return text, None
+
+
+def _json(value: bytes) -> str:
+    try:
+        msgspec.json.decode(value)
+    except msgspec.ValidationError:
+        raise invalid("value", "a number in it is out of range", "out_of_range") from None
+    return value.decode()
 
 
 def _number(text: str) -> float:

@@ -113,10 +113,10 @@ class Readings:
     async def _store(self, accepted: Sequence[Incoming], batches: Sequence[Sequence[Incoming]]) -> None:
         first_id = await self._ids.take(len(accepted))
         await repeats.claim(self._database, accepted)
+        settled_ms = await repeats.look_back(self._database, accepted)
         async with self._database.write() as connection:
-            await repeats.recognize(connection, accepted)
-            for batch in batches:  # a group is of one call: other gateways use the same numbers
-                repeats.drop_groups(batch)
+            await repeats.recognize(connection, accepted, settled_ms)
+            repeats.drop_batches(batches)
             fresh = [one for one in accepted if one.is_fresh]
             if not fresh:
                 return

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from aemos_core.database import Database
 from aemos_core.times import now_ms
-from sqlalchemy import ColumnElement, and_, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import tables as t
@@ -17,7 +17,6 @@ _BLOCK = 100_000
 _IDS = "data_stream"
 _INSERT_AT_ONCE = 1_000
 _ASK_AT_ONCE = 500
-_SPANS_AT_ONCE = 100
 _d = t.data_stream.c
 _claim = t.origin_claim.c
 
@@ -122,40 +121,54 @@ async def lock(connection: AsyncConnection, origins: Iterable[Origin]) -> None:
         await connection.execute(select(_claim.id).where(asked).order_by(*by_origin, _claim.id).with_for_update())
 
 
-async def claims(connection: AsyncConnection, since_ms: int) -> dict[Origin, int]:
-    """Origins that are, or were, looked for among what arrived after this time; until when."""
-    query = select(_claim.telemetry_data_id, _claim.origin_key, _claim.before_ms).where(_claim.before_ms > since_ms)
-    found = await connection.execute(query.order_by(_claim.before_ms))
-    return {(row.telemetry_data_id, row.origin_key): row.before_ms for row in found}
+async def claims(connection: AsyncConnection, origins: Iterable[Origin], since_ms: int) -> dict[Origin, int]:
+    """Those of these origins that are, or were, looked for among what arrived after this time; until when."""
+    is_young = _claim.before_ms > since_ms
+    if (await connection.execute(select(_claim.id).where(is_young).limit(1))).first() is None:
+        return {}
+    found: dict[Origin, int] = {}
+    ordered = sorted(origins)
+    by_origin = (_claim.telemetry_data_id, _claim.origin_key)
+    for start in range(0, len(ordered), _ASK_AT_ONCE):
+        asked = tuple_(*by_origin).in_(ordered[start : start + _ASK_AT_ONCE])
+        query = select(*by_origin, func.max(_claim.before_ms)).where(asked, is_young).group_by(*by_origin)
+        for variable_id, key, before_ms in await connection.execute(query):
+            found[variable_id, key] = before_ms
+    return found
 
 
 class Span(NamedTuple):
-    """Readings of a variable that arrived, or were measured, from a time to another one, both inclusive."""
+    """Readings of a variable that arrived from a time to another one, both inclusive."""
 
     variable_id: int
     from_ms: int
     to_ms: int
 
 
-async def origins(connection: AsyncConnection, sought: Mapping[Span, Collection[int]]) -> dict[Origin, tuple[int, int]]:
-    """(reading id, received_at_ms) by origin, of the readings with these keys in these spans.
+Stored = dict[Origin, tuple[int, int]]
+"""(reading id, received_at_ms) of what is stored under an origin."""
 
-    Waits for the commit of what another process has inserted there.
+
+async def origins(connection: AsyncConnection, span: Span, keys: Iterable[int], *, waiting: bool) -> Stored:
+    """What is stored under these keys in a span; when `waiting`, after the commit of what others insert there.
+
+    A span has its own statement: the ranges of several in one are each compared with every row.
     """
-    found: dict[Origin, tuple[int, int]] = {}
-    spans = list(sought)
-    for start in range(0, len(spans), _SPANS_AT_ONCE):
-        wanted = [_in_span(span, sought[span]) for span in spans[start : start + _SPANS_AT_ONCE]]
-        query = select(_d.telemetry_data_id, _d.origin_key, _d.id, _d.received_at_ms).where(or_(*wanted))
-        for row in await connection.execute(query.order_by(_d.id).with_for_update(read=True)):
-            found[row.telemetry_data_id, row.origin_key] = (row.id, row.received_at_ms)
+    is_in_span = and_(_d.telemetry_data_id == span.variable_id, _d.received_at_ms.between(span.from_ms, span.to_ms))
+    return await _origins(connection, and_(is_in_span, _d.origin_key.in_(keys)), waiting)
+
+
+async def origins_at(connection: AsyncConnection, moments: Iterable[tuple[int, int]]) -> Stored:
+    """What is stored under any key at these (variable, time), after the commit of what others insert there."""
+    found: Stored = {}
+    ordered = sorted(moments)
+    for start in range(0, len(ordered), _ASK_AT_ONCE):
+        asked = tuple_(_d.telemetry_data_id, _d.received_at_ms).in_(ordered[start : start + _ASK_AT_ONCE])
+        found |= await _origins(connection, and_(asked, _d.origin_key.is_not(None)), waiting=True)
     return found
 
 
-def _in_span(span: Span, keys: Collection[int]) -> ColumnElement[bool]:
-    """A range of the primary key."""
-    return and_(
-        _d.telemetry_data_id == span.variable_id,
-        _d.received_at_ms.between(span.from_ms, span.to_ms),
-        _d.origin_key.in_(keys),
-    )
+async def _origins(connection: AsyncConnection, wanted: ColumnElement[bool], waiting: bool) -> Stored:
+    query = select(_d.telemetry_data_id, _d.origin_key, _d.id, _d.received_at_ms).where(wanted).order_by(_d.id)
+    rows = await connection.execute(query.with_for_update(read=True) if waiting else query)
+    return {(row.telemetry_data_id, row.origin_key): (row.id, row.received_at_ms) for row in rows}

@@ -19,6 +19,7 @@ from aemos_ingest import readings_store as store
 KEPT_MS = 24 * 60 * 60 * 1000
 REPEATED_WITHIN_MS = 10 * 60 * 1000
 _UNDER_WAY_MS = 60 * 1000
+_SPANS_AT_ONCE = 20
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +40,11 @@ class Incoming:
         """It is to be stored."""
         return not (self.message.id or self.error or self.is_dropped or self.same_as)
 
+    @property
+    def is_bereft(self) -> bool:
+        """The one it repeats is not to be stored."""
+        return self.same_as is not None and (self.same_as.is_dropped or self.same_as.error is not None)
+
     def begin_again(self) -> None:
         """Forgets what a transaction that failed made of it."""
         self.message.id = self.repeats_at_ms = 0
@@ -47,12 +53,8 @@ class Incoming:
 
     def settle(self) -> None:
         """Takes over what became of the one it repeats, after the commit."""
-        if self.same_as is None:
-            return
-        if self.same_as.message.id:
+        if self.same_as is not None:
             self.found(self.same_as.message.id, self.same_as.message.received_at_ms)
-        else:
-            self.error = unavailable("the reading that it repeats was not stored")
 
     def found(self, reading_id: int, received_at_ms: int) -> None:
         """It is stored already."""
@@ -100,17 +102,39 @@ async def claim(database: Database, accepted: Iterable[Incoming]) -> None:
         await store.claim(database, origins)
 
 
-async def recognize(connection: AsyncConnection, accepted: Sequence[Incoming]) -> None:
-    """Marks what is stored already, and what stands twice among `accepted`. Costs nothing where nothing can repeat.
+async def look_back(database: Database, accepted: Iterable[Incoming]) -> int:
+    """Marks what repeats a reading of more than a minute ago; returns that time, for `recognize`.
+
+    Nothing of then is under way, so nothing is locked; and beside the transaction that stores the rest, which has its
+    deadline: ten minutes of many variables take longer.
+    """
+    settled = now_ms() - _UNDER_WAY_MS
+    doubtful = [a for a in accepted if a.request.maybe_repeated and a.request.at_arrival]
+    spans = [s for s in _spans(doubtful) if s[0].from_ms <= settled]
+    stored: store.Stored = {}
+    for start in range(0, len(spans), _SPANS_AT_ONCE):
+        async with database.read() as connection:
+            for span, keys in spans[start : start + _SPANS_AT_ONCE]:
+                until = span._replace(to_ms=min(span.to_ms, settled))
+                stored |= await store.origins(connection, until, keys, waiting=False)
+    for one in doubtful:
+        if (known := stored.get(one.origin)) is not None:
+            one.found(*known)
+    return settled
+
+
+async def recognize(connection: AsyncConnection, accepted: Sequence[Incoming], settled_ms: int) -> None:
+    """Marks what is stored already, of what arrived since `settled_ms`, and what stands twice among `accepted`. Costs
+    nothing where nothing can repeat.
 
     In the transaction that stores the rest: until its end no other process stores a repetition of the same.
     """
     named = [a for a in accepted if a.request.message_id]
-    doubtful = [a for a in accepted if a.request.maybe_repeated]
+    doubtful = [a for a in accepted if a.request.maybe_repeated and not a.message.id]
     if named:
         _compare_names(named, await store.messages(connection, {a.name for a in named}))
     if doubtful:
-        await _look_for_origins(connection, accepted, doubtful)
+        await _look_for_origins(connection, accepted, doubtful, settled_ms)
 
 
 async def yield_to_claims(connection: AsyncConnection, inserted: Iterable[Incoming]) -> None:
@@ -120,7 +144,8 @@ async def yield_to_claims(connection: AsyncConnection, inserted: Iterable[Incomi
     """
     now = now_ms()
     arrived = {a: a.arrived_ms(now) for a in inserted if a.request.origin_key and not a.request.maybe_repeated}
-    claims = await store.claims(connection, min(arrived.values())) if arrived else {}
+    origins = {a.origin for a in arrived}
+    claims = await store.claims(connection, origins, min(arrived.values())) if arrived else {}
     overtaken = [a for a, at in arrived.items() if claims.get(a.origin, 0) > at] if claims else []
     for one in overtaken:
         one.request.maybe_repeated = True
@@ -141,18 +166,20 @@ def _compare_names(named: Iterable[Incoming], stored: store.Messages) -> None:
 
 
 async def _look_for_origins(
-    connection: AsyncConnection, accepted: Iterable[Incoming], doubtful: Iterable[Incoming]
+    connection: AsyncConnection, accepted: Iterable[Incoming], doubtful: Sequence[Incoming], settled_ms: int
 ) -> None:
     first: dict[store.Origin, Incoming] = {}
     for one in accepted:
         if one.request.origin_key:
             first.setdefault(one.origin, one)
-    now = now_ms()
-    sought: dict[store.Span, set[int]] = {}
-    for one in doubtful:
-        sought.setdefault(_span(one, now), set()).add(one.request.origin_key)
     await store.lock(connection, {one.origin for one in doubtful})
-    stored = await store.origins(connection, sought)
+    timed = [one for one in doubtful if not one.request.at_arrival]
+    moments = {(one.message.telemetry_data_id, one.message.received_at_ms) for one in timed}
+    stored = await store.origins_at(connection, moments)
+    for span, keys in _spans(one for one in doubtful if one.request.at_arrival):
+        if span.to_ms > settled_ms:
+            recent = span._replace(from_ms=max(span.from_ms, settled_ms))
+            stored |= await store.origins(connection, recent, keys, waiting=True)
     for one in doubtful:
         if (known := stored.get(one.origin)) is not None:
             one.found(*known)
@@ -160,12 +187,19 @@ async def _look_for_origins(
             one.same_as = first[one.origin]
 
 
-def _span(one: Incoming, now: int) -> store.Span:
-    """Where to look for what it repeats; the gateway's clock may be ahead of ours."""
-    request, variable_id = one.request, one.message.telemetry_data_id
-    if not request.at_arrival:
-        return store.Span(variable_id, request.received_at_ms, request.received_at_ms)
-    return store.Span(variable_id, now - REPEATED_WITHIN_MS, request.repeats_before_ms or now + REPEATED_WITHIN_MS)
+def _spans(doubtful: Iterable[Incoming]) -> list[tuple[store.Span, set[int]]]:
+    """Where to look for what these repeat, and its keys: a span for each variable. The gateway's clock may be ahead of
+    ours."""
+    now = now_ms()
+    sought: dict[int, tuple[store.Span, set[int]]] = {}
+    for one in doubtful:
+        variable_id, request = one.origin[0], one.request
+        begin = request.repeats_after_ms or now - REPEATED_WITHIN_MS
+        end = request.repeats_before_ms or now + REPEATED_WITHIN_MS
+        known, keys = sought.get(variable_id, (store.Span(variable_id, begin, end), set()))
+        keys.add(request.origin_key)
+        sought[variable_id] = (store.Span(variable_id, min(known.from_ms, begin), max(known.to_ms, end)), keys)
+    return list(sought.values())
 
 
 def drop_groups(accepted: Iterable[Incoming]) -> None:
@@ -175,3 +209,16 @@ def drop_groups(accepted: Iterable[Incoming]) -> None:
         for one in accepted:
             if one.request.group in refused and not one.error:
                 one.is_dropped, one.message.id, one.same_as = True, 0, None
+
+
+def drop_batches(batches: Sequence[Sequence[Incoming]]) -> None:
+    """Drops groups, each within its batch, for other gateways use the same numbers; and, with its group, what repeats a
+    reading that was dropped."""
+    while True:
+        for batch in batches:
+            drop_groups(batch)
+        bereft = [one for batch in batches for one in batch if one.is_bereft]
+        if not bereft:
+            return
+        for one in bereft:
+            one.same_as, one.error = None, unavailable("the reading that it repeats was not stored")

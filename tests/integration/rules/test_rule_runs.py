@@ -42,6 +42,15 @@ async def rows_of(database: Database, table: Any) -> list[Any]:
         return list((await connection.execute(select(table).order_by(table.c.id))).all())
 
 
+async def test_a_value_that_cannot_be_read_fails_no_other_reading(database: Database, redis: RedisClient) -> None:
+    """Python reads no integer of over 4,300 digits. The others of the job are judged as if it were not there."""
+    state = await add_state(database)
+    await save_chain(database, node("condition", condition="value > 25"), act("a", state))
+    unreadable = reading(0, 1)._replace(variable_type="json", value="7" * 4_301)
+    await Worker(database, redis).evaluate(unreadable, reading(30, 2))
+    assert [change.value for change in await rows_of(database, t.device_state_instance)] == ["warning"]
+
+
 async def test_a_change_names_the_run_that_made_it(
     database: Database, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61\x65mos/v1/data_stream.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\">\n\x14WriteReadingsRequest\x12&\n\x08readings\x18\x01 \x03(\x0b\x32\x14.aemos.v1.NewReading\"\xae\x02\n\nNewReading\x12\x10\n\x08token_id\x18\x01 \x01(\x03\x12\x15\n\rvariable_name\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\x16\n\x0ereceived_at_ms\x18\x04 \x01(\x03\x12\x15\n\rtrace_context\x18\x05 \x01(\x0c\x12\x13\n\x0bsensor_uuid\x18\x06 \x01(\t\x12\x12\n\nat_arrival\x18\x07 \x01(\x08\x12\x12\n\nmessage_id\x18\x08 \x01(\t\x12\x12\n\norigin_key\x18\t \x01(\x03\x12\x16\n\x0emaybe_repeated\x18\n \x01(\x08\x12\r\n\x05group\x18\x0b \x01(\x05\x12\x19\n\x11repeats_before_ms\x18\x0c \x01(\x03\x12\x17\n\x0forganization_id\x18\r \x01(\x03\x12\r\n\x05\x64\x65pth\x18\x0e \x01(\x05\"?\n\x15WriteReadingsResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.aemos.v1.WriteResult\"\x84\x01\n\x0bWriteResult\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x19\n\x11telemetry_data_id\x18\x02 \x01(\x03\x12\x13\n\x0bsensor_uuid\x18\x03 \x01(\t\x12\"\n\x07refusal\x18\x04 \x01(\x0b\x32\x11.aemos.v1.Refusal\x12\x15\n\rrepeats_at_ms\x18\x05 \x01(\x03\"D\n\x07Refusal\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0b\n\x03loc\x18\x04 \x01(\t\"\x81\x02\n\x14QueryReadingsRequest\x12\x13\n\x0bsensor_uuid\x18\x01 \x03(\t\x12\x15\n\rvariable_name\x18\x02 \x03(\t\x12(\n\x04\x66rom\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02to\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\r\n\x05order\x18\x07 \x01(\t\x12\x11\n\taggregate\x18\x08 \x03(\t\x12\x10\n\x08interval\x18\t \x01(\t\x12\x10\n\x08timezone\x18\n \x01(\t\"\x84\x01\n\x15QueryReadingsResponse\x12#\n\x08readings\x18\x01 \x03(\x0b\x32\x11.aemos.v1.Reading\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12-\n\naggregates\x18\x03 \x03(\x0b\x32\x19.aemos.v1.AggregateSeries\"\x80\x01\n\x0f\x41ggregateSeries\x12\x13\n\x0bsensor_uuid\x18\x01 \x01(\t\x12\x15\n\rvariable_name\x18\x02 \x01(\t\x12\x19\n\x11telemetry_data_id\x18\x03 \x01(\x03\x12&\n\tintervals\x18\x04 \x03(\x0b\x32\x13.aemos.v1.Aggregate\"\x8e\x02\n\tAggregate\x12(\n\x04\x66rom\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02to\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x10\n\x03min\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x03\x61vg\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03sum\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05\x66irst\x18\x08 \x01(\tH\x04\x88\x01\x01\x12\x11\n\x04last\x18\t \x01(\tH\x05\x88\x01\x01\x42\x06\n\x04_minB\x06\n\x04_maxB\x06\n\x04_avgB\x06\n\x04_sumB\x08\n\x06_firstB\x07\n\x05_last\"\x9c\x01\n\x07Reading\x12\n\n\x02id\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\t\x12\x15\n\rvariable_name\x18\x03 \x01(\t\x12\x19\n\x11telemetry_data_id\x18\x04 \x01(\x03\x12\x13\n\x0bsensor_uuid\x18\x05 \x01(\t\x12/\n\x0brecieved_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xde\x01\n\x11\x44\x61taStreamService\x12V\n\rWriteReadings\x12\x1e.aemos.v1.WriteReadingsRequest\x1a\x1f.aemos.v1.WriteReadingsResponse\"\x04\x88\xb5\x18\x05\x12q\n\rQueryReadings\x12\x1e.aemos.v1.QueryReadingsRequest\x1a\x1f.aemos.v1.QueryReadingsResponse\"\x1f\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x15\x12\x13/api/v1/datastreamsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61\x65mos/v1/data_stream.proto\x12\x08\x61\x65mos.v1\x1a\x16\x61\x65mos/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\">\n\x14WriteReadingsRequest\x12&\n\x08readings\x18\x01 \x03(\x0b\x32\x14.aemos.v1.NewReading\"\xc8\x02\n\nNewReading\x12\x10\n\x08token_id\x18\x01 \x01(\x03\x12\x15\n\rvariable_name\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\x16\n\x0ereceived_at_ms\x18\x04 \x01(\x03\x12\x15\n\rtrace_context\x18\x05 \x01(\x0c\x12\x13\n\x0bsensor_uuid\x18\x06 \x01(\t\x12\x12\n\nat_arrival\x18\x07 \x01(\x08\x12\x12\n\nmessage_id\x18\x08 \x01(\t\x12\x12\n\norigin_key\x18\t \x01(\x03\x12\x16\n\x0emaybe_repeated\x18\n \x01(\x08\x12\r\n\x05group\x18\x0b \x01(\x05\x12\x19\n\x11repeats_before_ms\x18\x0c \x01(\x03\x12\x18\n\x10repeats_after_ms\x18\x0f \x01(\x03\x12\x17\n\x0forganization_id\x18\r \x01(\x03\x12\r\n\x05\x64\x65pth\x18\x0e \x01(\x05\"?\n\x15WriteReadingsResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.aemos.v1.WriteResult\"\x84\x01\n\x0bWriteResult\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x19\n\x11telemetry_data_id\x18\x02 \x01(\x03\x12\x13\n\x0bsensor_uuid\x18\x03 \x01(\t\x12\"\n\x07refusal\x18\x04 \x01(\x0b\x32\x11.aemos.v1.Refusal\x12\x15\n\rrepeats_at_ms\x18\x05 \x01(\x03\"D\n\x07Refusal\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0b\n\x03loc\x18\x04 \x01(\t\"\x81\x02\n\x14QueryReadingsRequest\x12\x13\n\x0bsensor_uuid\x18\x01 \x03(\t\x12\x15\n\rvariable_name\x18\x02 \x03(\t\x12(\n\x04\x66rom\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02to\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\r\n\x05order\x18\x07 \x01(\t\x12\x11\n\taggregate\x18\x08 \x03(\t\x12\x10\n\x08interval\x18\t \x01(\t\x12\x10\n\x08timezone\x18\n \x01(\t\"\x84\x01\n\x15QueryReadingsResponse\x12#\n\x08readings\x18\x01 \x03(\x0b\x32\x11.aemos.v1.Reading\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12-\n\naggregates\x18\x03 \x03(\x0b\x32\x19.aemos.v1.AggregateSeries\"\x80\x01\n\x0f\x41ggregateSeries\x12\x13\n\x0bsensor_uuid\x18\x01 \x01(\t\x12\x15\n\rvariable_name\x18\x02 \x01(\t\x12\x19\n\x11telemetry_data_id\x18\x03 \x01(\x03\x12&\n\tintervals\x18\x04 \x03(\x0b\x32\x13.aemos.v1.Aggregate\"\x8e\x02\n\tAggregate\x12(\n\x04\x66rom\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02to\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x10\n\x03min\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x03\x61vg\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03sum\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05\x66irst\x18\x08 \x01(\tH\x04\x88\x01\x01\x12\x11\n\x04last\x18\t \x01(\tH\x05\x88\x01\x01\x42\x06\n\x04_minB\x06\n\x04_maxB\x06\n\x04_avgB\x06\n\x04_sumB\x08\n\x06_firstB\x07\n\x05_last\"\x9c\x01\n\x07Reading\x12\n\n\x02id\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\t\x12\x15\n\rvariable_name\x18\x03 \x01(\t\x12\x19\n\x11telemetry_data_id\x18\x04 \x01(\x03\x12\x13\n\x0bsensor_uuid\x18\x05 \x01(\t\x12/\n\x0brecieved_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xde\x01\n\x11\x44\x61taStreamService\x12V\n\rWriteReadings\x12\x1e.aemos.v1.WriteReadingsRequest\x1a\x1f.aemos.v1.WriteReadingsResponse\"\x04\x88\xb5\x18\x05\x12q\n\rQueryReadings\x12\x1e.aemos.v1.QueryReadingsRequest\x1a\x1f.aemos.v1.QueryReadingsResponse\"\x1f\x88\xb5\x18\x02\x82\xd3\xe4\x93\x02\x15\x12\x13/api/v1/datastreamsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,23 +41,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WRITEREADINGSREQUEST']._serialized_start=127
   _globals['_WRITEREADINGSREQUEST']._serialized_end=189
   _globals['_NEWREADING']._serialized_start=192
-  _globals['_NEWREADING']._serialized_end=494
-  _globals['_WRITEREADINGSRESPONSE']._serialized_start=496
-  _globals['_WRITEREADINGSRESPONSE']._serialized_end=559
-  _globals['_WRITERESULT']._serialized_start=562
-  _globals['_WRITERESULT']._serialized_end=694
-  _globals['_REFUSAL']._serialized_start=696
-  _globals['_REFUSAL']._serialized_end=764
-  _globals['_QUERYREADINGSREQUEST']._serialized_start=767
-  _globals['_QUERYREADINGSREQUEST']._serialized_end=1024
-  _globals['_QUERYREADINGSRESPONSE']._serialized_start=1027
-  _globals['_QUERYREADINGSRESPONSE']._serialized_end=1159
-  _globals['_AGGREGATESERIES']._serialized_start=1162
-  _globals['_AGGREGATESERIES']._serialized_end=1290
-  _globals['_AGGREGATE']._serialized_start=1293
-  _globals['_AGGREGATE']._serialized_end=1563
-  _globals['_READING']._serialized_start=1566
-  _globals['_READING']._serialized_end=1722
-  _globals['_DATASTREAMSERVICE']._serialized_start=1725
-  _globals['_DATASTREAMSERVICE']._serialized_end=1947
+  _globals['_NEWREADING']._serialized_end=520
+  _globals['_WRITEREADINGSRESPONSE']._serialized_start=522
+  _globals['_WRITEREADINGSRESPONSE']._serialized_end=585
+  _globals['_WRITERESULT']._serialized_start=588
+  _globals['_WRITERESULT']._serialized_end=720
+  _globals['_REFUSAL']._serialized_start=722
+  _globals['_REFUSAL']._serialized_end=790
+  _globals['_QUERYREADINGSREQUEST']._serialized_start=793
+  _globals['_QUERYREADINGSREQUEST']._serialized_end=1050
+  _globals['_QUERYREADINGSRESPONSE']._serialized_start=1053
+  _globals['_QUERYREADINGSRESPONSE']._serialized_end=1185
+  _globals['_AGGREGATESERIES']._serialized_start=1188
+  _globals['_AGGREGATESERIES']._serialized_end=1316
+  _globals['_AGGREGATE']._serialized_start=1319
+  _globals['_AGGREGATE']._serialized_end=1589
+  _globals['_READING']._serialized_start=1592
+  _globals['_READING']._serialized_end=1748
+  _globals['_DATASTREAMSERVICE']._serialized_start=1751
+  _globals['_DATASTREAMSERVICE']._serialized_end=1973
 # @@protoc_insertion_point(module_scope)

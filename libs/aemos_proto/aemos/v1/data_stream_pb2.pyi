@@ -59,6 +59,7 @@ class NewReading(_message.Message):
     MAYBE_REPEATED_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
     REPEATS_BEFORE_MS_FIELD_NUMBER: _builtins.int
+    REPEATS_AFTER_MS_FIELD_NUMBER: _builtins.int
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     DEPTH_FIELD_NUMBER: _builtins.int
     token_id: _builtins.int
@@ -83,6 +84,8 @@ class NewReading(_message.Message):
     """Readings with the same number above 0 are stored all or not at all; they stand next to each other."""
     repeats_before_ms: _builtins.int
     """Only when `maybe_repeated`: what it repeats arrived before this, in milliseconds since 1970 UTC; 0 for now."""
+    repeats_after_ms: _builtins.int
+    """As `repeats_before_ms`, but arrived after this; 0 for ten minutes ago."""
     organization_id: _builtins.int
     """A reading that rules derived has no token: this organization's `sensor_uuid` is written to."""
     depth: _builtins.int
@@ -102,12 +105,13 @@ class NewReading(_message.Message):
         maybe_repeated: _builtins.bool = ...,
         group: _builtins.int = ...,
         repeats_before_ms: _builtins.int = ...,
+        repeats_after_ms: _builtins.int = ...,
         organization_id: _builtins.int = ...,
         depth: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_arrival", b"at_arrival", "depth", b"depth", "group", b"group", "maybe_repeated", b"maybe_repeated", "message_id", b"message_id", "organization_id", b"organization_id", "origin_key", b"origin_key", "received_at_ms", b"received_at_ms", "repeats_before_ms", b"repeats_before_ms", "sensor_uuid", b"sensor_uuid", "token_id", b"token_id", "trace_context", b"trace_context", "value", b"value", "variable_name", b"variable_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_arrival", b"at_arrival", "depth", b"depth", "group", b"group", "maybe_repeated", b"maybe_repeated", "message_id", b"message_id", "organization_id", b"organization_id", "origin_key", b"origin_key", "received_at_ms", b"received_at_ms", "repeats_after_ms", b"repeats_after_ms", "repeats_before_ms", b"repeats_before_ms", "sensor_uuid", b"sensor_uuid", "token_id", b"token_id", "trace_context", b"trace_context", "value", b"value", "variable_name", b"variable_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2989,6 +2989,11 @@ class NewReading(betterproto2.Message):
     Only when `maybe_repeated`: what it repeats arrived before this, in milliseconds since 1970 UTC; 0 for now.
     """
 
+    repeats_after_ms: "int" = betterproto2.field(15, betterproto2.TYPE_INT64)
+    """
+    As `repeats_before_ms`, but arrived after this; 0 for ten minutes ago.
+    """
+
     organization_id: "int" = betterproto2.field(13, betterproto2.TYPE_INT64)
     """
     A reading that rules derived has no token: this organization's `sensor_uuid` is written to.
