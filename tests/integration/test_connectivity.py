@@ -54,7 +54,9 @@ class Near:
         self.broken: AemosError | None = None
         self.takes_while_broken = True
 
-    async def ReportConnections(self, request: pb.ReportConnectionsRequest) -> pb.ReportConnectionsResponse:
+    async def ReportConnections(
+        self, request: pb.ReportConnectionsRequest, timeout: float
+    ) -> pb.ReportConnectionsResponse:
         if self.broken is not None and not self.takes_while_broken:
             raise self.broken
         answer = await self._taker.ReportConnections(request, None)  # type: ignore[arg-type]

@@ -18,7 +18,9 @@ from aemos_core.waiting import wait
 log = logging.getLogger("aemos.gateway")
 
 RENEW_SECONDS = 3.0
-_AGAIN_SECONDS = 1.0
+REPORT_SECONDS = 3.0
+"""Before the lease of 10 s ends, one report may hang and another one be made."""
+AGAIN_SECONDS = 1.0
 _MOST_IN_CALL = 1_000
 
 
@@ -84,8 +86,9 @@ class Presence:
                 await self.report()
             except AemosError as error:
                 log.warning("connections are not reported: %s", error.detail)
-                await wait(stop, _AGAIN_SECONDS)
-            await wait(stop, RENEW_SECONDS, self._changed)
+                await wait(stop, AGAIN_SECONDS)
+            else:
+                await wait(stop, RENEW_SECONDS, self._changed)
 
     async def report(self) -> None:
         """One call with what ingest does not know yet, as it is now."""
@@ -103,7 +106,7 @@ class Presence:
         )
         self._unsure -= looked_at
         try:
-            answer = await self._connectivity.ReportConnections(request)
+            answer = await self._connectivity.ReportConnections(request, timeout=REPORT_SECONDS)
         except BaseException:  # it may have been taken or not: both are reported again
             self._unsure |= looked_at
             self._reported -= looked_at

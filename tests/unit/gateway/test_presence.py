@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 
 import pytest
 from aemos.v1 import connectivity_pb2 as pb
 from aemos_core.errors import AemosError, unavailable
-from aemos_gateway.presence import RENEW_SECONDS, Presence
+from aemos_gateway import presence as module
+from aemos_gateway.presence import AGAIN_SECONDS, RENEW_SECONDS, Presence
+from aemos_ingest.connectivity import LEASE_SECONDS
 
 
 class FakeIngest:
@@ -17,7 +20,10 @@ class FakeIngest:
         self.reports: list[pb.ReportConnectionsRequest] = []
         self.broken: AemosError | None = None
 
-    async def ReportConnections(self, request: pb.ReportConnectionsRequest) -> pb.ReportConnectionsResponse:
+    async def ReportConnections(
+        self, request: pb.ReportConnectionsRequest, timeout: float
+    ) -> pb.ReportConnectionsResponse:
+        assert RENEW_SECONDS + timeout + AGAIN_SECONDS < LEASE_SECONDS
         if self.broken is not None:
             raise self.broken
         self.reports.append(request)
@@ -53,6 +59,23 @@ async def test_a_device_that_goes_on_sending_is_told_of_now_and_then(now: list[f
     presence.heard(42)
     await presence.report()
     assert list(ingest.reports[-1].heard) == [42]
+
+
+async def test_after_a_report_that_failed_the_next_is_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the lease would end, and all devices of this gateway be told offline, because one report hung."""
+    ingest, waits, stop = FakeIngest(), [], asyncio.Event()
+    ingest.broken = unavailable("away")
+
+    async def wait(stop: asyncio.Event, seconds: float, *_: asyncio.Event) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            ingest.broken = None
+        if len(waits) == 4:
+            stop.set()
+
+    monkeypatch.setattr(module, "wait", wait)
+    await Presence(ingest).run(stop)  # type: ignore[arg-type]
+    assert waits == [AGAIN_SECONDS, AGAIN_SECONDS, RENEW_SECONDS, RENEW_SECONDS]
 
 
 async def test_a_thousand_at_a_time(now: list[float]) -> None:
