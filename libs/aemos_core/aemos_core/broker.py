@@ -38,8 +38,6 @@ NOT_ALLOWED_S = 0.25
 SHORTEST_BLOCK_S = 0.005  # BLMOVE takes 0 for "for ever"
 OUTAGE_PAUSE_S = 1.0
 
-MayFetch = Callable[[str], bool]
-
 
 @contextmanager
 def _outage_closes_connection() -> Iterator[None]:
@@ -151,13 +149,14 @@ class WakeConsumer(_RedisConsumer):
 class WakeRedisBroker(RedisBroker):
     """Dramatiq's Redis broker with `WakeConsumer`; a killed worker's jobs return within about 7 s of its death."""
 
-    def __init__(self, client: redis.Redis, *, namespace: str, may_fetch: MayFetch) -> None:
+    def __init__(self, client: redis.Redis) -> None:
         # What is last here is first after a job: a retry that waits for Redis has no time limit.
         middleware = [AgeLimit(), CurrentMessage(), FindableIds(), SureRetries(), TimeLimit()]
         super().__init__(  # type: ignore[no-untyped-call]
-            client=client, namespace=namespace, middleware=middleware, heartbeat_timeout=HEARTBEAT_TIMEOUT_MS
+            client=client, namespace=NAMESPACE, middleware=middleware, heartbeat_timeout=HEARTBEAT_TIMEOUT_MS
         )
-        self.may_fetch = may_fetch
+        self.may_fetch: Callable[[str], bool] = lambda queue: True
+        """Asked before every fetch, with the queue's name without `.DQ`, from consumer threads: no I/O."""
         self._permission = threading.Condition()
         self._held: defaultdict[str, dict[str, float]] = defaultdict(dict)
         self._maintained = threading.local()
@@ -204,28 +203,15 @@ class WakeRedisBroker(RedisBroker):
         return 1
 
 
-def open_broker(
-    url: str,
-    *,
-    namespace: str = NAMESPACE,
-    may_fetch: MayFetch = lambda queue: True,
-    connect_timeout_s: float = 2.0,
-    read_timeout_s: float = 5.0,
-) -> WakeRedisBroker:
-    """Opens a broker on the Redis database at `url` (`redis://host:port/db`); connects at first use.
-
-    `may_fetch(queue)` is asked before every fetch, with the queue's name without `.DQ`, from consumer threads: no I/O.
-    `read_timeout_s` must exceed the block of 1 s. Raises ValueError when it does not.
-    """
-    if read_timeout_s <= BLOCK_S:
-        raise ValueError(f"read_timeout_s must be above {BLOCK_S}, got {read_timeout_s}")
+def open_broker(url: str) -> WakeRedisBroker:
+    """Opens a broker on the Redis database at `url` (`redis://host:port/db`); connects at first use."""
     client = redis.Redis.from_url(
         url,
-        socket_connect_timeout=connect_timeout_s,
-        socket_timeout=read_timeout_s,
+        socket_connect_timeout=2.0,
+        socket_timeout=5.0,  # above BLOCK_S
         retry=Retry(NoBackoff(), 0),  # a fetch sent again strands what the first one took; callers know when to repeat
     )
-    return WakeRedisBroker(client, namespace=namespace, may_fetch=may_fetch)
+    return WakeRedisBroker(client)
 
 
 def _redis_id(message: MessageProxy) -> str:
