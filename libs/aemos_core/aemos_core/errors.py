@@ -175,15 +175,8 @@ def to_grpc_trailers(error: AemosError) -> tuple[tuple[str, bytes], ...]:
     return ((_DETAILS_KEY, status.SerializeToString()),)
 
 
-_KIND_OF_CODE = {
-    _C.INVALID_ARGUMENT: Kind.INVALID,
-    _C.UNAUTHENTICATED: Kind.UNAUTHENTICATED,
-    _C.PERMISSION_DENIED: Kind.FORBIDDEN,
-    _C.NOT_FOUND: Kind.NOT_FOUND,
-    _C.ALREADY_EXISTS: Kind.EXISTS,
-    _C.ABORTED: Kind.STALE,
-    _C.RESOURCE_EXHAUSTED: Kind.BUSY,
-    _C.UNAVAILABLE: Kind.UNAVAILABLE,
+# Of two kinds with one code, the later row is the nearer.
+_KIND_OF_CODE = {row.grpc: kind for kind, row in TABLE.items()} | {
     _C.DEADLINE_EXCEEDED: Kind.UNAVAILABLE,
     _C.CANCELLED: Kind.UNAVAILABLE,
 }
