@@ -19,7 +19,6 @@ from aemos_core.outbox_lane import MOST_IN_BATCH
 from aemos_core.outbox_senders import JobSender, Receipts, send_receipt
 from aemos_core.records import AnyRow
 from aemos_core.redis_link import RedisClient
-from aemos_core.sweeping import Sweep
 from aemos_core.times import now_ms
 from aemos_core.worker import current_job
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -39,7 +38,6 @@ _LOST_MS = 30 * 60 * 1000
 _MOST_AT_ONE_TARGET = 3
 _MOST_MATCHES = 10_000
 """Deliveries that one transaction may have to add."""
-_SWEEP_SECONDS = 15.0
 _SWEEP_AT_ONCE = 200
 _DEVICES_AT_ONCE = 50
 """What ingest knows of a device comes with its labels, and all of it must fit in a message."""
@@ -245,8 +243,3 @@ async def send_due(database: Database, outbox: Outbox, now: int) -> bool:
         rows = await outbox.add(connection, again)
     outbox.committed(rows)
     return len(due) == _SWEEP_AT_ONCE
-
-
-def delivery_sweep(database: Database, outbox: Outbox) -> Sweep:
-    """The component that sends what is due."""
-    return Sweep(_SWEEP_SECONDS, lambda: send_due(database, outbox, now_ms()), "deliveries to look at again wait")

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from aemos_core.database import Database
 from aemos_core.notification_log import BEGINNING, Logged, LogId, entries
 from aemos_core.redis_link import RedisClient
-from aemos_core.sweeping import Sweep
-from aemos_core.times import now_ms
 
 from aemos_notify import store
 from aemos_notify import subscription_store as subscriptions
@@ -16,7 +14,6 @@ from aemos_notify import subscription_store as subscriptions
 KEPT_MS = 30 * 24 * 60 * 60 * 1000
 """The ledger keeps notifications so long."""
 _ENTRIES_AT_ONCE = 500
-_SWEEP_SECONDS = 15 * 60.0
 
 
 async def forget_old(database: Database, before_ms: int) -> bool:
@@ -30,11 +27,6 @@ async def forget_old(database: Database, before_ms: int) -> bool:
             is_more |= await store.forget(connection, organization_id, before_ms)
             is_more |= await subscriptions.forget(connection, organization_id, before_ms)
     return is_more
-
-
-def ledger_sweep(database: Database) -> Sweep:
-    """The component that removes what the ledger has kept long enough."""
-    return Sweep(_SWEEP_SECONDS, lambda: forget_old(database, now_ms() - KEPT_MS), "the ledger keeps what is old")
 
 
 class History:

@@ -15,10 +15,11 @@ from aemos_core.identity import caller
 from aemos_core.notification_log import parse_log_id
 from aemos_core.outbox import OutboxRows
 from aemos_core.paging import page_of
-from aemos_core.records import AnyRow, own
+from aemos_core.records import AnyRow, listed, own
 from aemos_core.rpc import Context
 from aemos_core.times import now_ms
 from google.protobuf.message import Message
+from sqlalchemy import select
 
 from aemos_notify import codec, store, templates
 from aemos_notify import subscription_store as subscriptions
@@ -58,9 +59,9 @@ class SubscriptionServicer(subscription_pb2_grpc.SubscriptionServiceServicer):
     async def ListSubscriptions(
         self, request: pb.ListSubscriptionsRequest, context: Context
     ) -> pb.ListSubscriptionsResponse:
-        wanted = caller().organization_id, page_of(request)
+        query = select(subscription).where(subscription.c.organization_id == caller().organization_id)
         async with self._database.read() as connection:
-            found, token = await subscriptions.list_subscriptions(connection, *wanted)
+            found, token = await listed(connection, query, subscription.c.id, page_of(request))
         return pb.ListSubscriptionsResponse(subscriptions=map(subscription_of, found), next_page_token=token)
 
     async def UpdateSubscription(self, request: pb.UpdateSubscriptionRequest, context: Context) -> pb.Subscription:

@@ -155,13 +155,6 @@ async def count(connection: AsyncConnection, organization_id: int) -> int:
     return int((await connection.execute(query)).scalar_one())
 
 
-async def list_subscriptions(
-    connection: AsyncConnection, organization_id: int, page: Page
-) -> tuple[Sequence[AnyRow], str]:
-    """A page of subscriptions, and the token of the next."""
-    return await listed(connection, select(subscription).where(_s.organization_id == organization_id), _s.id, page)
-
-
 async def enabled(connection: AsyncConnection, organization_id: int) -> list[Wanted]:
     """Those of an organization that are on."""
     query = select(_s.id, _s.filter, _s.hourly_limit).where(_s.organization_id == organization_id, _s.enabled)

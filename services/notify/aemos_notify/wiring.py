@@ -15,11 +15,13 @@ from aemos_core.jobs import DELIVER_EMAIL, RECORD_NOTIFICATIONS, SEND_DELIVERY, 
 from aemos_core.notification_log import NotificationFeed
 from aemos_core.process import Component
 from aemos_core.redis_link import open_redis
+from aemos_core.sweeping import Sweep
+from aemos_core.times import now_ms
 from aemos_core.worker import JobWorker, actor_on_loop, is_outage
 from google.protobuf.message import DecodeError
 
 from aemos_notify.channels import EmailChannel, Failed, open_channels
-from aemos_notify.dispatch import DeliverJob, Dispatcher, delivery_outbox, delivery_sweep, labels_from
+from aemos_notify.dispatch import DeliverJob, Dispatcher, delivery_outbox, labels_from, send_due
 from aemos_notify.fan_out import FanOut
 from aemos_notify.jobs import LedgerFeed, RecordJob
 from aemos_notify.live_readings import CommittedReadings, LiveReadings
@@ -27,7 +29,7 @@ from aemos_notify.mail_job import MailJob
 from aemos_notify.notification_api import NotifyServicer
 from aemos_notify.replay import Replayer
 from aemos_notify.rooms import Rooms
-from aemos_notify.service import History, ledger_sweep
+from aemos_notify.service import KEPT_MS, History, forget_old
 from aemos_notify.settings import NotifySettings
 from aemos_notify.socketio_app import UVICORN_OPTIONS, SocketIoApp
 from aemos_notify.socketio_edge import SocketIoEdge
@@ -105,5 +107,7 @@ async def wire_worker(settings: NotifySettings) -> AsyncIterator[Sequence[Compon
             JobWorker(recording, [RECORD_NOTIFICATIONS.queue_name()], threads=_LEDGER_THREADS),
             JobWorker(posting, [SEND_DELIVERY.queue_name()], threads=threads),
             JobWorker(mailing, [SEND_EMAIL.queue_name()], threads=threads),
-            *(delivery_sweep(database, outbox), ledger_sweep(database), outbox, receipts),
+            Sweep(15, lambda: send_due(database, outbox, now_ms()), "deliveries to look at again wait"),
+            Sweep(15 * 60, lambda: forget_old(database, now_ms() - KEPT_MS), "the ledger keeps what is old"),
+            *(outbox, receipts),
         ]
