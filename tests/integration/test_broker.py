@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import redis
 from aemos_core.broker import WakeRedisBroker, open_broker
-from aemos_core.jobs import EVALUATE_READINGS, JobQueue, JobSpec
-from aemos_core.worker import Handler, JobWorker, actor_on_loop, current_job
+from aemos_core.jobs import EVALUATE_READINGS, Job, JobQueue, JobSpec
+from aemos_core.worker import Handler, JobWorker, actor_on_loop
 
 from tests.support.redis_server import redis_server, until
 
@@ -99,7 +99,7 @@ async def test_idle_worker_is_woken(url: str) -> None:
     """A job put on an idle worker's queue runs at once: the worker waits inside Redis and does not poll."""
     ran: asyncio.Queue[float] = asyncio.Queue()
 
-    async def handler(payload: bytes, job_id: str) -> None:
+    async def handler(payload: bytes, job: Job) -> None:
         ran.put_nowait(time.monotonic())
 
     latencies = []
@@ -114,12 +114,12 @@ async def test_idle_worker_is_woken(url: str) -> None:
 
 
 async def test_handler_gets_what_was_enqueued(url: str) -> None:
-    """Payload, id, event type, time and receipts arrive as they were given; the job is unfinished until it ran."""
+    """Payload, id and receipts arrive as they were given; the job is unfinished until it ran."""
     seen: dict[str, object] = {}
     go_on = asyncio.Event()
 
-    async def handler(payload: bytes, job_id: str) -> None:
-        seen.update(payload=payload, id=job_id, job=current_job.get())
+    async def handler(payload: bytes, job: Job) -> None:
+        seen.update(payload=payload, job=job)
         await go_on.wait()
 
     with opened(url) as broker:
@@ -131,10 +131,7 @@ async def test_handler_gets_what_was_enqueued(url: str) -> None:
             go_on.set()
             await until(lambda: held(broker) == 0, 5)
             assert not await queue.unfinished(job_id, QUEUE)
-    job = seen["job"]
-    assert (seen["payload"], seen["id"]) == (b"\x00\xff", job_id)
-    assert getattr(job, "receipts", "") == "receipts:1"
-    assert getattr(job, "event_type", "") == "telemetry-data"
+    assert seen == {"payload": b"\x00\xff", "job": Job(job_id, "receipts:1")}
 
 
 async def test_worker_takes_nothing_without_the_lease(url: str) -> None:
@@ -142,7 +139,7 @@ async def test_worker_takes_nothing_without_the_lease(url: str) -> None:
     ran: list[bytes] = []
     allowed = {SPEC.queue_name(1)}
 
-    async def handler(payload: bytes, job_id: str) -> None:
+    async def handler(payload: bytes, job: Job) -> None:
         ran.append(payload)
 
     with opened(url) as broker:
@@ -162,7 +159,7 @@ async def test_worker_without_the_lease_keeps_what_it_runs(url: str) -> None:
     """Who lost its lease in the middle of a job still sends heartbeats, so that nobody else runs the job too."""
     go_on = asyncio.Event()
 
-    async def handler(payload: bytes, job_id: str) -> None:
+    async def handler(payload: bytes, job: Job) -> None:
         await go_on.wait()
 
     def last_heartbeat_ms() -> float:
@@ -184,7 +181,7 @@ async def test_retries_back_off_and_end_in_dead_letters(url: str) -> None:
     """A failing job runs 1 + max_retries times, waits in between, is unfinished meanwhile and a dead letter then."""
     runs: list[float] = []
 
-    async def handler(payload: bytes, job_id: str) -> None:
+    async def handler(payload: bytes, job: Job) -> None:
         runs.append(time.monotonic())
         raise ValueError("always")
 
@@ -204,8 +201,8 @@ async def test_what_must_not_be_retried_is_a_dead_letter_at_once(url: str) -> No
     """An error named in never_retry ends the job after one run."""
     runs: list[str] = []
 
-    async def handler(payload: bytes, job_id: str) -> None:
-        runs.append(job_id)
+    async def handler(payload: bytes, job: Job) -> None:
+        runs.append(job.id)
         raise LookupError
 
     with opened(url) as broker:
@@ -219,7 +216,7 @@ async def test_handler_is_cancelled_at_its_time_limit(url: str) -> None:
     """A handler that runs too long is cancelled, and its job is tried again."""
     runs: list[str] = []
 
-    async def handler(payload: bytes, job_id: str) -> None:
+    async def handler(payload: bytes, job: Job) -> None:
         try:
             if not runs:
                 await asyncio.Event().wait()
@@ -238,7 +235,7 @@ async def test_stop_finishes_the_job_under_way_and_returns_the_rest(url: str) ->
     """At stop the running job ends normally and the prefetched one is on the queue again."""
     started, go_on, done = asyncio.Event(), asyncio.Event(), []
 
-    async def handler(payload: bytes, job_id: str) -> None:
+    async def handler(payload: bytes, job: Job) -> None:
         started.set()
         await go_on.wait()
         done.append(payload)
@@ -256,7 +253,7 @@ async def test_jobs_of_a_killed_worker_come_back(url: str) -> None:
     """Every job is done within 15 s of kill -9 of the worker that held some of them."""
     done: set[bytes] = set()
 
-    async def handler(payload: bytes, job_id: str) -> None:
+    async def handler(payload: bytes, job: Job) -> None:
         done.add(payload)
 
     with opened(url) as broker:
@@ -274,7 +271,7 @@ async def test_jobs_stranded_by_a_lost_answer_come_back(url: str) -> None:
     """What Redis believes this living process holds, and it does not, is put back when the consumer starts again."""
     done: list[bytes] = []
 
-    async def handler(payload: bytes, job_id: str) -> None:
+    async def handler(payload: bytes, job: Job) -> None:
         done.append(payload)
 
     with opened(url) as broker:
@@ -295,8 +292,8 @@ async def test_failure_during_an_outage_is_still_retried(
     runs: list[str] = []
     redis_is_down = asyncio.Event()
 
-    async def handler(payload: bytes, job_id: str) -> None:
-        runs.append(job_id)
+    async def handler(payload: bytes, job: Job) -> None:
+        runs.append(job.id)
         if len(runs) == 1:
             await redis_is_down.wait()
             raise ValueError("first time")
@@ -337,7 +334,7 @@ def answers(url: str) -> bool:
 async def hold_jobs_for_ever(url: str) -> None:
     """The victim: takes jobs and never finishes one."""
 
-    async def handler(payload: bytes, job_id: str) -> None:
+    async def handler(payload: bytes, job: Job) -> None:
         await asyncio.Event().wait()
 
     with opened(url) as broker:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from aemos_client.dead_letters import DeadLetters, act
 from aemos_core.broker import WakeRedisBroker, open_broker
-from aemos_core.jobs import RECORD_NOTIFICATIONS, JobQueue
+from aemos_core.jobs import RECORD_NOTIFICATIONS, Job, JobQueue
 from aemos_core.worker import JobWorker, actor_on_loop
 
 from tests.support.redis_server import redis_server, until
@@ -32,7 +32,7 @@ async def test_a_job_that_failed_is_kept_and_replayed(
     """Listed with its error; replayed it runs again with its payload; dropped it is gone."""
     letters, done, fails = DeadLetters(broker), [], [True, True, False]
 
-    async def handle(payload: bytes, job_id: str) -> None:
+    async def handle(payload: bytes, job: Job) -> None:
         if fails.pop(0):
             raise ValueError("it does not add up")
         done.append(payload)

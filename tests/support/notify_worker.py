@@ -11,11 +11,11 @@ from aemos.v1.job_pb2 import SendDelivery
 from aemos_core.database import Database
 from aemos_core.errors import invalid
 from aemos_core.identity import Caller, set_caller
+from aemos_core.jobs import Job
 from aemos_core.notification_log import Logged, LogId
 from aemos_core.outbox import Outbox, Row
 from aemos_core.records import own
 from aemos_core.times import now_ms
-from aemos_core.worker import Job, current_job
 from aemos_notify import subscription_store, templates
 from aemos_notify.channels import ChannelSender, Letter
 from aemos_notify.dispatch import DeliverJob, Dispatcher, TryAgain, send_due
@@ -102,7 +102,6 @@ class NotifyWorker:
         self.api = NotifyServicer(database, None, None, None, None)  # type: ignore[arg-type]  # of it only the read cursors
         self._dispatcher = Dispatcher(database, self.outbox, labels)
         self._job = DeliverJob(database, channels, None)  # type: ignore[arg-type]  # without receipts no Redis
-        current_job.set(Job("j", "", "", ""))
 
     async def subscribe(self, **changes: Any) -> pb.Subscription:
         values = {"name": "s", "channel": "email", "target": "a@example.org", **changes}
@@ -146,7 +145,7 @@ class NotifyWorker:
         """Does a job; what it raised."""
         assert SendDelivery.FromString(row.payload).delivery_id
         try:
-            await self._job(row.payload, "j")
+            await self._job(row.payload, Job("j", ""))
         except TryAgain as again:
             return type(again).__name__
         return ""

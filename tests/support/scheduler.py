@@ -16,11 +16,11 @@ from aemos.v1 import identity_pb2, identity_pb2_grpc, job_pb2, rule_chain_pb2, r
 from aemos_core.broker import open_broker
 from aemos_core.database import open_database
 from aemos_core.identity import AUDIENCE, ISSUER
-from aemos_core.jobs import RUN_CHAINS
+from aemos_core.jobs import RUN_CHAINS, Job
 from aemos_core.outbox_senders import send_receipt
 from aemos_core.redis_link import open_redis
 from aemos_core.times import now_ms
-from aemos_core.worker import JobWorker, actor_on_loop, current_job
+from aemos_core.worker import JobWorker, actor_on_loop
 from aemos_scheduler.tables import firing
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -118,11 +118,11 @@ class World:
         broker = open_broker(self.redis_url[:-1] + "1")
         async with open_redis(self.redis_url[:-1] + "1") as redis:
 
-            async def work(payload: bytes, job_id: str) -> None:
+            async def work(payload: bytes, job: Job) -> None:
                 for run in job_pb2.ScheduledRuns.FromString(payload).runs:
                     self.runs.append((run.rule_chain_id, run.planned_at_ms))
                     self.organizations.add(run.organization_id)
-                await send_receipt(redis, current_job.get().receipts, job_id)
+                await send_receipt(redis, job)
 
             actor_on_loop(broker, RUN_CHAINS, work)
             worker = JobWorker(broker, [RUN_CHAINS.queue_name(p) for p in range(PARTITIONS)])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 import redis
@@ -41,6 +41,13 @@ class JobSpec:
     def queue_name(self, partition: int = 0) -> str:
         """The queue of a partition (0-based)."""
         return self.queue.format(partition=partition)
+
+
+class Job(NamedTuple):
+    """A job under way: `id` stays the same over retries, `receipts` is where its sender waits for it, or empty."""
+
+    id: str
+    receipts: str
 
 
 _RULES, _REPORTS, _EMAIL = "rule-engine-events-{partition}", "rules-reports", "notify-email"

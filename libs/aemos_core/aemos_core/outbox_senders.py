@@ -12,7 +12,7 @@ from aemos.v1 import job_pb2
 from redis.exceptions import RedisError
 
 from aemos_core.announce import Announcer
-from aemos_core.jobs import JobQueue, JobSpec
+from aemos_core.jobs import Job, JobQueue, JobSpec
 from aemos_core.names import outbox_mark, outbox_receipts
 from aemos_core.outbox import Row
 from aemos_core.outbox_lane import Lost
@@ -100,12 +100,12 @@ class Receipts:
                 self._tell(job_id.decode(), True)
 
 
-async def send_receipt(redis: RedisClient, receipts: str, job_id: str) -> None:
+async def send_receipt(redis: RedisClient, job: Job) -> None:
     """Tells the relay that sent a job that it is done. A lost receipt makes the job come twice, nothing worse."""
-    if receipts:
+    if job.receipts:
         async with redis.pipeline(transaction=False) as pipe:
-            pipe.rpush(receipts, job_id)
-            pipe.expire(receipts, _RECEIPTS_SECONDS)
+            pipe.rpush(job.receipts, job.id)
+            pipe.expire(job.receipts, _RECEIPTS_SECONDS)
             await pipe.execute()
 
 

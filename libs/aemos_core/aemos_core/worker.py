@@ -3,8 +3,6 @@
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Iterable
-from contextvars import ContextVar
-from dataclasses import dataclass
 
 import dramatiq
 from dramatiq.middleware import CurrentMessage
@@ -12,7 +10,7 @@ from redis.exceptions import RedisError
 
 from aemos_core.broker import WakeRedisBroker
 from aemos_core.errors import AemosError, Kind
-from aemos_core.jobs import JobSpec
+from aemos_core.jobs import Job, JobSpec
 from aemos_core.outbox_senders import send_receipt
 from aemos_core.redis_link import RedisClient
 from aemos_core.waiting import wait
@@ -22,28 +20,15 @@ CHECK_THREADS_S = 2.0
 LOOP_GRACE_S = 1.0
 BACKSTOP_MS = 5_000
 
-Handler = Callable[[bytes, str], Awaitable[None]]
+Handler = Callable[[bytes, Job], Awaitable[None]]
 
 
-@dataclass(frozen=True)
-class Job:
-    """What came with a payload: `enqueued_at` is RFC 3339 UTC with milliseconds; `id` stays the same over retries."""
-
-    id: str
-    event_type: str
-    enqueued_at: str
-    receipts: str
-
-
-current_job: ContextVar[Job] = ContextVar("current_job")
-
-
-def with_receipt(jobs_redis: RedisClient, job: Callable[[bytes], Awaitable[None]]) -> Handler:
+def with_receipt(jobs_redis: RedisClient, work: Callable[[bytes], Awaitable[None]]) -> Handler:
     """The handler that tells the relay which sent a job when it is done: what the relay holds is settled then."""
 
-    async def handler(payload: bytes, job_id: str) -> None:
-        await job(payload)
-        await send_receipt(jobs_redis, current_job.get().receipts, job_id)
+    async def handler(payload: bytes, job: Job) -> None:
+        await work(payload)
+        await send_receipt(jobs_redis, job)
 
     return handler
 
@@ -66,7 +51,7 @@ def actor_on_loop(
     never_retry: tuple[type[Exception], ...] = (),
     outlasts: Callable[[BaseException], bool] = never,
 ) -> None:
-    """Declares the actor of `spec`; its body is `handler(payload, job id)` on the running loop, with `current_job` set.
+    """Declares the actor of `spec`; its body is `handler(payload, job)` on the running loop.
 
     Call it from the loop, before the worker starts. A worker thread waits for the handler: threads bound the
     concurrency. The handler is cancelled at the time limit. What it raises is retried with back-off, or becomes a
@@ -77,14 +62,13 @@ def actor_on_loop(
     limit_s = spec.time_limit_ms / 1000
 
     async def handle(payload: bytes, job: Job) -> None:
-        current_job.set(job)
         async with asyncio.timeout(limit_s):
-            await handler(payload, job.id)
+            await handler(payload, job)
 
     def body(*, eventType: str, payload: str, enqueuedAt: str, receipts: str = "") -> None:
         message = CurrentMessage.get_current_message()
         assert message is not None  # the broker's middleware sets it around every job
-        job = Job(message.message_id, eventType, enqueuedAt, receipts)
+        job = Job(message.message_id, receipts)
         future = asyncio.run_coroutine_threadsafe(handle(base64.b64decode(payload), job), loop)
         try:
             future.result(limit_s + LOOP_GRACE_S)

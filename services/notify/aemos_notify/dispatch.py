@@ -12,7 +12,7 @@ from aemos.v1 import history_pb2, history_pb2_grpc
 from aemos.v1.job_pb2 import SendDelivery
 from aemos_core.database import Database
 from aemos_core.errors import AemosError
-from aemos_core.jobs import SEND_DELIVERY, JobQueue
+from aemos_core.jobs import SEND_DELIVERY, Job, JobQueue
 from aemos_core.notification_log import Logged, LogId
 from aemos_core.outbox import Outbox, OutboxRows, Row
 from aemos_core.outbox_lane import MOST_IN_BATCH
@@ -20,7 +20,6 @@ from aemos_core.outbox_senders import JobSender, Receipts, send_receipt
 from aemos_core.records import AnyRow
 from aemos_core.redis_link import RedisClient
 from aemos_core.times import now_ms
-from aemos_core.worker import current_job
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_notify import codec, store
@@ -164,14 +163,14 @@ class DeliverJob:
         self._jobs_redis = jobs_redis
         self._under_way: set[tuple[int, int]] = set()
 
-    async def __call__(self, payload: bytes, job_id: str) -> None:
+    async def __call__(self, payload: bytes, job: Job) -> None:
         delivery_id = SendDelivery.FromString(payload).delivery_id
         async with self._database.read() as connection:
             row = await subscriptions.find(connection, subscriptions.delivery, delivery_id)
         is_done = True
         if row is not None and row.status in OPEN:
             is_done = await self._in_turn(row)
-        await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
+        await send_receipt(self._jobs_redis, job)
         if not is_done:
             raise TryAgain
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from aemos.v1.job_pb2 import RecordNotifications
 from aemos_core.database import Database
 from aemos_core.errors import AemosError
-from aemos_core.jobs import RECORD_NOTIFICATIONS, JobQueue
+from aemos_core.jobs import RECORD_NOTIFICATIONS, Job, JobQueue
 from aemos_core.names import NOTIFICATION_LOGS
 from aemos_core.notification_log import END, entries
 from aemos_core.redis_link import RedisClient
@@ -81,7 +81,7 @@ class RecordJob:
         self._redis = redis
         self._dispatcher = dispatcher
 
-    async def __call__(self, payload: bytes, job_id: str) -> None:
+    async def __call__(self, payload: bytes, job: Job) -> None:
         await self.copy(RecordNotifications.FromString(payload).organization_ids)
 
     async def copy(self, organization_ids: Iterable[int]) -> None:

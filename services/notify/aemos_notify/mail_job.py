@@ -5,9 +5,9 @@ from __future__ import annotations
 from email.message import EmailMessage
 
 from aemos.v1.job_pb2 import EmailAttachment, SendEmail
+from aemos_core.jobs import Job
 from aemos_core.outbox_senders import send_receipt
 from aemos_core.redis_link import RedisClient
-from aemos_core.worker import current_job
 
 from aemos_notify.channels import MOST_RECIPIENTS, EmailChannel, Failed, envelope
 from aemos_notify.dispatch import TryAgain
@@ -24,7 +24,7 @@ class MailJob:
         self._redis = redis
         self._jobs_redis = jobs_redis
 
-    async def __call__(self, payload: bytes, job_id: str) -> None:
+    async def __call__(self, payload: bytes, job: Job) -> None:
         wanted = SendEmail.FromString(payload)
         sent = f"email-sent:{wanted.uuid}"
         if not await self._redis.get(sent):
@@ -34,10 +34,10 @@ class MailJob:
                 if not failed.for_good:
                     raise TryAgain(str(failed)) from None
                 # A dead letter: without the receipt its sender would take it for lost and send it again for ever.
-                await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
+                await send_receipt(self._jobs_redis, job)
                 raise
             await self._redis.set(sent, "1", ex=_SENT_SECONDS)
-        await send_receipt(self._jobs_redis, current_job.get().receipts, job_id)
+        await send_receipt(self._jobs_redis, job)
 
 
 def compose(sender: str, wanted: SendEmail) -> EmailMessage:

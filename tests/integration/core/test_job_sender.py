@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from aemos_core.broker import open_broker
 from aemos_core.errors import unavailable
-from aemos_core.jobs import EVALUATE_READINGS, JobQueue
+from aemos_core.jobs import EVALUATE_READINGS, Job, JobQueue
 from aemos_core.outbox import Row
 from aemos_core.outbox_lane import Lost
 from aemos_core.outbox_senders import JobSender, Receipts, send_receipt
 from aemos_core.redis_link import RedisClient, open_redis
-from aemos_core.worker import Handler, JobWorker, actor_on_loop, current_job, is_outage
+from aemos_core.worker import Handler, JobWorker, actor_on_loop, is_outage
 
 from tests.support.redis_server import redis_server
 
@@ -63,11 +63,11 @@ async def test_a_job_outlasts_an_outage(redis: RedisClient, sender: JobSender) -
     """What a job needs is away for longer than its retries last: it is done afterwards, as if nothing had been."""
     payloads: list[bytes] = []
 
-    async def handler(payload: bytes, job_id: str) -> None:
+    async def handler(payload: bytes, job: Job) -> None:
         payloads.append(payload)
         if len(payloads) <= 2 * SPEC.max_retries:
             raise unavailable("away")
-        await send_receipt(redis, current_job.get().receipts, job_id)
+        await send_receipt(redis, job)
 
     async with working(redis, handler), asyncio.timeout(WITHIN_S):
         await sender.send(0, ROWS)
@@ -81,8 +81,8 @@ async def test_a_dead_letter_does_not_hold_up_what_follows(
     monkeypatch.setattr("aemos_core.outbox_senders._CHECK_SECONDS", 0.2)
     runs: list[str] = []
 
-    async def handler(payload: bytes, job_id: str) -> None:
-        runs.append(job_id)
+    async def handler(payload: bytes, job: Job) -> None:
+        runs.append(job.id)
         raise ValueError
 
     async with working(redis, handler), asyncio.timeout(WITHIN_S):
@@ -107,10 +107,9 @@ async def test_a_flush_is_noticed(redis: RedisClient, sender: JobSender) -> None
 async def test_a_receipt_that_nobody_waits_for_is_not_kept(redis: RedisClient, sender: JobSender) -> None:
     """A job that came twice leaves a receipt behind: the next one is understood, and nothing grows."""
 
-    async def handler(payload: bytes, job_id: str) -> None:
-        receipts = current_job.get().receipts
-        await send_receipt(redis, receipts, "of a job that was sent again")
-        await send_receipt(redis, receipts, job_id)
+    async def handler(payload: bytes, job: Job) -> None:
+        await send_receipt(redis, job._replace(id="of a job that was sent again"))
+        await send_receipt(redis, job)
 
     async with working(redis, handler), asyncio.timeout(WITHIN_S):
         await sender.send(0, ROWS)
