@@ -19,6 +19,7 @@ from aemos.v1 import (
 from aemos_core.errors import not_found
 from aemos_core.identity import AUDIENCE, ISSUER, TokenVerifier, Trust, caller
 from aemos_core.rpc import Context, grpc_server
+from aemos_ingest.settings import IngestSettings
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.support.ports import free_port
@@ -98,6 +99,6 @@ async def fake_registry(devices: dict[str, tuple[int, int]]) -> AsyncIterator[Fa
     """A registry that listens at its `target`."""
     registry = FakeRegistry(devices)  # type: ignore[abstract]
     servicers = [registry, _Devices(registry), _Sensors(registry), _RuleChains(registry)]  # type: ignore[abstract]
-    at = ("127.0.0.1", registry.port, "AEMOS_INGEST_GRPC_PORT", SECRET)
-    async with grpc_server(*at, TokenVerifier(registry.trust), servicers):
+    settings = IngestSettings(ingest_grpc_port=registry.port, service_secret=SECRET)
+    async with grpc_server(settings, "ingest", TokenVerifier(registry.trust), servicers):
         yield registry

@@ -31,6 +31,7 @@ from aemos_core.identity import (
     set_caller,
 )
 from aemos_core.process import PortInUse, authority
+from aemos_core.settings import ServiceSettings
 
 log = logging.getLogger("aemos.rpc")
 
@@ -163,23 +164,19 @@ class GrpcServer:
 
 @asynccontextmanager
 async def grpc_server(
-    host: str,
-    port: int,
-    variable: str,
-    secret: str,
-    verifier: TokenVerifier,
-    servicers: Sequence[object],
+    settings: ServiceSettings, name: str, verifier: TokenVerifier, servicers: Sequence[object]
 ) -> AsyncIterator[GrpcServer]:
-    """Serves instances of generated servicers; PortInUse names `variable` when the port is taken."""
-    server = grpc.aio.server(interceptors=[_ServerEdge(secret, verifier)], options=_OPTIONS)
+    """Serves instances of generated servicers on the gRPC port of the service so named; PortInUse."""
+    port: int = getattr(settings, f"{name}_grpc_port")
+    server = grpc.aio.server(interceptors=[_ServerEdge(settings.service_secret, verifier)], options=_OPTIONS)
     names = [_register(server, servicer) for servicer in servicers]
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection([*names, reflection.SERVICE_NAME, health.SERVICE_NAME], server)
     try:
-        server.add_insecure_port(authority(host, port))
+        server.add_insecure_port(authority(settings.bind, port))
     except RuntimeError:
-        raise PortInUse(port, variable) from None
+        raise PortInUse(port, f"AEMOS_{name.upper()}_GRPC_PORT") from None
     await server.start()
     try:
         yield GrpcServer(server, health_servicer)

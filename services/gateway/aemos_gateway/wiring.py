@@ -72,9 +72,8 @@ async def wire(settings: GatewaySettings) -> AsyncIterator[Sequence[Component]]:
         ports = Ports(uplink, downlink, Sessions(redis), Backlog(feed, partial(entries, redis)))
         mqtt = await enter(mqtt_edge(settings.bind, settings.mqtt_port, auth, ports))
         coap = await enter(coap_edge(settings.bind, settings.coap_port, auth, uplink, downlink))
-        at = (settings.bind, settings.gateway_grpc_port, "AEMOS_GATEWAY_GRPC_PORT", secret)
         servicers = [GatewayServicer(downlink, mqtt.disconnect)]
-        server = await enter(grpc_server(*at, verifier, servicers))
+        server = await enter(grpc_server(settings, "gateway", verifier, servicers))
         subscriber = Subscriber(
             redis,
             {TAKEN: mqtt.taken, REGISTRY_CHANGED: auth.look_again},

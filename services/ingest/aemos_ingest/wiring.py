@@ -71,25 +71,17 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
         history = History(queries, latest)
         connectivity = Connectivity(database, outbox)
         leases = PartitionLeases(redis, 1, prefix=RETENTION_LEASES)
-        server = await enter(
-            grpc_server(
-                settings.bind,
-                settings.ingest_grpc_port,
-                "AEMOS_INGEST_GRPC_PORT",
-                settings.service_secret,
-                identity.verifier,
-                [
-                    identity,
-                    DeviceServicer(database, announce_change),
-                    connectivity,
-                    Rejections(database),
-                    SensorServicer(database, announce_change),
-                    TelemetryDataServicer(database, announce_change),
-                    DataStreamServicer(readings, history),
-                    history,
-                ],
-            )
-        )
+        servicers = [
+            identity,
+            DeviceServicer(database, announce_change),
+            connectivity,
+            Rejections(database),
+            SensorServicer(database, announce_change),
+            TelemetryDataServicer(database, announce_change),
+            DataStreamServicer(readings, history),
+            history,
+        ]
+        server = await enter(grpc_server(settings, "ingest", identity.verifier, servicers))
         subscriber = Subscriber(redis, {REGISTRY_CHANGED: sources.look_again}, sources.look_again)
         yield [
             *(server, readings, latest, outbox, receipts, sources, sightings, subscriber),

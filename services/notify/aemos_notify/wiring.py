@@ -75,8 +75,7 @@ async def wire(settings: NotifySettings) -> AsyncIterator[Sequence[Component]]:
             NotifyServicer(database, Announcer(redis), devices, watchers, feed),
             SubscriptionServicer(database, outbox, channels),
         ]
-        at = (settings.bind, settings.notify_grpc_port, "AEMOS_NOTIFY_GRPC_PORT", secret)
-        server = await enter(rpc.grpc_server(*at, verifier, servicers))
+        server = await enter(rpc.grpc_server(settings, "notify", verifier, servicers))
         app = SocketIoApp(edge.server, settings.socketio_clients)
         listener = HttpServer(app, bound, _GRACE_SECONDS, **UVICORN_OPTIONS)
         yield [server, watchers, listener, edge, feed, committed, ledger_feed, outbox, receipts]

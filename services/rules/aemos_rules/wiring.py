@@ -47,10 +47,8 @@ async def wire(settings: RulesSettings) -> AsyncIterator[Sequence[Component]]:
             ReportServicer(database),
             ChainRunServicer(database, base.redis, check, made_up, contexts, settings.rules_partitions),
         ]
-        at = (settings.bind, settings.rules_grpc_port, "AEMOS_RULES_GRPC_PORT", settings.service_secret)
-        verifier = remote_verifier(base.ingest)
         registry = Subscriber(base.redis, {REGISTRY_CHANGED: contexts.forget}, contexts.forget)
-        async with grpc_server(*at, verifier, servicers) as server:
+        async with grpc_server(settings, "rules", remote_verifier(base.ingest), servicers) as server:
             yield [server, outbox, base.receipts, registry, *_slow_jobs(settings, base)]
 
 

@@ -50,14 +50,6 @@ async def wire(settings: SchedulerSettings) -> AsyncIterator[Sequence[Component]
         clock = Clock(timetable, firings, tidier)
         copy = ScheduleCopy(rules, firings, timetable, clock)
         hints = Subscriber(redis, {RULE_CHAINS_CHANGED: lambda _: copy.hint()}, on_gap=copy.hint)
-        server = await enter(
-            grpc_server(
-                settings.bind,
-                settings.scheduler_grpc_port,
-                "AEMOS_SCHEDULER_GRPC_PORT",
-                settings.service_secret,
-                remote_verifier(to_ingest),
-                [SchedulerServicer(timetable, firings, clock, copy)],
-            )
-        )
+        servicers = [SchedulerServicer(timetable, firings, clock, copy)]
+        server = await enter(grpc_server(settings, "scheduler", remote_verifier(to_ingest), servicers))
         yield [server, outbox, receipts, hints, copy, clock, Sweep(10, tidier.tidy, "history stays as it is")]

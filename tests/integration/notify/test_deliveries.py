@@ -18,6 +18,7 @@ from aemos_core.errors import AemosError
 from aemos_core.identity import TokenVerifier, Trust
 from aemos_core.jobs import MINUTE_MS, SEND_DELIVERY
 from aemos_core.times import now_ms
+from aemos_ingest.settings import IngestSettings
 from aemos_notify.channels import Failed
 from aemos_notify.dispatch import labels_from
 from aemos_notify.service import forget_old
@@ -212,10 +213,11 @@ class _History(history_pb2_grpc.HistoryServiceServicer):
 
 async def test_labels_of_many_devices() -> None:
     """As many as are copied at a time, however much there is to know of each."""
-    port, verifier = free_port(), TokenVerifier(lambda: asyncio.sleep(0, Trust()))
+    settings = IngestSettings(ingest_grpc_port=free_port(), service_secret="s")
+    verifier = TokenVerifier(lambda: asyncio.sleep(0, Trust()))
     async with (
-        rpc.grpc_server("127.0.0.1", port, "", "secret", verifier, [_History()]),  # type: ignore[abstract]
-        rpc.open_channel(f"127.0.0.1:{port}", "secret") as channel,
+        rpc.grpc_server(settings, "ingest", verifier, [_History()]),  # type: ignore[abstract]
+        rpc.open_channel(f"127.0.0.1:{settings.ingest_grpc_port}", "s") as channel,
     ):
         labels_of, uuids = labels_from(history_pb2_grpc.HistoryServiceStub(channel)), list(map(str, range(500)))
         assert await labels_of(1, uuids) == {uuid: {"site": "hamburg"} for uuid in uuids}

@@ -8,6 +8,7 @@ from aemos_core.errors import AemosError, FieldError, Kind
 from aemos_core.identity import TokenVerifier, Trust
 from aemos_core.process import PortInUse, authority
 from aemos_core.rpc import Context, grpc_server, open_channel
+from aemos_scheduler.settings import SchedulerSettings
 
 from tests.support.ports import free_port
 
@@ -33,10 +34,10 @@ async def test_an_error_with_many_fields_stays_what_it_is(text: str) -> None:
     """A chain may have hundreds of mistakes, and a call's metadata 8 KiB: the first are named, the kind is the same."""
     errors = [FieldError(f"nodes.{index}.config.condition", text) for index in range(1_000)]
     error = AemosError(Kind.INVALID, "; ".join(e.message for e in errors), reason="invalid_chain", errors=errors)
-    port, verifier = free_port(), TokenVerifier(_no_trust)
+    settings = SchedulerSettings(scheduler_grpc_port=free_port(), service_secret="s")
     async with (
-        grpc_server("127.0.0.1", port, "AEMOS_TEST", "s", verifier, [Refuses(error)]),
-        open_channel(f"127.0.0.1:{port}", "s") as channel,
+        grpc_server(settings, "scheduler", TokenVerifier(_no_trust), [Refuses(error)]),
+        open_channel(f"127.0.0.1:{settings.scheduler_grpc_port}", "s") as channel,
     ):
         with pytest.raises(AemosError) as refused:
             await schedule_pb2_grpc.SchedulerServiceStub(channel).FinishFirings(schedule_pb2.FinishFiringsRequest())
@@ -47,8 +48,9 @@ async def test_an_error_with_many_fields_stays_what_it_is(text: str) -> None:
 
 async def test_an_address_that_is_not_ours_is_named() -> None:
     """Nobody looks for who holds a port when it is the address that is wrong."""
-    with pytest.raises(PortInUse, match="AEMOS_TEST; or AEMOS_BIND is not an address"):
-        async with grpc_server("192.0.2.1", free_port(), "AEMOS_TEST", "s", TokenVerifier(_no_trust), []):
+    settings = SchedulerSettings(bind="192.0.2.1", service_secret="s")
+    with pytest.raises(PortInUse, match="AEMOS_SCHEDULER_GRPC_PORT; or AEMOS_BIND is not an address"):
+        async with grpc_server(settings, "scheduler", TokenVerifier(_no_trust), []):
             pass
 
 
