@@ -9,7 +9,7 @@ from aemos_core.process import PortInUse
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.mqtt_connection import Hold
 from aemos_gateway.mqtt_device import Limits, Ports
-from aemos_gateway.mqtt_edge import mqtt_edge
+from aemos_gateway.mqtt_edge import MqttEdge
 from aemos_gateway.mqtt_hearing import Backlog
 
 from tests.support.fake_mqtt_ports import (
@@ -322,7 +322,5 @@ async def test_a_taken_port_names_its_variable() -> None:
     async with world() as it:
         log = FakeLog(Downlink())
         ports = Ports(FakeUplink(), Downlink(), FakeSessions(log), Backlog(log, log.read))
-        edge = mqtt_edge("127.0.0.1", it.edge.port, FakeAuth(), ports)
         with pytest.raises(PortInUse, match="AEMOS_MQTT_PORT"):
-            async with edge:
-                pass
+            await MqttEdge(FakeAuth(), ports).listen("127.0.0.1", it.edge.port)

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
 from aemos.v1.data_stream_pb2 import WriteResult
 from aemos_core.errors import AemosError, unauthenticated
 from aemos_gateway import coap_exchanges
-from aemos_gateway.coap_edge import CoapEdge, coap_edge
+from aemos_gateway.coap_edge import CoapEdge
 from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.presence import Presence
@@ -118,7 +118,7 @@ async def running_edge(edge: Edge, host: str = "127.0.0.1", settle_s: float = 0.
     """The edge on a free port, running as a component until the end of the block; there it waits `settle_s` for
     acknowledgements, since few tests send any."""
     with patch.object(coap_exchanges, "SETTLE_SECONDS", settle_s):
-        async with coap_edge(host, 0, edge.auth, edge.uplink, edge.downlink) as component:
+        async with aclosing(CoapEdge(host, 0, edge.auth, edge.uplink, edge.downlink)) as component:
             edge.port = component.port
             task = asyncio.create_task(component.run(edge.stop))
             try:

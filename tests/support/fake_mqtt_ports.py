@@ -4,7 +4,7 @@ import asyncio
 import logging
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +15,7 @@ from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.mqtt_connection import Hold
 from aemos_gateway.mqtt_device import Limits, Ports
-from aemos_gateway.mqtt_edge import MqttEdge, mqtt_edge
+from aemos_gateway.mqtt_edge import MqttEdge
 from aemos_gateway.mqtt_hearing import Backlog
 from aemos_gateway.mqtt_sessions import Kept, Sessions
 from aemos_gateway.presence import Presence
@@ -220,7 +220,9 @@ async def world(
     log = log or FakeLog(downlink)
     log.downlink = downlink
     ports = Ports(uplink, downlink, FakeSessions(log), Backlog(log, log.read), limits or Limits())
-    async with mqtt_edge("127.0.0.1", 0, real_auth or auth, ports) as edge:
+    edge = MqttEdge(real_auth or auth, ports)
+    await edge.listen("127.0.0.1", 0)
+    async with aclosing(edge):
         it = World(edge, auth, uplink, downlink, log)
         running = asyncio.create_task(edge.run(it.stop))
         try:

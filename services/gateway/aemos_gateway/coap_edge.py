@@ -7,8 +7,6 @@ second. Of the rest, aiocoap reads the requests; its message layer takes 3.4 kB 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from aemos_core.errors import AemosError, Kind, not_found, unauthenticated, unavailable
 from aemos_core.waiting import wait
@@ -34,7 +32,7 @@ _PATCHES = 7
 
 
 class CoapEdge:
-    """A component: the open edge. `port` is the one it listens on."""
+    """A component: listens on UDP (port 0: a free one) until it is closed; PortInUse. `port` is what it listens on."""
 
     def __init__(self, host: str, port: int, auth: DeviceAuth, uplink: Uplink, downlink: Downlink) -> None:
         sock = bound(host, port)
@@ -54,7 +52,7 @@ class CoapEdge:
         await self._uploads.drain()
         await self._exchanges.settle()
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """No datagram comes or goes any more."""
         await self._exchanges.close()
         self._socket.close()
@@ -136,15 +134,3 @@ def _token(request: Message) -> bytes:
         if name == "token":
             return str(value).encode()
     raise unauthenticated()
-
-
-@asynccontextmanager
-async def coap_edge(
-    host: str, port: int, auth: DeviceAuth, uplink: Uplink, downlink: Downlink
-) -> AsyncIterator[CoapEdge]:
-    """Listens on UDP (port 0: a free one) from entering to leaving the block; PortInUse when the port is taken."""
-    edge = CoapEdge(host, port, auth, uplink, downlink)
-    try:
-        yield edge
-    finally:
-        await edge.close()

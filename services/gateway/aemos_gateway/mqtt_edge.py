@@ -7,8 +7,8 @@ import errno
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from aemos_core.errors import AemosError
@@ -64,7 +64,7 @@ class MqttEdge:
         return list(self._tasks)
 
     async def listen(self, host: str, port: int) -> None:
-        """Accepts connections from now on; PortInUse."""
+        """Accepts connections until it is closed; PortInUse when somebody else does."""
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(lambda: Connection(self._made), host, port, backlog=_BACKLOG)
@@ -92,7 +92,7 @@ class MqttEdge:
         await self._all_gone()
         await self._ports.sessions.drain(_SAVE_S)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Cuts off whatever is left."""
         self._server.close()
         for connection in self.connections:
@@ -240,14 +240,3 @@ class MqttEdge:
     async def _all_gone(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=self._ports.limits.drain_s)
-
-
-@asynccontextmanager
-async def mqtt_edge(host: str, port: int, auth: DeviceAuth, ports: Ports) -> AsyncIterator[MqttEdge]:
-    """Listens on `port` until the end of the block; PortInUse when somebody else does."""
-    edge = MqttEdge(auth, ports)
-    await edge.listen(host, port)
-    try:
-        yield edge
-    finally:
-        await edge.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 
 import grpc
@@ -16,13 +16,13 @@ from aemos_core.process import Component
 from aemos_core.redis_link import Subscriber, open_redis
 from aemos_core.rpc import grpc_server, open_channel, remote_verifier
 
-from aemos_gateway.coap_edge import coap_edge
+from aemos_gateway.coap_edge import CoapEdge
 from aemos_gateway.device_auth import DeviceAuth
 from aemos_gateway.downlink import Downlink
 from aemos_gateway.grpc_api import GatewayServicer
 from aemos_gateway.http_edge import IngestRoute, make_app
 from aemos_gateway.mqtt_device import Ports
-from aemos_gateway.mqtt_edge import mqtt_edge
+from aemos_gateway.mqtt_edge import MqttEdge
 from aemos_gateway.mqtt_hearing import Backlog
 from aemos_gateway.mqtt_sessions import TAKEN, Sessions
 from aemos_gateway.presence import Presence
@@ -70,8 +70,10 @@ async def wire(settings: GatewaySettings) -> AsyncIterator[Sequence[Component]]:
         bound = stack.enter_context(bound_socket(settings.bind, settings.http_port, "AEMOS_HTTP_PORT"))
         http = HttpServer(app, bound, settings.drain_seconds, ws="none")
         ports = Ports(uplink, downlink, Sessions(redis), Backlog(feed, partial(entries, redis)))
-        mqtt = await enter(mqtt_edge(settings.bind, settings.mqtt_port, auth, ports))
-        coap = await enter(coap_edge(settings.bind, settings.coap_port, auth, uplink, downlink))
+        mqtt = MqttEdge(auth, ports)
+        await mqtt.listen(settings.bind, settings.mqtt_port)
+        await enter(aclosing(mqtt))
+        coap = await enter(aclosing(CoapEdge(settings.bind, settings.coap_port, auth, uplink, downlink)))
         servicers = [GatewayServicer(downlink, mqtt.disconnect)]
         server = await enter(grpc_server(settings, "gateway", verifier, servicers))
         subscriber = Subscriber(

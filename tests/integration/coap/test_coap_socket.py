@@ -6,7 +6,7 @@ import pytest
 import uvloop
 from aemos_core.process import PortInUse
 from aemos_gateway import coap_socket
-from aemos_gateway.coap_edge import coap_edge
+from aemos_gateway.coap_edge import CoapEdge
 
 from tests.support.coap_client import POST, QUERY, datagram, raw_client, reading
 from tests.support.fake_coap import OURS, TOKEN, Edge, running_edge
@@ -26,8 +26,7 @@ async def test_port_in_use() -> None:
     edge = Edge()
     async with running_edge(edge):
         with pytest.raises(PortInUse, match="AEMOS_COAP_PORT"):
-            async with coap_edge("127.0.0.1", edge.port, edge.auth, edge.uplink, edge.downlink):
-                pass
+            CoapEdge("127.0.0.1", edge.port, edge.auth, edge.uplink, edge.downlink)
 
 
 @pytest.mark.parametrize("asked", ["127.0.0.1", "::1"])
