@@ -11,7 +11,7 @@ from typing import Any
 from aemos.v1 import connectivity_pb2 as pb
 from aemos.v1 import connectivity_pb2_grpc, job_pb2
 from aemos_core import telemetry
-from aemos_core.announcements import announcement, outbox_row
+from aemos_core.announcements import device_announcement, outbox_row
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, invalid
 from aemos_core.names import DEVICE_CONNECTIVITY
@@ -144,7 +144,7 @@ def connectivity_changed(device: Any, online: bool, reason: str, seen_ms: int | 
     """The announcement of a device that came or went."""
     last_seen = rfc3339(seen_ms) if seen_ms else None
     metadata = {"online": online, "reason": reason, "lastSeenAt": last_seen}
-    return announcement(DEVICE_CONNECTIVITY, device, metadata, telemetry.NO_CONTEXT)
+    return device_announcement(DEVICE_CONNECTIVITY, device, metadata, telemetry.NO_CONTEXT)
 
 
 async def _renew(connection: AsyncConnection, gateway_id: str, until_ms: int) -> bool:

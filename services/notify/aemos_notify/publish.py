@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from uuid import uuid4
 
-import msgspec
 from aemos.v1 import notification_pb2 as pb
 from aemos.v1.job_pb2 import Announcement
 from aemos_core import telemetry
+from aemos_core.announcements import announcement
 from aemos_core.errors import invalid
-from aemos_core.times import now_ms, rfc3339
 from google.protobuf import json_format
 
 RESERVED = frozenset(
@@ -35,20 +34,9 @@ def announcement_of(request: pb.PublishNotificationRequest, organization_id: int
         metadata = json_format.MessageToDict(request.metadata)
     except ValueError:
         raise invalid("metadata", "has a number that JSON has not") from None
-    notification = {
-        "type": request.type,
-        "deviceUuid": request.device_uuid,
-        "metadata": metadata,
-        "timestamp": rfc3339(now_ms()),
-    }
-    body = msgspec.json.encode(notification)
-    if len(body) > _MOST_BYTES:
+    # Of the organization's own: nobody can spend the uuid of another one's notification.
+    uuid = f"{organization_id}:{request.uuid or uuid4().hex}"
+    made = announcement(request.type, organization_id, metadata, request.device_uuid, (), telemetry.current(), uuid)
+    if len(made.notification_json.encode()) > _MOST_BYTES:
         raise invalid("metadata", f"must have at most {_MOST_BYTES} bytes as JSON")
-    return Announcement(
-        # Of the organization's own: nobody can spend the uuid of another one's notification.
-        uuid=f"{organization_id}:{request.uuid or uuid4().hex}",
-        organization_id=organization_id,
-        event=request.type,
-        notification_json=body.decode(),
-        trace_context=telemetry.current(),
-    )
+    return made

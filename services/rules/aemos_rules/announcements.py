@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import NAMESPACE_OID, uuid4, uuid5
+from uuid import NAMESPACE_OID, uuid5
 
-import msgspec
 from aemos.v1 import job_pb2
-from aemos_core.announcements import announcement
+from aemos_core.announcements import announcement, device_announcement
 from aemos_core.names import alarms_room, rule_chain_room
 from aemos_core.times import now_ms, rfc3339
 
@@ -23,7 +22,7 @@ LOOPS_TOLD_EACH_MS = 60 * 60 * 1000
 def state_change(state: Any, old_value: str, new_value: str, trace_context: bytes) -> job_pb2.Announcement:
     """The announcement of one change; `state` is its row."""
     metadata = {"stateName": state.name, "newValue": new_value, "oldValue": old_value}
-    return announcement(DEVICE_STATE_CHANGE, state, metadata, trace_context)
+    return device_announcement(DEVICE_STATE_CHANGE, state, metadata, trace_context)
 
 
 def alarm_changed(alarm: Any, change: str, trace_context: bytes) -> job_pb2.Announcement:
@@ -38,12 +37,12 @@ def alarm_changed(alarm: Any, change: str, trace_context: bytes) -> job_pb2.Anno
         "message": alarm.message,
     }
     rooms = [alarms_room(alarm.organization_id)]
-    return announcement(ALARM, alarm, metadata, trace_context, rooms)
+    return device_announcement(ALARM, alarm, metadata, trace_context, rooms)
 
 
 def chain_suspended(chain: RuleChain, error: str) -> job_pb2.Announcement:
     """The announcement that a chain only fails, and runs no more until it is saved again."""
-    return _chain_failed(chain, "suspended", error, uuid4().hex)
+    return _chain_failed(chain, "suspended", error)
 
 
 def chain_looped(chain: RuleChain, error: str) -> job_pb2.Announcement:
@@ -52,25 +51,14 @@ def chain_looped(chain: RuleChain, error: str) -> job_pb2.Announcement:
     return _chain_failed(chain, "loop", error, uuid5(NAMESPACE_OID, f"loop:{chain.id}:{hour}").hex)
 
 
-def _chain_failed(chain: RuleChain, change: str, error: str, uuid: str) -> job_pb2.Announcement:
-    notification = {
-        "type": RULE_RUN,
-        "deviceUuid": "",
-        "metadata": {"change": change, "ruleChainId": chain.id, "name": chain.name, "error": error},
-        "timestamp": rfc3339(now_ms()),
-    }
-    return job_pb2.Announcement(
-        uuid=uuid,
-        organization_id=chain.organization_id,
-        event=RULE_RUN,
-        rooms=[rule_chain_room(chain.id)],
-        notification_json=msgspec.json.encode(notification).decode(),
-    )
+def _chain_failed(chain: RuleChain, change: str, error: str, uuid: str = "") -> job_pb2.Announcement:
+    metadata = {"change": change, "ruleChainId": chain.id, "name": chain.name, "error": error}
+    return announcement(RULE_RUN, chain.organization_id, metadata, rooms=[rule_chain_room(chain.id)], uuid=uuid)
 
 
 def message_of(notice: Notice) -> job_pb2.Announcement:
     """The announcement of what a chain says; its uuid is made of its key, so the log takes it once."""
     metadata = {"message": notice.message, "dataStreamId": notice.reading.id, "at": rfc3339(notice.at_ms)}
-    announced = announcement(MESSAGE, notice.reading, metadata, notice.reading.trace_context)
+    announced = device_announcement(MESSAGE, notice.reading, metadata, notice.reading.trace_context)
     announced.uuid = uuid5(NAMESPACE_OID, notice.key).hex
     return announced
