@@ -181,3 +181,26 @@ async def test_cancel_answers_everybody() -> None:
     assert sink.batches == [[0, 1]]
     assert sorted(answers.got) == [0, 1, 2, 3, 4]
     assert all(isinstance(result, asyncio.CancelledError) for result in answers.got.values())
+
+
+async def test_what_waited_too_long_is_refused_when_a_batch_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was never sent; what came later goes on."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    sink, answers = Sink(), Answers()
+    batcher = Batcher(sink.send, max_batch=1, max_waiting=10, patience=5.0)
+    for item, at in enumerate((100.0, 100.0, 104.0)):
+        now[0] = at
+        answers.put(batcher, item)
+        await turns()
+    now[0] = 108.0
+    sink.let_go()
+    await turns()
+    late = answers.got.pop(1)
+    assert isinstance(late, AemosError)
+    assert (late.kind, late.reason) == (Kind.UNAVAILABLE, "queue_full")
+    sink.let_go()
+    await batcher.drain()
+    assert answers.got == {0: 0, 2: 4}
+    assert sink.batches == [[0], [2]]
+    assert batcher._waiting_weight == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -23,7 +25,8 @@ class Batcher(Generic[T, R]):
 
     `send` gets the items in order and returns one result for each, or raises: then every item of the batch gets the
     exception, as it does when the number of results is another. `max_batch` and `max_waiting` count what `weight` says
-    of an item. A full queue refuses with UNAVAILABLE.
+    of an item. A full queue refuses with UNAVAILABLE; so is what waited for longer than `patience` seconds when a batch
+    ends, for behind several that failed it would wait for each of them.
     """
 
     def __init__(
@@ -34,13 +37,15 @@ class Batcher(Generic[T, R]):
         max_waiting: int,
         in_flight: int = 1,
         weight: Callable[[T], int] = _one,
+        patience: float = math.inf,
     ) -> None:
         self._send = send
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._free = in_flight
         self._weight = weight
-        self._waiting: deque[tuple[T, Done[R]]] = deque()
+        self._patience = patience
+        self._waiting: deque[tuple[T, Done[R], float]] = deque()
         self._waiting_weight = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._start_scheduled = False
@@ -58,7 +63,7 @@ class Batcher(Generic[T, R]):
         """Queues an item; `done` is called once, on the loop, with its result or the exception."""
         if self._waiting_weight >= self._max_waiting:
             raise AemosError(Kind.UNAVAILABLE, "too much is waiting", reason="queue_full")
-        self._waiting.append((item, done))
+        self._waiting.append((item, done, time.monotonic()))
         self._waiting_weight += self._weight(item)
         # Not now but at the end of this turn of the loop: what one read from a socket brought leaves together.
         if self._free and not self._start_scheduled:
@@ -84,18 +89,26 @@ class Batcher(Generic[T, R]):
         self._waiting_weight = 0
         for task in self._tasks:
             task.cancel()
-        for _, done in dropped:
+        for _, done, _ in dropped:
             done(asyncio.CancelledError())
 
     def _start(self) -> None:
         self._start_scheduled = False
+        self._refuse_late()
         while self._free and self._waiting:
             self._free -= 1
             task = asyncio.get_running_loop().create_task(self._deliver(self._take()))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _take(self) -> list[tuple[T, Done[R]]]:
+    def _refuse_late(self) -> None:
+        begin = time.monotonic() - self._patience
+        while self._waiting and self._waiting[0][2] < begin:
+            item, done, _ = self._waiting.popleft()
+            self._waiting_weight -= self._weight(item)
+            done(AemosError(Kind.UNAVAILABLE, "it waited too long", reason="queue_full"))
+
+    def _take(self) -> list[tuple[T, Done[R], float]]:
         batch = [self._waiting.popleft()]
         room = self._max_batch - self._weight(batch[0][0])
         while self._waiting and (weight := self._weight(self._waiting[0][0])) <= room:
@@ -104,10 +117,10 @@ class Batcher(Generic[T, R]):
         self._waiting_weight -= self._max_batch - room
         return batch
 
-    async def _deliver(self, batch: list[tuple[T, Done[R]]]) -> None:
+    async def _deliver(self, batch: list[tuple[T, Done[R], float]]) -> None:
         results: Sequence[R | BaseException]
         try:
-            results = await self._send([item for item, _ in batch])
+            results = await self._send([item for item, _, _ in batch])
             if len(results) != len(batch):
                 raise ValueError(f"{len(results)} results of {len(batch)} items")
         except BaseException as error:
@@ -117,7 +130,7 @@ class Batcher(Generic[T, R]):
         finally:
             self._free += 1
             self._start()
-            for (_, done), result in zip(batch, results, strict=True):
+            for (_, done, _), result in zip(batch, results, strict=True):
                 done(result)
 
 

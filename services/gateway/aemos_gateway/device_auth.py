@@ -23,6 +23,7 @@ _MOST_TOKENS = 200_000
 _LONGEST_TOKEN = 512
 _MOST_ASKED = 500
 _MOST_WAITING = 20_000
+_PATIENCE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ class DeviceAuth:
 
     def __init__(self, identity: identity_pb2_grpc.IdentityServiceAsyncStub) -> None:
         self._identity = identity
-        self._asked: Batcher[bytes, _Entry] = Batcher(self._ask, max_batch=_MOST_ASKED, max_waiting=_MOST_WAITING)
+        self._asked: Batcher[bytes, _Entry] = Batcher(
+            self._ask, max_batch=_MOST_ASKED, max_waiting=_MOST_WAITING, patience=_PATIENCE_SECONDS
+        )
         self._known: dict[bytes, _Entry] = {}
         self._poll_now = asyncio.Event()
 

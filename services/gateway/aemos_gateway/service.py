@@ -24,6 +24,8 @@ from aemos_gateway.rejections import Rejections
 MQTT = "mqtt"
 """The one protocol whose devices are connected while they send."""
 WRITE_SECONDS = 10.0
+PATIENCE_SECONDS = 5.0
+"""A reading that waited for longer was not sent to ingest, and is refused."""
 MOST_WAITING = 50_000
 """What may wait for ingest in one gateway process, by `_weight`; more is refused as unavailable."""
 MOST_PER_CALL = 2_000
@@ -68,7 +70,7 @@ class Uplink:
         self._quota = quota
         self._groups = 0
         self._batcher: Batcher[Sequence[Reading], Results] = Batcher(
-            self._write, max_batch=MOST_PER_CALL, max_waiting=MOST_WAITING, weight=_weight
+            self._write, max_batch=MOST_PER_CALL, max_waiting=MOST_WAITING, weight=_weight, patience=PATIENCE_SECONDS
         )
 
     def put(

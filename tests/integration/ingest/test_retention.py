@@ -12,7 +12,7 @@ from aemos_core.times import now_ms
 from aemos_ingest import tables
 from aemos_ingest.identity_api import IdentityServicer
 from aemos_ingest.registry_store import changes_since
-from aemos_ingest.retention import DAY_MS, Retention
+from aemos_ingest.retention import DAY_MS, Retention, share_after
 from sqlalchemy import func, select
 
 from tests.support.history_world import World, row
@@ -100,6 +100,13 @@ async def test_retention_stops_at_once_and_goes_on_after_a_restart(world: World)
     assert 0 < counts[-1] <= 2_000
     assert await Retention(world.database, Held(), 1.0).round(asyncio.Event())
     assert await left(world) == {}
+
+
+async def test_a_round_that_does_not_end_takes_more_of_the_time() -> None:
+    """Or what is stored faster than a twentieth of a statement deletes would never be kept for its days only."""
+    minutes = (0, 9, 10, 20, 30, 40, 10_000)
+    assert [share_after(minute * 60.0) for minute in minutes] == [0.05, 0.05, 0.1, 0.2, 0.4, 0.5, 0.5]
+    assert share_after(10_000.0, 1.0) == 1.0
 
 
 async def test_changes_of_the_registry_are_forgotten(world: World) -> None:
