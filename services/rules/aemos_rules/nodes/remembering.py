@@ -132,13 +132,15 @@ class OverTime(Remembering):
         self._ms = int(self.seconds * 1000)
 
 
-class Conditional(OverTime):
+class Conditional(Remembering):
     """As OverTime, with a condition if there is one."""
 
     condition: Cel = ""
+    seconds: Seconds
 
     def compile(self, types: VariableTypes) -> None:
         super().compile(types)
+        self._ms = int(self.seconds * 1000)
         self._conditions: ByType | None = None
         if self.condition:
             self._conditions = self.expression("condition", self.condition, self._candidates(types))
