@@ -71,7 +71,7 @@ def asked(
 async def made_world(database: Database, redis: RedisClient) -> World:
     """Both organizations, with nothing stored."""
     latest = LatestReadings(database, redis)
-    made = World(database, redis, latest, History(database, latest))
+    made = World(database, redis, latest, History(database, database, latest))
     await made.add(tables.organization, [{"id": n, "name": f"o{n}", "created_at_ms": 0} for n in (1, 2)])
     common = {"created_at_ms": 0, "name": "x"}
     await made.add(

@@ -34,10 +34,13 @@ Asked = pb.QueryReadingsRequest | history_pb2.GetLatestReadingsRequest
 
 
 class History(history_pb2_grpc.HistoryServiceServicer):
-    """What was sent, and its servicer. Every query is inside one organization; what belongs to another is NOT_FOUND."""
+    """What was sent, and its servicer. Every query is inside one organization; what belongs to another is NOT_FOUND.
 
-    def __init__(self, database: Database, latest: LatestReadings) -> None:
+    Aggregates read any number of readings, on connections of their own (`aggregating`)."""
+
+    def __init__(self, database: Database, aggregating: Database, latest: LatestReadings) -> None:
         self._database = database
+        self._aggregating = aggregating
         self._latest = latest
 
     async def query(self, organization_id: int, request: pb.QueryReadingsRequest) -> pb.QueryReadingsResponse:
@@ -103,7 +106,7 @@ class History(history_pb2_grpc.HistoryServiceServicer):
         found = spans(request.interval, request.timezone, *bounds, MOST // max(len(variables), 1))
         values: dict[int, dict[int, Sequence[Any]]] = {variable.id: {} for variable in variables}
         for span in found if variables else ():
-            rows = await store.aggregates(self._database, list(values), span, bounds, asked)
+            rows = await store.aggregates(self._aggregating, list(values), span, bounds, asked)
             for variable_id, start, *row in rows:
                 values[variable_id][start] = row
         wanted = ("count", *(name for name in store.AGGREGATES if name in asked and name != "count"))

@@ -34,8 +34,8 @@ from aemos_ingest.settings import IngestSettings
 from aemos_ingest.sightings import Sightings
 from aemos_ingest.sources import Sources
 
-_QUERIES = 3
-"""Queries of history under way at a time; others wait for two seconds."""
+_AGGREGATING = 3
+"""Aggregates under way at a time, so that who asks for much delays nobody's readings; others wait for two seconds."""
 
 
 async def _announce_change(sources: Sources, redis: RedisClient) -> None:
@@ -50,8 +50,7 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         database = await enter(open_database(settings.database_of("ingest"), settings.ingest_connections))
-        # Of their own, so that whoever asks for much of it delays nobody's readings.
-        queries = await enter(open_database(settings.database_of("ingest"), _QUERIES, for_queries=True))
+        aggregating = await enter(open_database(settings.database_of("ingest"), _AGGREGATING, for_queries=True))
         redis = await enter(open_redis(settings.redis_url))
         jobs_redis = await enter(open_redis(settings.jobs_url))
         queue = JobQueue(open_broker(settings.jobs_url))
@@ -68,7 +67,7 @@ async def wire(settings: IngestSettings) -> AsyncIterator[Sequence[Component]]:
         await identity.load_keys()
         latest = LatestReadings(database, redis)
         readings = Readings(database, outbox, sources, sightings, redis, latest)
-        history = History(queries, latest)
+        history = History(database, aggregating, latest)
         connectivity = Connectivity(database, outbox)
         leases = PartitionLeases(redis, 1, prefix=RETENTION_LEASES)
         servicers = [

@@ -192,7 +192,7 @@ async def test_latest_of_a_write_that_was_lost(world: World) -> None:
     world.latest.lost()
     assert await world.newest("s1") == {("s1", "temperature"): "2.0"}
     await world.store(row(3, BEGIN + 2, 1, 3.0), told=False)
-    restarted = History(world.database, LatestReadings(world.database, world.redis))
+    restarted = History(world.database, world.database, LatestReadings(world.database, world.redis))
     assert list((await newest(restarted, "s1")).values()) == ["3.0"]
 
 
@@ -200,7 +200,7 @@ async def test_latest_without_redis(world: World) -> None:
     """Comes from the database, and is right when Redis is there again."""
     async with open_redis("redis://127.0.0.1:1/0") as away:
         latest = LatestReadings(world.database, away)
-        alone = World(world.database, away, latest, History(world.database, latest))
+        alone = World(world.database, away, latest, History(world.database, world.database, latest))
         await alone.store(row(1, BEGIN, 1, 1.0))
         assert await alone.newest("s1") == {("s1", "temperature"): "1.0"}
 
@@ -226,7 +226,7 @@ async def test_latest_is_never_behind_whatever_happens_to_redis(world: World) ->
     """Two processes write and read while the hash is flushed, dropped and doubted: in the end both know the newest."""
     rng = random.Random(7)
     other = LatestReadings(world.database, world.redis)
-    both = [world, World(world.database, world.redis, other, History(world.database, other))]
+    both = [world, World(world.database, world.redis, other, History(world.database, world.database, other))]
     newest: dict[int, tuple[int, int]] = {}
 
     async def act(step: int) -> None:
