@@ -44,8 +44,9 @@ def _changes(inst: Installation) -> int:
     return int(inst.sql("SELECT COUNT(*) FROM aemos_rules.device_state_instance"))
 
 
-def _single(inst: Installation, devices: int | None = None) -> Load:
-    return _load(inst, HTTP_SECONDS, lambda: loads.http(inst, HTTP_SECONDS, devices=devices))
+def single(inst: Installation, seconds: int = HTTP_SECONDS, devices: int | None = None) -> Load:
+    """A round of single readings over HTTP, of the first devices or of all."""
+    return _load(inst, seconds, lambda: loads.http(inst, seconds, devices=devices))
 
 
 def _rates(rounds: list[Load]) -> str:
@@ -107,7 +108,7 @@ class Measured:
 def _measured() -> Measured:
     with installation(DEVICES) as inst:
         idle = [asyncio.run(latency(inst.stack)) for _ in range(ROUNDS)]
-        single = [_single(inst) for _ in range(ROUNDS)]
+        singles = [single(inst) for _ in range(ROUNDS)]
         memory = inst.memory()
         batches = [_load(inst, SECONDS, lambda: loads.http(inst, SECONDS, batch=100)) for _ in range(ROUNDS)]
         mqtt = [_load(inst, SECONDS + 1, lambda: asyncio.run(loads.mqtt(inst, SECONDS))) for _ in range(ROUNDS)]
@@ -115,9 +116,9 @@ def _measured() -> Measured:
     with installation(MANY_DEVICES) as inst:
         cold = _load(inst, SECONDS, lambda: loads.http(inst, SECONDS))  # every device's first reading: not in the pairs
         # In pairs, for the machine may change its speed meanwhile.
-        pairs = [(_single(inst, DEVICES), _single(inst)) for _ in range(ROUNDS)]
+        pairs = [(single(inst, devices=DEVICES), single(inst)) for _ in range(ROUNDS)]
     few, many = ([pair[at] for pair in pairs] for at in (0, 1))
-    return Measured(idle, single, batches, mqtt, coap, few, cold, many, memory)
+    return Measured(idle, singles, batches, mqtt, coap, few, cold, many, memory)
 
 
 def measure() -> str:
