@@ -25,8 +25,8 @@ class Batcher(Generic[T, R]):
 
     `send` gets the items in order and returns one result for each, or raises: then every item of the batch gets the
     exception, as it does when the number of results is another. `max_batch` and `max_waiting` count what `weight` says
-    of an item. A full queue refuses with UNAVAILABLE; so is what waited for longer than `patience` seconds when a batch
-    ends, for behind several that failed it would wait for each of them.
+    of an item. A full queue refuses with UNAVAILABLE. So is refused, when a batch ends, what has waited for longer than
+    `patience` seconds: behind several batches that fail it would wait for each of them.
     """
 
     def __init__(

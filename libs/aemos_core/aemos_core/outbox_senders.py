@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from uuid import uuid4
 
 from aemos.v1 import job_pb2
@@ -129,11 +129,12 @@ class JobSender:
             receipts = self._receipts.key
             await self._queue.enqueue(self._spec, payload, partition=partition, receipts=receipts, job_id=job_id)
             while not (await asyncio.wait([done], timeout=_CHECK_SECONDS))[0]:
-                if not await self._queue.unfinished(job_id, queue_name):
-                    if await self._queue.is_dead_letter(job_id, queue_name):
-                        log.error("job %s of %s is a dead letter; what comes after it goes on", job_id, queue_name)
-                        return
-                    raise Lost
+                with suppress(RedisError):  # away, not forgetful: that is noticed by `lost_everything`
+                    if not await self._queue.unfinished(job_id, queue_name):
+                        if await self._queue.is_dead_letter(job_id, queue_name):
+                            log.error("job %s of %s is a dead letter; what comes after it goes on", job_id, queue_name)
+                            return
+                        raise Lost
             if not done.result():
                 raise Lost
         finally:

@@ -144,7 +144,7 @@ async def yield_to_claims(connection: AsyncConnection, inserted: Iterable[Incomi
     """
     now = now_ms()
     arrived = {a: a.arrived_ms(now) for a in inserted if a.request.origin_key and not a.request.maybe_repeated}
-    origins = {a.origin for a in arrived}
+    origins = (a.origin for a in arrived)
     claims = await store.claims(connection, origins, min(arrived.values())) if arrived else {}
     overtaken = [a for a, at in arrived.items() if claims.get(a.origin, 0) > at] if claims else []
     for one in overtaken:

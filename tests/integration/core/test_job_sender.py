@@ -17,6 +17,7 @@ from aemos_core.outbox_lane import Lost
 from aemos_core.outbox_senders import JobSender, Receipts, send_receipt
 from aemos_core.redis_link import RedisClient, open_redis
 from aemos_core.worker import Handler, JobWorker, actor_on_loop, is_outage
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from tests.support.redis_server import redis_server
 
@@ -114,3 +115,26 @@ async def test_a_receipt_that_nobody_waits_for_is_not_kept(redis: RedisClient, s
     async with working(redis, handler), asyncio.timeout(WITHIN_S):
         await sender.send(0, ROWS)
     assert sender._receipts._jobs == {}
+
+
+async def test_a_job_is_waited_for_while_redis_does_not_answer(
+    redis: RedisClient, sender: JobSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is still there cannot be asked: it is not sent again for that."""
+    monkeypatch.setattr("aemos_core.outbox_senders._CHECK_SECONDS", 0.02)
+    asked, runs = asyncio.Event(), 0
+
+    async def unfinished(job_id: str, queue: str) -> bool:
+        asked.set()
+        raise RedisTimeout
+
+    async def handler(payload: bytes, job: Job) -> None:
+        nonlocal runs
+        runs += 1
+        await asked.wait()
+        await send_receipt(redis, job)
+
+    monkeypatch.setattr(sender._queue, "unfinished", unfinished)
+    async with working(redis, handler), asyncio.timeout(WITHIN_S):
+        await sender.send(0, ROWS)
+    assert runs == 1
