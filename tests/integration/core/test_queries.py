@@ -23,14 +23,3 @@ async def test_what_a_caller_gave_up_ends_on_the_server_too(mariadb_url: str, mo
             async with queries.read() as connection:
                 await connection.execute(text("SELECT MAX(seq % 7) FROM seq_1_to_100000000"))
         assert cut.value.kind is Kind.UNAVAILABLE
-
-
-async def test_there_are_no_more_queries_at_a_time_than_connections(mariadb_url: str) -> None:
-    """The next one is refused after its wait."""
-    url = mariadb_url.format(service="queries")
-    await migrate(url, "aemos_scheduler")
-    async with open_database(url, 1, for_queries=True) as queries, queries.read():
-        with pytest.raises(AemosError) as refused:
-            async with queries.read():
-                raise AssertionError
-        assert refused.value.kind is Kind.UNAVAILABLE

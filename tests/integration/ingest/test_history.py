@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from aemos.v1 import data_stream_pb2 as pb
 from aemos.v1 import history_pb2
+from aemos_core.database import open_database
 from aemos_core.errors import AemosError, Kind
 from aemos_core.names import LATEST_READINGS
 from aemos_core.redis_link import open_redis
@@ -194,6 +195,21 @@ async def test_latest_of_a_write_that_was_lost(world: World) -> None:
     await world.store(row(3, BEGIN + 2, 1, 3.0), told=False)
     restarted = History(world.database, world.database, LatestReadings(world.database, world.redis))
     assert list((await newest(restarted, "s1")).values()) == ["3.0"]
+
+
+async def test_aggregates_take_no_connection_from_anything_else(world: World) -> None:
+    """While as many are under way as may be, the next one is refused; readings are read, and stored, as ever."""
+    await world.store(row(1, BEGIN, 1, 1.0))
+    url = world.database.engine.url.render_as_string(hide_password=False)
+    async with open_database(url, 1, for_queries=True) as aggregating, aggregating.read():
+        history = History(world.database, aggregating, world.latest)
+        ask = asked(["s1"], ["temperature"], BEGIN, BEGIN + 1)
+        assert len((await history.query(1, ask)).readings) == 1
+        await world.store(row(2, BEGIN, 1, 2.0))
+        ask.aggregate.append("avg")
+        with pytest.raises(AemosError) as refused:
+            await history.query(1, ask)
+        assert refused.value.kind is Kind.UNAVAILABLE
 
 
 async def test_latest_without_redis(world: World) -> None:

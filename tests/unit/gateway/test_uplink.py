@@ -1,0 +1,50 @@
+"""What gateway hands to ingest in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from aemos.v1 import data_stream_pb2 as pb
+from aemos_core.rpc import MAX_MESSAGE_BYTES
+from aemos_gateway.device_auth import Device
+from aemos_gateway.quota import Quota
+from aemos_gateway.service import MOST_PER_CALL, Uplink
+
+
+class FakeIngest:
+    """Takes calls while it may, and stores everything; `sizes` are their bytes."""
+
+    def __init__(self) -> None:
+        self.may = asyncio.Event()
+        self.sizes: list[int] = []
+
+    async def WriteReadings(self, request: pb.WriteReadingsRequest, timeout: float) -> pb.WriteReadingsResponse:
+        self.sizes.append(request.ByteSize())
+        await self.may.wait()
+        return pb.WriteReadingsResponse(results=[pb.WriteResult(id=1) for _ in request.readings])
+
+
+class Anybody:
+    """Hears of devices, and does nothing."""
+
+    def heard(self, device_id: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("letter", ["n", "\N{SNOWMAN}", "\N{COW}"])
+async def test_a_call_is_never_larger_than_ingest_takes(letter: str) -> None:
+    """Or all who are in it were refused, for the long names of one: what waited while a call was under way."""
+    ingest, nobody = FakeIngest(), Anybody()
+    rejections: Any = None
+    uplink = Uplink(ingest, Quota(1_000_000, 1_000_000), rejections, nobody)  # type: ignore[arg-type]
+    device = Device(1, 1, 1, "d1")
+    reading = {"variableName": letter * 200, "messageId": letter * 128, "value": "v" * 1_000}
+    body = json.dumps(reading, ensure_ascii=False).encode()
+    writing = [asyncio.create_task(uplink.write(device, body, "http")) for _ in range(MOST_PER_CALL + 100)]
+    ingest.may.set()
+    assert all(receipt.stored for receipt in await asyncio.gather(*writing))
+    assert len(ingest.sizes) > 1
+    assert max(ingest.sizes) < MAX_MESSAGE_BYTES
