@@ -70,13 +70,20 @@ class Proxy:
             ready.set()
             await stop.wait()
             self._cut()
+            self._flows.set()
+            if serving := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(serving, timeout=5)
+
+    def _thread(self, ready: threading.Event, stop: asyncio.Event) -> None:
+        self._loop.run_until_complete(self._run(ready, stop))
+        self._loop.close()
 
     @classmethod
     @contextmanager
     def to(cls, target: int) -> Iterator[Proxy]:
         """A proxy on a free port, in a thread of its own."""
         proxy, ready, stop = cls(target), threading.Event(), asyncio.Event()
-        thread = threading.Thread(target=proxy._loop.run_until_complete, args=(proxy._run(ready, stop),))
+        thread = threading.Thread(target=proxy._thread, args=(ready, stop))
         thread.start()
         try:
             assert ready.wait(10)
