@@ -1,22 +1,31 @@
 """HTTP connections that must say in time, and in few bytes, what they want.
 
 An override of uvicorn 0.54.0: `HttpToolsProtocol.connection_made`, `connection_lost`, `data_received`,
-`on_message_begin` and `on_headers_complete`; it reads `cycle.response_complete`. The time of a body is bounded by the
-route that reads it.
+`on_message_begin`, `on_headers_complete` and `_start_asgi_task`; it reads and sets what `send` of a
+`RequestResponseCycle` does. The time of a body is bounded by the route that reads it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 HEAD_SECONDS = 8.0
 HEAD_BYTES = 32 * 1024
 LINGER_SECONDS = 0.5
 _H2C = b"\r\nUpgrade: h2c\r\n"
 """Java's and curl's offer of HTTP/2: with it httptools would leave a request without its body."""
+
+
+Answer: TypeAlias = Callable[[int, Sequence[tuple[bytes, bytes]], bytes], None]
+"""Answers a request, once and later too: status, headers but for the length, body."""
+AtOnce: TypeAlias = Callable[[Scope, bytes, Answer], bool]
+"""Takes a request that came as a whole, without a task and with one write; False leaves it to the application."""
 
 
 class HastyProtocol(HttpToolsProtocol):
@@ -26,10 +35,17 @@ class HastyProtocol(HttpToolsProtocol):
     answered. A request that comes in one piece costs three assignments; a timer is set for those that do not.
     """
 
+    _at_once: AtOnce | None = None
+    _begun: RequestResponseCycle | None = None
+    _is_parsing = False
     _deadline: asyncio.TimerHandle | None = None
     _is_in_head = True
     _head_bytes = 0
     _is_refused = False
+
+    def __init__(self, *args: Any, at_once: AtOnce | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._at_once = at_once
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -44,11 +60,16 @@ class HastyProtocol(HttpToolsProtocol):
             return
         if self._is_in_head:
             self._head_bytes += len(data)
+        self._is_parsing = True
         super().data_received(data.replace(_H2C, b"\r\n"))
+        self._is_parsing = False
         if self._is_in_head:
             self._wait(self._late)
         elif self.cycle and self.cycle.response_complete:
             self._wait(self.transport.close)
+        if self._begun is not None:
+            cycle, self._begun = self._begun, None
+            self._start(cycle)
 
     def on_message_begin(self) -> None:
         self._is_in_head = True
@@ -60,6 +81,19 @@ class HastyProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._arrived()
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self._is_parsing and self._at_once is not None:
+            self._begun = cycle  # only after what arrived is parsed is it known whether that is all of it
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _start(self, cycle: RequestResponseCycle) -> None:
+        # To a client that does not read, only a task can wait before it writes.
+        is_whole = not (cycle.more_body or self.flow.write_paused or self.transport.is_closing())
+        scope: Any = cycle.scope  # a TypedDict, which Starlette's type is not
+        if not (is_whole and self._at_once and self._at_once(scope, bytes(cycle.body), partial(_answer, cycle))):
+            super()._start_asgi_task(cycle, self.app)
 
     def _wait(self, end: Callable[[], None]) -> None:
         if self._head_bytes > HEAD_BYTES:
@@ -81,3 +115,17 @@ class HastyProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _answer(cycle: RequestResponseCycle, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+    cycle.response_started = cycle.response_complete = True
+    if cycle.transport.is_closing():
+        return
+    lines = [STATUS_LINE[status]]
+    lines += [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
+    if not cycle.keep_alive:
+        lines.append(b"connection: close\r\n")
+    cycle.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (b"".join(lines), len(body), body))
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()

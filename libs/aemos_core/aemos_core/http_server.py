@@ -10,11 +10,12 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import uvicorn
 
-from aemos_core.http_heads import HastyProtocol
+from aemos_core.http_heads import AtOnce, HastyProtocol
 from aemos_core.process import PortInUse
 
 _BACKLOG = 4096
@@ -33,13 +34,16 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """A component: serves an ASGI application on a bound socket, and drains for `drain_seconds` at most.
 
-    `options` are further ones of uvicorn.Config.
+    `at_once` gets a request that came as a whole before the application does; `options` are further ones of
+    uvicorn.Config.
     """
 
-    def __init__(self, app: Any, bound: socket.socket, drain_seconds: float, **options: Any) -> None:
+    def __init__(
+        self, app: Any, bound: socket.socket, drain_seconds: float, at_once: AtOnce | None = None, **options: Any
+    ) -> None:
         config = uvicorn.Config(
             app,
-            http=HastyProtocol,
+            http=partial(HastyProtocol, at_once=at_once),  # type: ignore[arg-type]
             lifespan="off",
             log_config=None,
             access_log=False,

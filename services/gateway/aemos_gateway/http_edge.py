@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from urllib.parse import parse_qs
 
 import grpc
 from aemos.v1 import history_pb2_grpc
-from aemos_core.errors import AemosError, invalid, unauthenticated
+from aemos_core.errors import AemosError, internal, invalid, unauthenticated
+from aemos_core.http_heads import Answer
 from aemos_core.identity import TokenVerifier
 from aemos_core.names import READY_PROBE
 from aemos_core.redis_link import RedisClient
@@ -39,7 +41,10 @@ _ANY_ORIGIN = (b"access-control-allow-origin", b"*")
 
 
 class IngestRoute:
-    """The two routes of readings without a framework: 45 us a request instead of 200."""
+    """The two routes of readings without a framework, and without a task for what came as a whole from a known device.
+
+    A request costs 45 us instead of 200 without the framework, and XX without the task.
+    """
 
     def __init__(self, auth: DeviceAuth, uplink: Uplink, rest_of_api: FastAPI) -> None:
         self._auth = auth
@@ -57,10 +62,36 @@ class IngestRoute:
             token, length, encoding = _headers(scope["headers"])
             device = self._auth.known(token) or await self._auth.resolve(token)
             receipt = await self._take(device, scope, receive, length, encoding)
-            await _answer(send, 201, [_JSON_HEADER], receipt.answer())
+            await _answer(send, 201, [_JSON_HEADER, _ANY_ORIGIN], receipt.answer())
         except AemosError as error:
-            status, headers, body = problems.problem(error)
-            await _answer(send, status, [(k.encode(), v.encode()) for k, v in headers.items()], body)
+            await _answer(send, *_problem(error))
+
+    def take(self, scope: Scope, body: bytes, answer: Answer) -> bool:
+        """A whole request; False when something must be waited for, or is wrong before its body is."""
+        most = INGEST_PATHS.get(scope["path"], -1)
+        if scope["method"] != "POST" or scope["query_string"] or len(body) > most:
+            return False
+        try:
+            token, _, encoding = _headers(scope["headers"])
+        except AemosError:
+            return False
+        device = self._auth.known(token)
+        if device is None or encoding:
+            return False
+        done = partial(self._done, device, body, answer)
+        try:
+            self._uplink.put(device, body, PROTOCOL, done)
+        except AemosError as error:
+            done(error)
+        return True
+
+    def _done(self, device: Device, body: bytes, answer: Answer, outcome: Receipt | BaseException) -> None:
+        if isinstance(outcome, Receipt):
+            answer(201, (_JSON_HEADER, _ANY_ORIGIN), outcome.answer())
+            return
+        error = outcome if isinstance(outcome, AemosError) else internal()
+        self._uplink.rejections.record(device, PROTOCOL, body, error)
+        answer(*_problem(error))
 
     async def _take(self, device: Device, scope: Scope, receive: Receive, length: int, encoding: bytes) -> Receipt:
         body, most = b"", INGEST_PATHS[scope["path"]]
@@ -106,8 +137,13 @@ def _is_partial(query: bytes) -> bool:
     return is_partial
 
 
+def _problem(error: AemosError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    status, headers, body = problems.problem(error)
+    return status, [*((k.encode(), v.encode()) for k, v in headers.items()), _ANY_ORIGIN], body
+
+
 async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    headers += [_ANY_ORIGIN, (b"content-length", b"%d" % len(body))]
+    headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
