@@ -1,4 +1,8 @@
-"""Natural batching: what arrives while nothing is under way leaves at once; the rest forms the next batch."""
+"""Natural batching: what arrives while nothing is under way leaves at once; the rest forms the next batch.
+
+Who was answered often sends again at once. Therefore the next batch leaves only when the loop has looked at its sockets
+once more: otherwise two groups of clients would take turns, in batches of half the size.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,17 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from aemos_core.errors import AemosError, Kind
 
 T = TypeVar("T")
 R = TypeVar("R")
 Done = Callable[[R | BaseException], None]
+
+
+_Waiting: TypeAlias = tuple[T, Done[R], int, float]
+"""An item, who waits for it, its weight, and since when, by the monotonic clock."""
 
 
 def _one(_: object) -> int:
@@ -45,7 +53,7 @@ class Batcher(Generic[T, R]):
         self._free = in_flight
         self._weight = weight
         self._patience = patience
-        self._waiting: deque[tuple[T, Done[R], float]] = deque()
+        self._waiting: deque[_Waiting[T, R]] = deque()
         self._waiting_weight = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._start_scheduled = False
@@ -63,8 +71,9 @@ class Batcher(Generic[T, R]):
         """Queues an item; `done` is called once, on the loop, with its result or the exception."""
         if self._waiting_weight >= self._max_waiting:
             raise AemosError(Kind.UNAVAILABLE, "too much is waiting", reason="queue_full")
-        self._waiting.append((item, done, time.monotonic()))
-        self._waiting_weight += self._weight(item)
+        weight = self._weight(item)
+        self._waiting.append((item, done, weight, time.monotonic()))
+        self._waiting_weight += weight
         # Not now but at the end of this turn of the loop: what one read from a socket brought leaves together.
         if self._free and not self._start_scheduled:
             self._start_scheduled = True
@@ -89,7 +98,7 @@ class Batcher(Generic[T, R]):
         self._waiting_weight = 0
         for task in self._tasks:
             task.cancel()
-        for _, done, _ in dropped:
+        for _, done, _, _ in dropped:
             done(asyncio.CancelledError())
 
     def _start(self) -> None:
@@ -103,24 +112,24 @@ class Batcher(Generic[T, R]):
 
     def _refuse_late(self) -> None:
         begin = time.monotonic() - self._patience
-        while self._waiting and self._waiting[0][2] < begin:
-            item, done, _ = self._waiting.popleft()
-            self._waiting_weight -= self._weight(item)
+        while self._waiting and self._waiting[0][3] < begin:
+            _, done, weight, _ = self._waiting.popleft()
+            self._waiting_weight -= weight
             done(AemosError(Kind.UNAVAILABLE, "it waited too long", reason="queue_full"))
 
-    def _take(self) -> list[tuple[T, Done[R], float]]:
+    def _take(self) -> list[_Waiting[T, R]]:
         batch = [self._waiting.popleft()]
-        room = self._max_batch - self._weight(batch[0][0])
-        while self._waiting and (weight := self._weight(self._waiting[0][0])) <= room:
-            room -= weight
+        room = self._max_batch - batch[0][2]
+        while self._waiting and self._waiting[0][2] <= room:
             batch.append(self._waiting.popleft())
+            room -= batch[-1][2]
         self._waiting_weight -= self._max_batch - room
         return batch
 
-    async def _deliver(self, batch: list[tuple[T, Done[R], float]]) -> None:
+    async def _deliver(self, batch: list[_Waiting[T, R]]) -> None:
         results: Sequence[R | BaseException]
         try:
-            results = await self._send([item for item, _, _ in batch])
+            results = await self._send([item for item, _, _, _ in batch])
             if len(results) != len(batch):
                 raise ValueError(f"{len(results)} results of {len(batch)} items")
         except BaseException as error:
@@ -129,9 +138,11 @@ class Batcher(Generic[T, R]):
                 raise
         finally:
             self._free += 1
-            self._start()
-            for (_, done, _), result in zip(batch, results, strict=True):
+            self._start_scheduled = True
+            for (_, done, _, _), result in zip(batch, results, strict=True):
                 done(result)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._start)
 
 
 def resolve(future: asyncio.Future[R], result: R | BaseException) -> None:
