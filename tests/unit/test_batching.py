@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Sequence
 
 import pytest
@@ -115,6 +116,23 @@ async def test_what_one_turn_brought_leaves_together() -> None:
         answers.put(batcher, item)
     await batcher.drain()
     assert sink.batches == [list(range(10))]
+
+
+async def test_who_sends_again_when_answered_is_in_the_next_batch() -> None:
+    """With who waited meanwhile: otherwise two groups would take turns, in batches of half the size."""
+    left, right = socket.socketpair()
+    with left, right:
+        sink = Sink()
+        batcher = Batcher(sink.send, max_batch=100, max_waiting=100)
+        batcher.put(0, lambda _: left.send(b"again"))
+        await turns()
+        batcher.put(1, lambda _: None)
+        asyncio.get_running_loop().add_reader(right, lambda: batcher.put(right.recv(5)[0], lambda _: None))
+        sink.let_go(2)
+        async with asyncio.timeout(10):
+            await batcher.drain()
+        asyncio.get_running_loop().remove_reader(right)
+    assert sink.batches == [[0], [1, ord("a")]]
 
 
 async def test_a_full_queue_refuses_and_says_so() -> None:

@@ -1,0 +1,176 @@
+"""Readings over real sockets: a request that came as a whole is answered without a task, and as any other is."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+from aemos_core.errors import AemosError, Kind, invalid
+from aemos_core.http_heads import Answer
+from aemos_gateway.http_edge import IngestRoute
+from fastapi import FastAPI
+from starlette.types import Scope
+
+from tests.support.fake_coap import TOKEN, FakeAuth, FakeUplink
+from tests.support.http_server import serving
+from tests.support.redis_server import until
+
+pytestmark = pytest.mark.asyncio
+GOOD = b'{"variableName": "temperature", "value": 1}'
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Route(IngestRoute):
+    """Notes what it was asked to take at once, and what it took."""
+
+    def __init__(self, uplink: FakeUplink, *, warm: bool = True) -> None:
+        super().__init__(FakeAuth(warm=warm), uplink, FastAPI())
+        self.at_once: list[bool] = []
+        self.asked: list[Any] = []
+
+    def take(self, scope: Scope, body: bytes, answer: Answer) -> bool:
+        self.asked += getattr(answer, "args", ())  # uvicorn's cycle of request and response
+        self.at_once.append(super().take(scope, body, answer))
+        return self.at_once[-1]
+
+
+def head(length: int, *headers: bytes, token: bytes = TOKEN, query: bytes = b"") -> bytes:
+    """Of a POST of a reading."""
+    lines = [b"Host: a", b"Authorization: Bearer " + token, b"Content-Length: %d" % length, *headers]
+    return b"POST /api/v1/datastreams/token%b HTTP/1.1\r\n%b\r\n\r\n" % (query, b"\r\n".join(lines))
+
+
+@asynccontextmanager
+async def connected(route: Route) -> AsyncIterator[Connection]:
+    """A connection to a server of it."""
+    async with serving(route, route.take) as port, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+
+
+async def answer_of(reader: asyncio.StreamReader) -> bytes:
+    """The next answer, but for its date."""
+    answer = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", answer)
+    assert length is not None
+    return re.sub(rb"date: [^\r]*\r\n", b"", answer) + await reader.readexactly(int(length[1]))
+
+
+@pytest.mark.parametrize(
+    ("body", "refusal"),
+    [
+        (GOOD, None),
+        (b"{}", None),
+        (b"{", None),
+        (GOOD, invalid("variableName", "none", "unknown_variable")),
+        (GOOD, AemosError(Kind.BUSY, "too many", retry_after=3)),
+    ],
+    ids=["stored", "invalid", "malformed", "refused by ingest", "limited"],
+)
+async def test_whole_or_in_parts_the_answer_is_the_same(body: bytes, refusal: AemosError | None) -> None:
+    """And so is what is recorded of a refusal; the connection goes on."""
+    uplink = FakeUplink()
+    uplink.refusal = refusal
+    route = Route(uplink)
+    async with connected(route) as (reader, writer):
+        writer.write(head(len(body)) + body)
+        whole = await answer_of(reader)
+        refused = list(uplink.refused.all)
+        writer.write(head(len(body), b"Expect: 100-continue"))
+        assert await reader.readexactly(len(CONTINUE)) == CONTINUE
+        writer.write(body)
+        parts = await answer_of(reader)
+    assert route.at_once == [True]
+    assert re.sub(rb'"(id|recievedAt)":[^,}]*', b"", whole) == re.sub(rb'"(id|recievedAt)":[^,}]*', b"", parts)
+    assert uplink.refused.all == refused * 2
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (head(len(GOOD), token=b"unknown") + GOOD, b"401"),
+        (head(len(GOOD), query=b"?partial=yes") + GOOD, b"422"),
+        (head(70_000) + b" " * 70_000, b"413"),
+        (head(len(gzip.compress(GOOD, mtime=0)), b"Content-Encoding: gzip") + gzip.compress(GOOD, mtime=0), b"201"),
+        (b"GET /api/v1/datastreams/token HTTP/1.1\r\nHost: a\r\n\r\n", b"405"),
+    ],
+    ids=["unknown token", "query", "too large", "gzip", "another method"],
+)
+async def test_what_must_wait_or_is_wrong_before_its_body_goes_the_usual_way(sent: bytes, status: bytes) -> None:
+    """With the answer that it always had."""
+    route = Route(FakeUplink())
+    async with connected(route) as (reader, writer):
+        writer.write(sent)
+        assert (await answer_of(reader)).split()[1] == status
+    assert not any(route.at_once)
+
+
+async def test_the_first_request_of_a_token_asks_who_it_is() -> None:
+    """The second one knows."""
+    route = Route(FakeUplink(), warm=False)
+    async with connected(route) as (reader, writer):
+        for _ in range(2):
+            writer.write(head(len(GOOD)) + GOOD)
+            assert (await answer_of(reader)).split()[1] == b"201"
+    assert route.at_once == [False, True]
+
+
+async def test_requests_in_a_row_are_answered_in_order() -> None:
+    """Sent in one piece, the second waits for the first, and nothing of it is lost."""
+    uplink = FakeUplink()
+    route = Route(uplink)
+    uplink.held = True
+    async with connected(route) as (reader, writer):
+        bodies = [GOOD.replace(b"1", b"%d" % value) for value in (7, 8, 9)]
+        writer.write(b"".join(head(len(body)) + body for body in bodies))
+        await until(lambda: bool(uplink.readings), 10)
+        assert len(uplink.readings) == 1
+        uplink.held = False
+        uplink.release()
+        values = [re.findall(rb'"value":(\d)', await answer_of(reader)) for _ in bodies]
+    assert values == [[b"7"], [b"8"], [b"9"]]
+
+
+async def test_who_asks_for_the_end_of_the_connection_gets_it() -> None:
+    """After the answer, which says so."""
+    route = Route(FakeUplink())
+    async with connected(route) as (reader, writer):
+        writer.write(head(len(GOOD), b"Connection: close") + GOOD)
+        assert b"\r\nconnection: close\r\n" in await answer_of(reader)
+        assert await reader.read() == b""
+    assert route.at_once == [True]
+
+
+async def test_who_left_before_the_commit_disturbs_nobody() -> None:
+    """The reading is stored all the same; its answer goes nowhere."""
+    uplink = FakeUplink()
+    route = Route(uplink)
+    uplink.held = True
+    with failing_loudly() as failures:
+        async with connected(route) as (_, writer):
+            writer.write(head(len(GOOD)) + GOOD)
+            await until(lambda: bool(uplink.readings), 10)
+            writer.transport.abort()
+            await until(lambda: route.asked[0].disconnected, 10)
+            uplink.release()
+    assert failures == []
+
+
+@contextmanager
+def failing_loudly() -> Iterator[list[object]]:
+    """What the loop had to report meanwhile."""
+    loop, failures = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: failures.append(context))
+    try:
+        yield failures
+    finally:
+        loop.set_exception_handler(None)
