@@ -71,7 +71,8 @@ def header(family: str) -> list[str]:
     return [
         f"# Measured by `make bench ONLY={family}`",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores shared by everything, {platform.platform()}.",
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores shared by everything, {platform.platform()}, "
+        f"Python {platform.python_version()}.",
         "",
     ]
 
