@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
+from aemos_core import http_heads
 from aemos_core.errors import AemosError, Kind, invalid
 from aemos_core.http_heads import Answer
 from aemos_gateway.http_edge import IngestRoute
@@ -163,6 +164,24 @@ async def test_who_left_before_the_commit_disturbs_nobody() -> None:
             await until(lambda: route.asked[0].disconnected, 10)
             uplink.release()
     assert failures == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [b"\0", head(len(GOOD))[:20], b"GET / HTTP/1.1\r\nX: " + b"1" * 40_000],
+    ids=["garbage", "half a head", "too long a head"],
+)
+async def test_what_is_wrong_behind_a_request_is_no_answer_to_it(monkeypatch: pytest.MonkeyPatch, more: bytes) -> None:
+    """A client would take it for one, and send again what is stored. It ends the connection, after the answer."""
+    monkeypatch.setattr(http_heads, "HEAD_SECONDS", 0.1)
+    uplink = FakeUplink()
+    route = Route(uplink)
+    uplink.held = True
+    async with connected(route) as (reader, writer):
+        writer.write(head(len(GOOD)) + GOOD + more)
+        await until(lambda: bool(route.asked) and not route.asked[0].keep_alive, 10)
+        uplink.release()
+        assert (await reader.read()).count(b"HTTP/1.1 201 Created") == 1
 
 
 @contextmanager

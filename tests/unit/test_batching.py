@@ -135,6 +135,19 @@ async def test_who_sends_again_when_answered_is_in_the_next_batch() -> None:
     assert sink.batches == [[0], [1, ord("a")]]
 
 
+async def test_who_fails_at_a_result_fails_alone() -> None:
+    """The others of the batch are told, and the next batch leaves."""
+    sink, answers = Sink(opened=True), Answers()
+    batcher = Batcher(sink.send, max_batch=100, max_waiting=100)
+    batcher.put(0, {}.__getitem__)
+    answers.put(batcher, 1)
+    await turns()
+    answers.put(batcher, 2)
+    async with asyncio.timeout(10):
+        await batcher.drain()
+    assert (sink.batches, answers.got) == ([[0, 1], [2]], {1: 2, 2: 4})
+
+
 async def test_a_full_queue_refuses_and_says_so() -> None:
     """By weight; what was refused is not sent, and there is room again when a batch left."""
     sink, answers = Sink(), Answers()

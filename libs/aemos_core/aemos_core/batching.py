@@ -7,6 +7,7 @@ once more: otherwise two groups of clients would take turns, in batches of half 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
@@ -14,6 +15,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
 from aemos_core.errors import AemosError, Kind
+
+log = logging.getLogger("aemos.batching")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -99,7 +102,7 @@ class Batcher(Generic[T, R]):
         for task in self._tasks:
             task.cancel()
         for _, done, _, _ in dropped:
-            done(asyncio.CancelledError())
+            _tell(done, asyncio.CancelledError())
 
     def _start(self) -> None:
         self._start_scheduled = False
@@ -115,7 +118,7 @@ class Batcher(Generic[T, R]):
         while self._waiting and self._waiting[0][3] < begin:
             _, done, weight, _ = self._waiting.popleft()
             self._waiting_weight -= weight
-            done(AemosError(Kind.UNAVAILABLE, "it waited too long", reason="queue_full"))
+            _tell(done, AemosError(Kind.UNAVAILABLE, "it waited too long", reason="queue_full"))
 
     def _take(self) -> list[_Waiting[T, R]]:
         batch = [self._waiting.popleft()]
@@ -139,10 +142,17 @@ class Batcher(Generic[T, R]):
         finally:
             self._free += 1
             self._start_scheduled = True
-            for (_, done, _, _), result in zip(batch, results, strict=True):
-                done(result)
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._start)
+            for (_, done, _, _), result in zip(batch, results, strict=True):
+                _tell(done, result)
+
+
+def _tell(done: Done[R], result: R | BaseException) -> None:
+    try:
+        done(result)
+    except Exception:  # it is one's own affair: the others of the batch are told all the same
+        log.exception("a result was not delivered")
 
 
 def resolve(future: asyncio.Future[R], result: R | BaseException) -> None:

@@ -1,8 +1,8 @@
 """HTTP connections that must say in time, and in few bytes, what they want.
 
 An override of uvicorn 0.54.0: `HttpToolsProtocol.connection_made`, `connection_lost`, `data_received`,
-`on_message_begin`, `on_headers_complete` and `_start_asgi_task`; it reads and sets what `send` of a
-`RequestResponseCycle` does. The time of a body is bounded by the route that reads it.
+`on_message_begin`, `on_headers_complete`, `send_400_response` and `_start_asgi_task`; it reads and sets what `send`
+of a `RequestResponseCycle` does. The time of a body is bounded by the route that reads it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class HastyProtocol(HttpToolsProtocol):
     """
 
     _at_once: AtOnce | None = None
-    _begun: RequestResponseCycle | None = None
+    _begun: tuple[RequestResponseCycle, Any] | None = None
     _is_parsing = False
     _deadline: asyncio.TimerHandle | None = None
     _is_in_head = True
@@ -63,13 +63,11 @@ class HastyProtocol(HttpToolsProtocol):
         self._is_parsing = True
         super().data_received(data.replace(_H2C, b"\r\n"))
         self._is_parsing = False
-        if self._is_in_head:
-            self._wait(self._late)
-        elif self.cycle and self.cycle.response_complete:
-            self._wait(self.transport.close)
+        if not self._is_refused:
+            self._watch()
         if self._begun is not None:
-            cycle, self._begun = self._begun, None
-            self._start(cycle)
+            (cycle, app), self._begun = self._begun, None
+            self._start(cycle, app)
 
     def on_message_begin(self) -> None:
         self._is_in_head = True
@@ -84,16 +82,24 @@ class HastyProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self._is_parsing and self._at_once is not None:
-            self._begun = cycle  # only after what arrived is parsed is it known whether that is all of it
+            self._begun = cycle, app  # only after what arrived is parsed is it known whether that is all of it
         else:
             super()._start_asgi_task(cycle, app)
 
-    def _start(self, cycle: RequestResponseCycle) -> None:
+    def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
         # To a client that does not read, only a task can wait before it writes.
         is_whole = not (cycle.more_body or self.flow.write_paused or self.transport.is_closing())
         scope: Any = cycle.scope  # a TypedDict, which Starlette's type is not
-        if not (is_whole and self._at_once and self._at_once(scope, bytes(cycle.body), partial(_answer, cycle))):
-            super()._start_asgi_task(cycle, self.app)
+        if is_whole and self._at_once and self._at_once(scope, bytes(cycle.body), partial(_answer, cycle)):
+            cycle.body.clear()
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _watch(self) -> None:
+        if self._is_in_head:
+            self._wait(self._late)
+        elif self.cycle and self.cycle.response_complete:
+            self._wait(self.transport.close)
 
     def _wait(self, end: Callable[[], None]) -> None:
         if self._head_bytes > HEAD_BYTES:
@@ -104,7 +110,23 @@ class HastyProtocol(HttpToolsProtocol):
     def _late(self) -> None:
         self._refuse(b"408 Request Timeout")
 
+    def send_400_response(self, msg: str) -> None:
+        if not self._ends_after_answer():
+            super().send_400_response(msg)
+
+    def _ends_after_answer(self) -> bool:
+        """What is wrong behind a request that is not answered yet ends the connection, but after that answer: an error
+        before it would be taken for it."""
+        if not self.cycle or self.cycle.response_complete or self.cycle.more_body:
+            return False
+        self.cycle.keep_alive = False
+        self._is_refused = True
+        self._arrived()
+        return True
+
     def _refuse(self, status: bytes) -> None:
+        if self._ends_after_answer():
+            return
         self.transport.write(b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n" % status)
         # Closed at once, what still arrives would be answered by a reset, and the client might not see why.
         self._is_refused = True
@@ -119,6 +141,8 @@ class HastyProtocol(HttpToolsProtocol):
 
 def _answer(cycle: RequestResponseCycle, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
     cycle.response_started = cycle.response_complete = True
+    # As run_asgi does: the cycle keeps no connection that is gone.
+    completed, cycle.on_response = cycle.on_response, lambda: None
     if cycle.transport.is_closing():
         return
     lines = [STATUS_LINE[status]]
@@ -128,4 +152,4 @@ def _answer(cycle: RequestResponseCycle, status: int, headers: Sequence[tuple[by
     cycle.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (b"".join(lines), len(body), body))
     if not cycle.keep_alive:
         cycle.transport.close()
-    cycle.on_response()
+    completed()

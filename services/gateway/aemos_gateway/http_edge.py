@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -30,6 +31,8 @@ from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.json_codec import BOOLEANS
 from aemos_gateway.readings import MAX_BATCH_BYTES, MAX_READING_BYTES, Receipt, in_batch
 from aemos_gateway.service import Uplink
+
+log = logging.getLogger("aemos.gateway")
 
 INGEST_PATHS = {"/api/v1/datastreams/token": MAX_READING_BYTES, "/api/v1/datastreams/batch": MAX_BATCH_BYTES}
 """The routes of readings, and how many bytes a body may have, inflated too."""
@@ -81,7 +84,9 @@ class IngestRoute:
         done = partial(self._done, device, body, answer)
         try:
             self._uplink.put(device, body, PROTOCOL, done)
-        except AemosError as error:
+        except Exception as error:
+            if not isinstance(error, AemosError):
+                log.error("a reading over HTTP failed", exc_info=error)
             done(error)
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from typing import NamedTuple
 from aemos.v1 import data_stream_pb2, data_stream_pb2_grpc
 from aemos_core import telemetry
 from aemos_core.batching import Batcher, resolve
-from aemos_core.errors import AemosError, FieldError, Kind, unavailable
+from aemos_core.errors import AemosError, FieldError, Kind, internal, unavailable
 from opentelemetry.trace import Span
 
 from aemos_gateway.device_auth import Device
@@ -20,6 +21,8 @@ from aemos_gateway.presence import Presence
 from aemos_gateway.quota import Quota
 from aemos_gateway.readings import Reading, Receipt, Sent, decode, in_batch
 from aemos_gateway.rejections import Rejections
+
+log = logging.getLogger("aemos.gateway")
 
 MQTT = "mqtt"
 """The one protocol whose devices are connected while they send."""
@@ -157,8 +160,13 @@ def _finish(sent: Sent, span: Span | None, done: Done, is_partial: bool, results
         span.end()
     if isinstance(results, BaseException):
         done(results if isinstance(results, AemosError) else unavailable("the reading may not be stored"))
-    else:
-        done(_outcome(sent, is_partial, results))
+        return
+    try:
+        outcome: Receipt | AemosError = _outcome(sent, is_partial, results)
+    except ValueError as error:
+        log.error("ingest answered with what is not understood", exc_info=error)
+        outcome = internal()
+    done(outcome)
 
 
 def _outcome(sent: Sent, is_partial: bool, results: Results) -> Receipt | AemosError:

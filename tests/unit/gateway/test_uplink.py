@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from aemos.v1 import data_stream_pb2 as pb
+from aemos_core.errors import AemosError, Kind
 from aemos_core.rpc import MAX_MESSAGE_BYTES
 from aemos_gateway.device_auth import Device
 from aemos_gateway.quota import Quota
+from aemos_gateway.readings import Receipt
 from aemos_gateway.service import MOST_PER_CALL, Uplink
 
 
@@ -48,3 +50,23 @@ async def test_a_call_is_never_larger_than_ingest_takes(letter: str) -> None:
     assert all(receipt.stored for receipt in await asyncio.gather(*writing))
     assert len(ingest.sizes) > 1
     assert max(ingest.sizes) < MAX_MESSAGE_BYTES
+
+
+async def test_an_answer_that_is_not_understood_fails_its_reading_only() -> None:
+    """An ingest of another version may refuse for a reason that this gateway does not know."""
+
+    class Newer(FakeIngest):
+        async def WriteReadings(self, request: pb.WriteReadingsRequest, timeout: float) -> pb.WriteReadingsResponse:
+            newer = pb.WriteResult(refusal=pb.Refusal(kind="newer"))
+            return pb.WriteReadingsResponse(results=[newer, pb.WriteResult(id=1)])
+
+    rejections: Any = None
+    uplink = Uplink(Newer(), Quota(1_000_000, 1_000_000), rejections, Anybody())  # type: ignore[arg-type]
+    body = b'{"variableName": "temperature", "value": 1}'
+    device = Device(1, 1, 1, "d1")
+    writing = [asyncio.create_task(uplink.write(device, body, "http")) for _ in range(2)]
+    async with asyncio.timeout(10):
+        failed, stored = await asyncio.gather(*writing, return_exceptions=True)
+    assert isinstance(failed, AemosError)
+    assert failed.kind is Kind.INTERNAL
+    assert isinstance(stored, Receipt)
