@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from starlette.types import Scope
 
 from tests.support.fake_coap import TOKEN, FakeAuth, FakeUplink
-from tests.support.http_server import serving
+from tests.support.http_server import next_answer, serving
 from tests.support.redis_server import until
 
 pytestmark = pytest.mark.asyncio
@@ -60,10 +60,7 @@ async def connected(route: Route) -> AsyncIterator[Connection]:
 
 async def answer_of(reader: asyncio.StreamReader) -> bytes:
     """The next answer, but for its date."""
-    answer = await reader.readuntil(b"\r\n\r\n")
-    length = re.search(rb"content-length: (\d+)", answer)
-    assert length is not None
-    return re.sub(rb"date: [^\r]*\r\n", b"", answer) + await reader.readexactly(int(length[1]))
+    return re.sub(rb"date: [^\r]*\r\n", b"", b"".join(await next_answer(reader)))
 
 
 @pytest.mark.parametrize(

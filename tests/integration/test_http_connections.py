@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator
 
@@ -15,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from tests.support.http_server import serving
+from tests.support.http_server import next_answer, serving
 
 pytestmark = pytest.mark.asyncio
 GET = b"GET /size HTTP/1.1\r\nHost: a\r\nX: " + b"1" * 150 + b"\r\n\r\n"
@@ -46,10 +45,7 @@ async def connection() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.Stre
 
 async def answered(reader: asyncio.StreamReader) -> bytes:
     """The body of the next answer."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = re.search(rb"content-length: (\d+)", head)
-    assert length is not None
-    return await reader.readexactly(int(length[1]))
+    return (await next_answer(reader))[1]
 
 
 async def test_an_offer_of_http2_leaves_a_request_its_body(

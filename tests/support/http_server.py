@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,3 +23,11 @@ async def serving(app: Any, at_once: AtOnce | None = None) -> AsyncIterator[int]
         finally:
             stop.set()
             await running
+
+
+async def next_answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """Head and body of the next answer of a connection."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head)
+    assert length is not None
+    return head, await reader.readexactly(int(length[1]))

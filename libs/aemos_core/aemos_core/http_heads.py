@@ -33,6 +33,8 @@ class HastyProtocol(HttpToolsProtocol):
 
     It also closes one on which, for 8 s, only what belongs to no request comes: blank lines, or the body of one that is
     answered. A request that comes in one piece costs three assignments; a timer is set for those that do not.
+
+    What comes as a whole is first offered to `at_once`; what it does not take, and the rest, gets a task.
     """
 
     _at_once: AtOnce | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from functools import partial
 from zlib import crc32
@@ -19,8 +18,6 @@ from aemos_gateway.coap_exchanges import Exchange, Exchanges
 from aemos_gateway.device_auth import Device, DeviceAuth
 from aemos_gateway.readings import Receipt
 from aemos_gateway.service import Origin, Uplink
-
-log = logging.getLogger("aemos.gateway")
 
 PROTOCOL = "coap"
 REPEATED_SECONDS = 93.0
@@ -118,13 +115,10 @@ class Uploads:
 
     def _done(self, exchange: Exchange, device: Device | None, payload: bytes, result: Receipt | BaseException) -> None:
         self._ended()
-        try:
-            if device and isinstance(result, AemosError):
-                self._uplink.rejections.record(device, PROTOCOL, payload, result)
-            answer = coap_answers.stored(result) if isinstance(result, Receipt) else coap_answers.refused(result)
-            self._exchanges.answer(exchange, answer)
-        except Exception as error:  # it would reach the readings beside this one in the batch
-            log.error("an answer over CoAP was not sent: %s", type(error).__name__, exc_info=error)
+        if device and isinstance(result, AemosError):
+            self._uplink.rejections.record(device, PROTOCOL, payload, result)
+        answer = coap_answers.stored(result) if isinstance(result, Receipt) else coap_answers.refused(result)
+        self._exchanges.answer(exchange, answer)
 
     def _ended(self) -> None:
         self._pending -= 1
