@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import pytest
-from aemos_rules.conditions import ConditionFailed, InvalidCondition, compile_expression
+from aemos_rules.conditions import Comparison, ConditionFailed, InvalidCondition, compile_expression
 from aemos_rules.domain import Reading, RuleChain, VariableType
 from aemos_rules.literals import double_literals
 from aemos_rules.run import NOWHERE, Run
@@ -60,6 +60,20 @@ def test_what_people_write_works(expression: str, kind: VariableType, passing: A
     """Whole numbers compare and calculate with readings; indices, map keys, strings and names keep theirs."""
     assert holds(expression, kind, passing)
     assert not holds(expression, kind, stopping)
+
+
+@given(
+    symbol=st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
+    limit=st.integers(-3, 3) | st.floats(-1e9, 1e9).map(lambda limit: f"{limit:.3f}") | st.just(2**60),
+    distance=st.sampled_from([-1.0, -1e-9, 0.0, 1e-9, 1.0]),
+)
+def test_the_short_way_of_a_comparison_is_what_cel_says(symbol: str, limit: object, distance: float) -> None:
+    """The second one is no mere comparison."""
+    value = float(str(limit)) + distance
+    assert isinstance(compile_expression(f"value {symbol} {limit}", "number"), Comparison)
+    assert holds(f"value {symbol}{limit}", "number", value) == holds(
+        f"value {symbol} {limit} || false", "number", value
+    )
 
 
 @pytest.mark.parametrize(
