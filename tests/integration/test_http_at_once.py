@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aemos_core import http_heads
 from aemos_core.errors import AemosError, Kind, invalid
-from aemos_core.http_heads import Answer
+from aemos_core.http_heads import Answer, Take
 from aemos_gateway.http_edge import IngestRoute
 from fastapi import FastAPI
 from starlette.types import Scope
@@ -28,17 +28,23 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Route(IngestRoute):
-    """Notes what it was asked to take at once, and what it took."""
+    """Notes what it was asked to take at once, what it took, and how many heads were parsed for it."""
 
     def __init__(self, uplink: FakeUplink, *, warm: bool = True) -> None:
-        super().__init__(FakeAuth(warm=warm), uplink, FastAPI())
-        self.at_once: list[bool] = []
+        self.auth = FakeAuth(warm=warm)
+        super().__init__(self.auth, uplink, FastAPI())
+        self.parsed = 0
+        self.taken: list[bool] = []
         self.asked: list[Any] = []
 
-    def take(self, scope: Scope, body: bytes, answer: Answer) -> bool:
+    def at_once(self, scope: Scope) -> Take | None:
+        self.parsed += 1
+        return super().at_once(scope)
+
+    def take(self, token: bytes, most: int, body: bytes, answer: Answer) -> bool:
         self.asked += getattr(answer, "args", ())  # uvicorn's cycle of request and response
-        self.at_once.append(super().take(scope, body, answer))
-        return self.at_once[-1]
+        self.taken.append(super().take(token, most, body, answer))
+        return self.taken[-1]
 
 
 def head(length: int, *headers: bytes, token: bytes = TOKEN, query: bytes = b"") -> bytes:
@@ -50,12 +56,22 @@ def head(length: int, *headers: bytes, token: bytes = TOKEN, query: bytes = b"")
 @asynccontextmanager
 async def connected(route: Route) -> AsyncIterator[Connection]:
     """A connection to a server of it."""
-    async with serving(route, route.take) as port, asyncio.timeout(20):
+    async with serving(route, route.at_once) as port, asyncio.timeout(20):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             yield reader, writer
         finally:
             writer.close()
+
+
+@asynccontextmanager
+async def connected_to(other: Connection) -> AsyncIterator[Connection]:
+    """One more connection to the server of this one."""
+    reader, writer = await asyncio.open_connection(*other[1].get_extra_info("peername"))
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
 
 
 async def answer_of(reader: asyncio.StreamReader) -> bytes:
@@ -87,7 +103,7 @@ async def test_whole_or_in_parts_the_answer_is_the_same(body: bytes, refusal: Ae
         assert await reader.readexactly(len(CONTINUE)) == CONTINUE
         writer.write(body)
         parts = await answer_of(reader)
-    assert route.at_once == [True]
+    assert route.taken == [True]
     assert re.sub(rb'"(id|recievedAt)":[^,}]*', b"", whole) == re.sub(rb'"(id|recievedAt)":[^,}]*', b"", parts)
     assert uplink.refused.all == refused * 2
 
@@ -109,7 +125,7 @@ async def test_what_must_wait_or_is_wrong_before_its_body_goes_the_usual_way(sen
     async with connected(route) as (reader, writer):
         writer.write(sent)
         assert (await answer_of(reader)).split()[1] == status
-    assert not any(route.at_once)
+    assert not any(route.taken)
 
 
 async def test_the_first_request_of_a_token_asks_who_it_is() -> None:
@@ -119,18 +135,32 @@ async def test_the_first_request_of_a_token_asks_who_it_is() -> None:
         for _ in range(2):
             writer.write(head(len(GOOD)) + GOOD)
             assert (await answer_of(reader)).split()[1] == b"201"
-    assert route.at_once == [False, True]
+    assert route.taken == [False, True]
 
 
-async def test_requests_in_a_row_are_answered_in_order() -> None:
-    """Sent in one piece, the second waits for the first, and nothing of it is lost."""
+async def know(connection: Connection) -> None:
+    """Makes the head of GOOD a known one."""
+    reader, writer = connection
+    writer.write(head(len(GOOD)) + GOOD)
+    assert (await answer_of(reader)).split()[1] == b"201"
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_requests_in_a_row_are_answered_in_order(pieces: int, is_known: bool) -> None:
+    """Sent in one piece or in several, the second waits for the first, and nothing of it is lost."""
     uplink = FakeUplink()
     route = Route(uplink)
-    uplink.held = True
     async with connected(route) as (reader, writer):
+        if is_known:
+            await know((reader, writer))
+        uplink.held = True
+        uplink.readings.clear()
         bodies = [GOOD.replace(b"1", b"%d" % value) for value in (7, 8, 9)]
-        writer.write(b"".join(head(len(body)) + body for body in bodies))
-        await until(lambda: bool(uplink.readings), 10)
+        sent = [head(len(body)) + body for body in bodies]
+        for piece in sent if pieces > 1 else [b"".join(sent)]:
+            writer.write(piece)
+            await until(lambda: bool(uplink.readings), 10)
         assert len(uplink.readings) == 1
         uplink.held = False
         uplink.release()
@@ -145,22 +175,89 @@ async def test_who_asks_for_the_end_of_the_connection_gets_it() -> None:
         writer.write(head(len(GOOD), b"Connection: close") + GOOD)
         assert b"\r\nconnection: close\r\n" in await answer_of(reader)
         assert await reader.read() == b""
-    assert route.at_once == [True]
+    assert route.taken == [True]
 
 
-async def test_who_left_before_the_commit_disturbs_nobody() -> None:
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_who_left_before_the_commit_disturbs_nobody(is_known: bool) -> None:
     """The reading is stored all the same; its answer goes nowhere."""
     uplink = FakeUplink()
     route = Route(uplink)
-    uplink.held = True
     with failing_loudly() as failures:
-        async with connected(route) as (_, writer):
+        async with connected(route) as (reader, writer):
+            if is_known:
+                await know((reader, writer))
+            uplink.held = True
+            uplink.readings.clear()
             writer.write(head(len(GOOD)) + GOOD)
             await until(lambda: bool(uplink.readings), 10)
             writer.transport.abort()
-            await until(lambda: route.asked[0].disconnected, 10)
+            await until(lambda: route.asked[-1].disconnected, 10)
             uplink.release()
     assert failures == []
+
+
+async def test_a_head_that_was_taken_is_not_parsed_again() -> None:
+    """On any connection; each answer is of its own body. A body of another length has another head."""
+    route = Route(FakeUplink())
+    async with connected(route) as first:
+        await know(first)
+        async with connected_to(first) as second:
+            for value, (reader, writer) in enumerate((first, second, second)):
+                writer.write(head(len(GOOD)) + GOOD.replace(b"1", b"%d" % value))
+                assert b'"value":%d' % value in await answer_of(reader)
+        assert (route.parsed, route.taken) == (1, [True] * 4)
+        longer = GOOD.replace(b"1", b"100")
+        first[1].write(head(len(longer)) + longer)
+        assert b'"value":100' in await answer_of(first[0])
+    assert (route.parsed, route.taken) == (2, [True] * 5)
+
+
+async def test_a_known_head_is_good_only_while_its_token_is() -> None:
+    """Revoked, it gets what any unknown one does."""
+    route = Route(FakeUplink())
+    async with connected(route) as (reader, writer):
+        await know((reader, writer))
+        route.auth.revoke(TOKEN)
+        for _ in range(2):
+            writer.write(head(len(GOOD)) + GOOD)
+            assert (await answer_of(reader)).split()[1] == b"401"
+
+
+CHUNKED = b"POST /api/v1/datastreams/token HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %b\r\n%b\r\n" % (
+    TOKEN,
+    b"Transfer-Encoding: chunked\r\n",
+)
+
+
+async def test_a_head_says_where_its_body_ends() -> None:
+    """In chunks it does not, so such a head is parsed each time; a known one may come without its body."""
+    route = Route(FakeUplink())
+    async with connected(route) as (reader, writer):
+        for values in (b"12", b"345"):
+            body = GOOD.replace(b"1", values)
+            writer.write(CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+            assert b'"value":%b,' % values in await answer_of(reader)
+        assert route.parsed == 2
+        expecting = head(len(GOOD), b"Expect: 100-continue")
+        writer.write(expecting + GOOD)
+        assert (await answer_of(reader)).split()[1] == b"201"
+        writer.write(expecting)
+        assert await reader.readexactly(len(CONTINUE)) == CONTINUE
+        writer.write(GOOD)
+        assert (await answer_of(reader)).split()[1] == b"201"
+        await know((reader, writer))
+
+
+async def test_a_server_knows_no_more_heads_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It begins again with none; long ones it does not keep."""
+    monkeypatch.setattr(http_heads, "KNOWN_HEADS", 2)
+    route = Route(FakeUplink())
+    async with connected(route) as (reader, writer):
+        for name in (b"A", b"B", b"C", b"A", b"A", b"L" * 2000, b"L" * 2000):
+            writer.write(head(len(GOOD), b"%b: x" % name) + GOOD)
+            assert (await answer_of(reader)).split()[1] == b"201"
+    assert route.parsed == 6
 
 
 @pytest.mark.parametrize(
@@ -168,15 +265,23 @@ async def test_who_left_before_the_commit_disturbs_nobody() -> None:
     [b"\0", head(len(GOOD))[:20], b"GET / HTTP/1.1\r\nX: " + b"1" * 40_000],
     ids=["garbage", "half a head", "too long a head"],
 )
-async def test_what_is_wrong_behind_a_request_is_no_answer_to_it(monkeypatch: pytest.MonkeyPatch, more: bytes) -> None:
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_what_is_wrong_behind_a_request_is_no_answer_to_it(
+    monkeypatch: pytest.MonkeyPatch, more: bytes, is_known: bool
+) -> None:
     """A client would take it for one, and send again what is stored. It ends the connection, after the answer."""
     monkeypatch.setattr(http_heads, "HEAD_SECONDS", 0.1)
     uplink = FakeUplink()
     route = Route(uplink)
-    uplink.held = True
     async with connected(route) as (reader, writer):
-        writer.write(head(len(GOOD)) + GOOD + more)
-        await until(lambda: bool(route.asked) and not route.asked[0].keep_alive, 10)
+        if is_known:
+            await know((reader, writer))
+        uplink.held = True
+        uplink.readings.clear()
+        for piece in (head(len(GOOD)) + GOOD, more) if is_known else (head(len(GOOD)) + GOOD + more,):
+            writer.write(piece)
+            await until(lambda: bool(uplink.readings), 10)
+        await until(lambda: not route.asked[-1].keep_alive, 10)
         uplink.release()
         assert (await reader.read()).count(b"HTTP/1.1 201 Created") == 1
 

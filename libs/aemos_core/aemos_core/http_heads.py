@@ -1,8 +1,9 @@
 """HTTP connections that must say in time, and in few bytes, what they want.
 
 An override of uvicorn 0.54.0: `HttpToolsProtocol.connection_made`, `connection_lost`, `data_received`,
-`on_message_begin`, `on_headers_complete`, `send_400_response` and `_start_asgi_task`; it reads and sets what `send`
-of a `RequestResponseCycle` does. The time of a body is bounded by the route that reads it.
+`on_message_begin`, `on_headers_complete`, `send_400_response` and `_start_asgi_task`; it makes a
+`RequestResponseCycle` as `on_headers_complete` does, and reads and sets what its `send` does. The time of a body is
+bounded by the route that reads it.
 """
 
 from __future__ import annotations
@@ -18,14 +19,23 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 HEAD_SECONDS = 8.0
 HEAD_BYTES = 32 * 1024
 LINGER_SECONDS = 0.5
+KNOWN_HEADS = 20_000
+"""Heads of a server that are known again: a device sends the same one with each reading of a length."""
+KNOWN_HEAD_BYTES = 1024
+_HEAD_END = b"\r\n\r\n"
 _H2C = b"\r\nUpgrade: h2c\r\n"
 """Java's and curl's offer of HTTP/2: with it httptools would leave a request without its body."""
 
 
 Answer: TypeAlias = Callable[[int, Sequence[tuple[bytes, bytes]], bytes], None]
 """Answers a request, once and later too: status, headers but for the length, body."""
-AtOnce: TypeAlias = Callable[[Scope, bytes, Answer], bool]
-"""Takes a request that came as a whole, without a task and with one write; False leaves it to the application."""
+Take: TypeAlias = Callable[[bytes, Answer], bool]
+"""Takes the body of a request that came as a whole, without a task and with one write; False leaves it to the
+application."""
+AtOnce: TypeAlias = Callable[[Scope], Take | None]
+"""What takes requests with such a head, on any connection; None: the application does."""
+Heads: TypeAlias = dict[bytes, tuple[Take, int]]
+"""Heads of requests that were taken, each with what takes them, and how long the body behind it is."""
 
 
 class HastyProtocol(HttpToolsProtocol):
@@ -34,10 +44,10 @@ class HastyProtocol(HttpToolsProtocol):
     It also closes one on which, for 8 s, only what belongs to no request comes: blank lines, or the body of one that is
     answered. A request that comes in one piece costs three assignments; a timer is set for those that do not.
 
-    What comes as a whole is first offered to `at_once`; what it does not take, and the rest, gets a task.
+    What comes as a whole is first offered to `at_once`; what it does not take, and the rest, gets a task. A head that
+    was taken before means the same again, byte by byte, and is not parsed.
     """
 
-    _at_once: AtOnce | None = None
     _begun: tuple[RequestResponseCycle, Any] | None = None
     _is_parsing = False
     _deadline: asyncio.TimerHandle | None = None
@@ -45,9 +55,10 @@ class HastyProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _is_refused = False
 
-    def __init__(self, *args: Any, at_once: AtOnce | None = None, **options: Any) -> None:
+    def __init__(self, *args: Any, at_once: AtOnce | None, heads: Heads, **options: Any) -> None:
         super().__init__(*args, **options)
         self._at_once = at_once
+        self._heads = heads
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -60,6 +71,9 @@ class HastyProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
+        head = self._head_of(data)
+        if head and self._is_taken(head, data[len(head) :]):
+            return
         if self._is_in_head:
             self._head_bytes += len(data)
         self._is_parsing = True
@@ -69,18 +83,56 @@ class HastyProtocol(HttpToolsProtocol):
             self._watch()
         if self._begun is not None:
             (cycle, app), self._begun = self._begun, None
-            self._start(cycle, app)
+            self._start(cycle, app, head, data[len(head) :])
+
+    def _head_of(self, data: bytes) -> bytes:
+        """The head of a request when it begins here and ends soon, else nothing."""
+        if self.cycle is None:
+            begins = not self._head_bytes
+        else:
+            begins = self.cycle.response_complete and not (self.cycle.more_body or self._is_in_head)
+        end = data.find(_HEAD_END, 0, KNOWN_HEAD_BYTES) if begins and self._at_once else -1
+        return b"" if end < 0 else data[: end + len(_HEAD_END)]
+
+    def _is_taken(self, head: bytes, body: bytes) -> bool:
+        """Whether this is a whole request of a known head, and was taken."""
+        take, length = self._heads.get(head, (None, 0))
+        if take is None or len(body) != length or not self._can_answer():
+            return False
+        self._unset_keepalive_if_required()
+        cycle = RequestResponseCycle(
+            scope={},  # type: ignore[typeddict-item]  # no application sees it
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=True,
+            on_response=self.on_response_complete,
+        )
+        cycle.more_body = False
+        if not take(body, partial(_answer, cycle)):
+            return False
+        self.cycle = cycle
+        self._head_ended()
+        return True
 
     def on_message_begin(self) -> None:
         self._is_in_head = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        self._head_ended()
+        super().on_headers_complete()
+
+    def _head_ended(self) -> None:
         self._is_in_head = False
         self._head_bytes = 0
         if self._deadline is not None:
             self._arrived()
-        super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self._is_parsing and self._at_once is not None:
@@ -88,14 +140,24 @@ class HastyProtocol(HttpToolsProtocol):
         else:
             super()._start_asgi_task(cycle, app)
 
-    def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
-        # To a client that does not read, only a task can wait before it writes.
-        is_whole = not (cycle.more_body or self.flow.write_paused or self.transport.is_closing())
+    def _start(self, cycle: RequestResponseCycle, app: Any, head: bytes, rest: bytes) -> None:
         scope: Any = cycle.scope  # a TypedDict, which Starlette's type is not
-        if is_whole and self._at_once and self._at_once(scope, bytes(cycle.body), partial(_answer, cycle)):
-            cycle.body.clear()
-        else:
+        is_whole = not cycle.more_body and self._can_answer()
+        take = self._at_once(scope) if is_whole and self._at_once else None
+        body = bytes(cycle.body)
+        if take is None or not take(body, partial(_answer, cycle)):
             super()._start_asgi_task(cycle, app)
+            return
+        cycle.body.clear()
+        # A body that was sent in other bytes is in chunks, or another request follows it.
+        if head and body == rest and cycle.keep_alive and not self.parser.should_upgrade():
+            if len(self._heads) >= KNOWN_HEADS:
+                self._heads.clear()
+            self._heads[head] = take, len(body)
+
+    def _can_answer(self) -> bool:
+        """To a client that does not read, only a task can wait before it writes."""
+        return not (self.flow.write_paused or self.transport.is_closing())
 
     def _watch(self) -> None:
         if self._is_in_head:

@@ -34,8 +34,8 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """A component: serves an ASGI application on a bound socket, and drains for `drain_seconds` at most.
 
-    `at_once` gets a request that came as a whole before the application does; `options` are further ones of
-    uvicorn.Config.
+    `at_once` is asked about a request that came as a whole before the application gets it; `options` are further ones
+    of uvicorn.Config.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class HttpServer:
     ) -> None:
         config = uvicorn.Config(
             app,
-            http=partial(HastyProtocol, at_once=at_once),  # type: ignore[arg-type]
+            http=partial(HastyProtocol, at_once=at_once, heads={}),  # type: ignore[arg-type]
             lifespan="off",
             log_config=None,
             access_log=False,

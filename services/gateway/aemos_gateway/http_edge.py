@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 import grpc
 from aemos.v1 import history_pb2_grpc
 from aemos_core.errors import AemosError, internal, invalid, unauthenticated
-from aemos_core.http_heads import Answer
+from aemos_core.http_heads import Answer, Take
 from aemos_core.identity import TokenVerifier
 from aemos_core.names import READY_PROBE
 from aemos_core.redis_link import RedisClient
@@ -69,17 +69,21 @@ class IngestRoute:
         except AemosError as error:
             await _answer(send, *_problem(error))
 
-    def take(self, scope: Scope, body: bytes, answer: Answer) -> bool:
-        """A whole request; False when something must be waited for, or is wrong before its body is."""
-        most = INGEST_PATHS.get(scope["path"], -1)
-        if scope["method"] != "POST" or scope["query_string"] or len(body) > most:
-            return False
+    def at_once(self, scope: Scope) -> Take | None:
+        """What takes whole requests with this head; None when something is wrong before the body is, or is special."""
+        most = INGEST_PATHS.get(scope["path"])
+        if most is None or scope["method"] != "POST" or scope["query_string"]:
+            return None
         try:
             token, _, encoding = _headers(scope["headers"])
         except AemosError:
-            return False
+            return None
+        return None if encoding else partial(self.take, token, most)
+
+    def take(self, token: bytes, most: int, body: bytes, answer: Answer) -> bool:
+        """A whole body of `most` bytes at most; False when something must be waited for."""
         device = self._auth.known(token)
-        if device is None or encoding:
+        if device is None or len(body) > most:
             return False
         done = partial(self._done, device, body, answer)
         try:

@@ -68,7 +68,7 @@ async def wire(settings: GatewaySettings) -> AsyncIterator[Sequence[Component]]:
 
         app = IngestRoute(auth, uplink, make_app(_channels(services), verifier, ingest, redis))
         bound = stack.enter_context(bound_socket(settings.bind, settings.http_port, "AEMOS_HTTP_PORT"))
-        http = HttpServer(app, bound, settings.drain_seconds, app.take, ws="none")
+        http = HttpServer(app, bound, settings.drain_seconds, app.at_once, ws="none")
         ports = Ports(uplink, downlink, Sessions(redis), Backlog(feed, partial(entries, redis)))
         mqtt = MqttEdge(auth, ports)
         await mqtt.listen(settings.bind, settings.mqtt_port)
