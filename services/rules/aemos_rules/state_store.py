@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aemos_core import audit
 from aemos_core.records import AnyRow
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import LargeBinary, and_, bindparam, cast, delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
@@ -45,10 +45,17 @@ async def remove(connection: AsyncConnection, state_id: int) -> None:
     await audit.record(connection, t.audit, "device_state.delete", f"device state {state_id}")
 
 
-async def locked(connection: AsyncConnection, state_ids: Iterable[int]) -> Sequence[AnyRow]:
-    """States by id, of any organization: for the judge. Nobody else changes them until the transaction ends."""
-    query = select(t.device_state).where(_s.id.in_(sorted(state_ids))).order_by(_s.id)
-    return (await connection.execute(query.with_for_update())).all()
+async def locked(
+    connection: AsyncConnection, state_ids: Iterable[int], value: str = "", unless: Collection[int] = ()
+) -> Sequence[AnyRow]:
+    """States by id, of any organization: for the judge. Nobody else changes them until the transaction ends.
+
+    Of the states `unless` only those whose value is not `value`: reading them all would be most of an assertion's cost.
+    """
+    # As bytes: to MariaDB "a" and "a " are the same text. 0 is no id: of none at all, it would look at the whole table.
+    is_other = cast(_s.value, LargeBinary) != value.encode()
+    wanted = or_(_s.id.in_([0, *state_ids]), and_(_s.id.in_([0, *unless]), is_other))
+    return (await connection.execute(select(t.device_state).where(wanted).order_by(_s.id).with_for_update())).all()
 
 
 async def change(connection: AsyncConnection, rows: Sequence[StateRow], changes: Sequence[Instance]) -> None:
