@@ -1,4 +1,8 @@
-"""Redis: one client with deadlines, and subscriptions that come back by themselves."""
+"""Redis: one client with deadlines, and subscriptions that come back by themselves.
+
+An override of redis 8.1: `redis.asyncio.connection.Connection.pack_command` is hiredis', as it is without asyncio.
+tests/unit/test_library_contract_redis.py fails when that changes.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,40 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
+from redis.typing import EncodableT
 
 log = logging.getLogger("aemos.redis")
 
 RedisClient = Redis
 _RECONNECT_SECONDS = (0.05, 0.2, 0.5, 1.0)
 _PING_SECONDS = 5.0
+_SERIALIZER = HiredisRespSerializer()
+
+
+class FastConnection(Connection):
+    """Writes commands of hundreds of fields in a quarter of the time that the library takes in Python."""
+
+    def pack_command(self, *args: EncodableT) -> list[bytes]:
+        packed: list[bytes] = _SERIALIZER.pack(*args)  # type: ignore[arg-type]
+        return packed
 
 
 @asynccontextmanager
 async def open_redis(url: str) -> AsyncIterator[RedisClient]:
     """A client whose every command ends within 5 s; nothing is repeated behind our back."""
     client: RedisClient = Redis.from_url(
-        url, socket_connect_timeout=2, socket_timeout=5, retry=Retry(NoBackoff(), 0), health_check_interval=0
+        url,
+        socket_connect_timeout=2,
+        socket_timeout=5,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+        connection_class=FastConnection,  # of redis://; the library takes its own for rediss://
     )
     try:
         yield client
