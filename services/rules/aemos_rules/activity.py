@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 
+import msgspec
 from aemos_core.redis_link import RedisClient
 from aemos_core.waiting import wait
 from redis.exceptions import RedisError
@@ -68,7 +68,7 @@ class Activities:
                         pipe.hincrby(key, field, count)
                         written.append((activity, field, count))
                 idle = [dict(zip(IDLE_RUN, run, strict=True)) for run in reversed(activity.idle)]
-                pipe.hset(key, "idle", json.dumps(idle))
+                pipe.hset(key, "idle", msgspec.json.encode(idle))
                 pipe.expire(key, _KEPT_SECONDS)
             await pipe.execute()
         for activity, field, count in written:  # more may have come meanwhile
