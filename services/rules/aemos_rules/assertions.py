@@ -8,8 +8,7 @@ alarms are read once, locked, since on the way to a change each statement is hal
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from aemos.v1 import job_pb2
@@ -62,11 +61,8 @@ class Assertions(Pending, ABC):
             self._by_key.setdefault(assertion.key, []).append(assertion)
 
     @abstractmethod
-    async def known(self, connection: AsyncConnection, asserted: Mapping[Key, Sequence[Any]]) -> Mapping[Key, Known]:
-        """What there is, or begins with the first assertion. Locked until the transaction ends.
-
-        May leave out what is gone, and what already has the one value that is asserted of it.
-        """
+    async def known(self, connection: AsyncConnection, keys: Iterable[Key]) -> Mapping[Key, Known]:
+        """What there is, or begins with the first assertion. Locked until the transaction ends."""
 
     @abstractmethod
     async def change(
@@ -86,9 +82,7 @@ class Assertions(Pending, ABC):
             Folded(key, row, *fold(value, max(mark, reached.get(key, mark)), self._by_key[key]))
             for key, (value, mark, row) in known.items()
         ]
-        moved = {key: max(one.watermark for one in self._by_key[key]) for key in self._by_key.keys() - known.keys()}
-        moved |= {each.key: each.watermark for each in folded}
-        self._moved = {key: mark for key, mark in moved.items() if mark > reached.get(key, NEVER)}
+        self._moved = {each.key: each.watermark for each in folded if each.watermark != reached.get(each.key)}
         self._found = [each for each in folded if each.changes]
         self.writes = bool(self._found)
         self.causes = {_cause(assertion) for each in self._found for _, assertion in each.changes}
@@ -109,11 +103,8 @@ class States(Assertions):
 
     marks = "device-state:asserted"
 
-    async def known(self, connection: AsyncConnection, asserted: Mapping[int, Sequence[Any]]) -> Mapping[int, Known]:
-        of_one = {key: all_[0].value for key, all_ in asserted.items() if len({one.value for one in all_}) == 1}
-        usual, _ = Counter(of_one.values()).most_common(1)[0] if of_one else ("", 0)
-        unless = [key for key, value in of_one.items() if value == usual]
-        rows = await state_store.locked(connection, asserted.keys() - set(unless), usual, unless)
+    async def known(self, connection: AsyncConnection, keys: Iterable[int]) -> Mapping[int, Known]:
+        rows = await state_store.locked(connection, keys)
         return {row.id: Known(row.value, watermark_of(row), row) for row in rows}
 
     async def change(
@@ -130,11 +121,9 @@ class Alarms(Assertions):
 
     marks = "alarm:asserted"
 
-    async def known(
-        self, connection: AsyncConnection, asserted: Mapping[AlarmKey, Sequence[Any]]
-    ) -> Mapping[AlarmKey, Known]:
-        rows = await alarm_store.latest(connection, asserted)
-        return {key: _known_alarm(rows.get(key)) for key in asserted}
+    async def known(self, connection: AsyncConnection, keys: Iterable[AlarmKey]) -> Mapping[AlarmKey, Known]:
+        rows = await alarm_store.latest(connection, keys)
+        return {key: _known_alarm(rows.get(key)) for key in keys}
 
     async def change(
         self, connection: AsyncConnection, found: Sequence[Folded], runs: RunIds

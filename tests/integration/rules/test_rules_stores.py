@@ -20,7 +20,7 @@ from aemos_rules.chain_api import RuleChainServicer
 from aemos_rules.domain import Connection, Node, RuleChain, StateRow
 from aemos_rules.state_api import DeviceStateServicer
 from aemos_rules.state_store import Instance
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.support.outbox import FakeOutbox
@@ -200,54 +200,6 @@ async def test_two_judges_of_one_state_take_turns(database: Database, database_u
         assert row.value == "normal" + "+" * 8
         history = await connection.execute(select(t.device_state_instance))
         assert sorted(one.value for one in history) == ["normal" + "+" * n for n in range(1, 9)]
-
-
-async def test_what_has_its_value_already_is_not_read(database: Database) -> None:
-    """Byte by byte: a space more or another case is another value."""
-    async with database.write() as connection:
-        ids = [await add_state(connection, device) for device in range(1, 6)]
-        rows = [StateRow(ids[n], value, (1, 1, 1)) for n, value in enumerate(["normal ", "Normal", "x"])]
-        await state_store.change(
-            connection, rows, [Instance(row.device_state_id, "normal", row.value, 1) for row in rows]
-        )
-        found = await state_store.locked(connection, [], "normal", ids)
-        assert [row.value for row in found] == ["normal ", "Normal", "x"]
-        assert [row.id for row in await state_store.locked(connection, ids[4:], "normal", ids[:4])] == [
-            *ids[:3],
-            ids[4],
-        ]
-        assert not await state_store.locked(connection, [])
-
-
-async def somebody_waits(database: Database) -> None:
-    """Returns when a transaction waits for a row that another one has locked."""
-    waiting = text("SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'")
-    async with asyncio.timeout(10), database.read() as connection:
-        while not (await connection.execute(waiting)).scalar():  # noqa: ASYNC110 - only the server knows
-            await asyncio.sleep(0.2)  # who asks more often than each 0.1 s gets the first answer again
-
-
-async def test_who_asserts_what_another_one_is_changing_waits_and_sees_it(
-    database: Database, database_url: str
-) -> None:
-    """What had the value when it was asked about may have another one when it is locked."""
-    async with database.write() as connection:
-        state = await add_state(connection)
-    locked, found = asyncio.Event(), []
-
-    async def look(own: Database) -> None:
-        await locked.wait()
-        async with own.write() as connection:
-            found.extend(await state_store.locked(connection, [], "normal", [state]))
-
-    async with open_database(database_url) as another, asyncio.TaskGroup() as group:
-        group.create_task(look(another))
-        async with database.write() as connection:
-            await state_store.change(connection, [StateRow(state, "x", (1, 1, 1))], [Instance(state, "normal", "x", 1)])
-            locked.set()
-            if connection.dialect.name != "sqlite":  # there, whoever writes waits for its turn as a whole
-                await somebody_waits(database)
-    assert [row.value for row in found] == ["x"]
 
 
 async def test_pages_of_large_chains_fit_into_a_message(database: Database) -> None:
