@@ -145,10 +145,9 @@ async def know(connection: Connection) -> None:
     assert (await answer_of(reader)).split()[1] == b"201"
 
 
-@pytest.mark.parametrize("pieces", [1, 3])
 @pytest.mark.parametrize("is_known", [False, True])
-async def test_requests_in_a_row_are_answered_in_order(pieces: int, is_known: bool) -> None:
-    """Sent in one piece or in several, the second waits for the first, and nothing of it is lost."""
+async def test_requests_in_a_row_are_answered_in_order(is_known: bool) -> None:
+    """Sent in one piece, the second waits for the first, and nothing of it is lost."""
     uplink = FakeUplink()
     route = Route(uplink)
     async with connected(route) as (reader, writer):
@@ -157,10 +156,8 @@ async def test_requests_in_a_row_are_answered_in_order(pieces: int, is_known: bo
         uplink.held = True
         uplink.readings.clear()
         bodies = [GOOD.replace(b"1", b"%d" % value) for value in (7, 8, 9)]
-        sent = [head(len(body)) + body for body in bodies]
-        for piece in sent if pieces > 1 else [b"".join(sent)]:
-            writer.write(piece)
-            await until(lambda: bool(uplink.readings), 10)
+        writer.write(b"".join(head(len(body)) + body for body in bodies))
+        await until(lambda: bool(uplink.readings), 10)
         assert len(uplink.readings) == 1
         uplink.held = False
         uplink.release()
@@ -168,14 +165,35 @@ async def test_requests_in_a_row_are_answered_in_order(pieces: int, is_known: bo
     assert values == [[b"7"], [b"8"], [b"9"]]
 
 
-async def test_who_asks_for_the_end_of_the_connection_gets_it() -> None:
-    """After the answer, which says so."""
-    route = Route(FakeUplink())
+async def test_a_known_head_waits_for_the_answer_before_it() -> None:
+    """It came by itself, while another request was under way."""
+    uplink = FakeUplink()
+    route = Route(uplink)
     async with connected(route) as (reader, writer):
-        writer.write(head(len(GOOD), b"Connection: close") + GOOD)
-        assert b"\r\nconnection: close\r\n" in await answer_of(reader)
-        assert await reader.read() == b""
-    assert route.taken == [True]
+        await know((reader, writer))
+        uplink.held = True
+        uplink.readings.clear()
+        writer.write(head(len(GOOD)) + GOOD.replace(b"1", b"7"))
+        await until(lambda: bool(uplink.readings), 10)
+        writer.write(head(len(GOOD)) + GOOD.replace(b"1", b"8"))
+        await until(lambda: bool(route.asked[1].flow.read_paused), 10, "a second request: it reads no further")
+        assert len(uplink.readings) == 1
+        uplink.held = False
+        uplink.release()
+        values = [re.findall(rb'"value":(\d)', await answer_of(reader)) for _ in range(2)]
+    assert values == [[b"7"], [b"8"]]
+
+
+async def test_who_asks_for_the_end_of_the_connection_gets_it() -> None:
+    """After the answer, which says so; with a head that was seen before too."""
+    route = Route(FakeUplink())
+    async with connected(route) as first:
+        for reader, writer in (first, await asyncio.open_connection(*first[1].get_extra_info("peername"))):
+            writer.write(head(len(GOOD), b"Connection: close") + GOOD)
+            assert b"\r\nconnection: close\r\n" in await answer_of(reader)
+            assert await reader.read() == b""
+            writer.close()
+    assert route.taken == [True] * 2
 
 
 @pytest.mark.parametrize("is_known", [False, True])
@@ -213,6 +231,55 @@ async def test_a_head_that_was_taken_is_not_parsed_again() -> None:
     assert (route.parsed, route.taken) == (2, [True] * 5)
 
 
+async def protocol_of(route: Route, uplink: FakeUplink, connection: Connection) -> http_heads.HastyProtocol:
+    """The server's side of a connection, on which a known head was answered; while it was under way no timer ran."""
+    reader, writer = connection
+    await know(connection)
+    uplink.held = True
+    writer.write(head(len(GOOD)) + GOOD)
+    await until(lambda: len(route.asked) == 2, 10)
+    protocol: http_heads.HastyProtocol = route.asked[1].on_response.__self__
+    assert protocol.timeout_keep_alive_task is None
+    uplink.held = False
+    uplink.release()
+    await answer_of(reader)
+    return protocol
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+async def test_a_known_head_within_another_one_is_no_request(is_first: bool) -> None:
+    """It is a header of the one that began before, on a new connection as on an old one."""
+    uplink = FakeUplink()
+    route = Route(uplink)
+    async with connected(route) as old:
+        protocol = await protocol_of(route, uplink, old)
+        async with connected_to(old) as new:
+            await until(lambda: len(protocol.connections) == 2, 10)
+            (other,) = protocol.connections - {protocol}
+            reader, writer = new if is_first else old
+            writer.write(b"GET /nowhere HTTP/1.1\r\nX: ")
+            await until(lambda: bool(other._head_bytes) if is_first else protocol._is_in_head, 10)
+            writer.write(head(len(GOOD)) + GOOD)
+            assert (await answer_of(reader)).split()[1] == b"404"
+    assert len(route.taken) == 2
+
+
+async def test_a_known_head_within_a_body_is_no_request() -> None:
+    """Nor when the one whose body it is was answered before."""
+    uplink = FakeUplink()
+    route = Route(uplink)
+    known = head(len(GOOD)) + GOOD
+    async with connected(route) as (reader, writer):
+        await know((reader, writer))
+        writer.write(head(len(known), token=b"unknown"))
+        assert (await answer_of(reader)).split()[1] == b"401"
+        (cycle,) = route.asked
+        protocol = cycle.flow._transport.get_protocol()
+        writer.write(known)
+        await until(lambda: protocol._deadline is not None or len(route.taken) > 1, 10, "it has come")
+    assert len(route.taken) == 1
+
+
 async def test_a_known_head_is_good_only_while_its_token_is() -> None:
     """Revoked, it gets what any unknown one does."""
     route = Route(FakeUplink())
@@ -234,7 +301,7 @@ async def test_a_head_says_where_its_body_ends() -> None:
     """In chunks it does not, so such a head is parsed each time; a known one may come without its body."""
     route = Route(FakeUplink())
     async with connected(route) as (reader, writer):
-        for values in (b"12", b"345"):
+        for values in (b"123456789012", b"1"):  # the chunk of the second is as long as the body of the first
             body = GOOD.replace(b"1", values)
             writer.write(CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
             assert b'"value":%b,' % values in await answer_of(reader)

@@ -20,7 +20,8 @@ HEAD_SECONDS = 8.0
 HEAD_BYTES = 32 * 1024
 LINGER_SECONDS = 0.5
 KNOWN_HEADS = 20_000
-"""Heads of a server that are known again: a device sends the same one with each reading of a length."""
+"""Heads of a server that are known again, until there are more: most devices send the same one with each reading, but
+for the length of its body."""
 KNOWN_HEAD_BYTES = 1024
 _HEAD_END = b"\r\n\r\n"
 _H2C = b"\r\nUpgrade: h2c\r\n"
