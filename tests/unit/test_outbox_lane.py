@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import pytest
 from aemos_core import outbox_lane
 from aemos_core.errors import unavailable
 from aemos_core.outbox import Row
-from aemos_core.outbox_lane import MOST_IN_MEMORY, Lane, Lost
+from aemos_core.outbox_lane import A_BACKLOG, MANY_IN_BATCH, MOST_IN_BATCH, MOST_IN_MEMORY, Lane, Lost
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import RedisError
@@ -49,6 +50,8 @@ class Table:
 
 class FakeSender:
     """Answers with the errors it is given, then takes everything; waits for the gate first."""
+
+    spacing = 0.0
 
     def __init__(self, *errors: Exception, keep_ms: int = 0) -> None:
         self.keep_ms = keep_ms
@@ -238,3 +241,38 @@ async def test_closing_leaves_in_the_table_what_is_not_settled(monkeypatch: pyte
     await turns()
     assert sender.sent == [1]
     assert len(table.rows) == 2
+
+
+async def test_what_follows_many_waits_unless_it_is_a_backlog() -> None:
+    """So under load there are fewer batches and larger ones, but nothing is late that could go."""
+    table, sender = Table(), FakeSender()
+    sender.spacing = 3600.0
+    lane = lane_of(table, sender)
+    sender.gate.set()
+
+    commit(table, lane, row(1, weight=MANY_IN_BATCH - 1))
+    await until_empty(table)
+    commit(table, lane, row(2, weight=MOST_IN_BATCH), *(row(seq, weight=A_BACKLOG) for seq in (3, 4)))
+    await until_empty(table)  # behind each there was a backlog, but for the last one
+    assert sender.batches == [[1], [2], [3, 4]]
+
+    commit(table, lane, row(5))
+    await turns(20)
+    assert sender.sent == [1, 2, 3, 4]
+    lane.close()
+
+
+async def test_what_waits_leaves_when_its_time_has_come() -> None:
+    """As one batch."""
+    table, sender = Table(), FakeSender()
+    sender.spacing = 0.2
+    lane = lane_of(table, sender)
+    sender.gate.set()
+    began = time.monotonic()
+    for seq in range(1, 4):
+        commit(table, lane, row(seq, weight=MANY_IN_BATCH))
+        await turns()
+    await until_empty(table)
+    assert sender.batches == [[1], [2, 3]]
+    assert time.monotonic() - began >= 0.2
+    lane.close()

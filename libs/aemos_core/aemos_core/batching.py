@@ -66,6 +66,11 @@ class Batcher(Generic[T, R]):
         """Nothing waits and nothing is under way."""
         return not self._waiting and not self._tasks
 
+    @property
+    def waiting(self) -> int:
+        """The weight of what waits."""
+        return self._waiting_weight
+
     def has_room(self) -> bool:
         """Whether `put` would take an item now."""
         return self._waiting_weight < self._max_waiting

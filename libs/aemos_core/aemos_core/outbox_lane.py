@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Protocol
@@ -23,6 +24,8 @@ log = logging.getLogger("aemos.outbox")
 
 MOST_IN_BATCH = 1_000
 MOST_IN_MEMORY = 20_000
+MANY_IN_BATCH = 100
+A_BACKLOG = MOST_IN_BATCH // 2
 _PAGE = 100
 _RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0)
 _DRAIN_SECONDS = 2.0
@@ -37,6 +40,9 @@ class Sender(Protocol):
 
     keep_ms: int
     """How long a row stays after it is settled, to be sent again when Redis loses it."""
+    spacing: float
+    """Seconds from the beginning of a batch of many to that of the next, when a batch costs much in itself: under load
+    they are fewer and larger. Under light load nothing waits, nor does a backlog."""
 
     async def send(self, partition: int, rows: Sequence[Row]) -> None:
         """Returns when the rows are settled. Raises Lost or a RedisError to be called again with the same rows."""
@@ -147,7 +153,7 @@ class Lane:
             del self._behind[relay]
 
     async def _send(self, rows: list[Row]) -> list[None]:
-        attempt = 0
+        began, attempt = time.monotonic(), 0
         while True:
             try:
                 await self._sender.send(self._partition, rows)
@@ -161,4 +167,6 @@ class Lane:
                 attempt += 1
         self._settle(rows, self._sender.keep_ms)
         self._room.set()
+        if self._batcher.waiting < A_BACKLOG and sum(row.weight for row in rows) >= MANY_IN_BATCH:
+            await asyncio.sleep(began + self._sender.spacing - time.monotonic())
         return [None] * len(rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from uuid import uuid4
@@ -16,7 +15,7 @@ from aemos_core.announce import Announcer
 from aemos_core.jobs import Job, JobQueue, JobSpec
 from aemos_core.names import outbox_mark, outbox_receipts
 from aemos_core.outbox import Row
-from aemos_core.outbox_lane import MOST_IN_BATCH, Lost
+from aemos_core.outbox_lane import Lost
 from aemos_core.redis_link import RedisClient, end
 from aemos_core.telemetry import SPAN_PUBLISH, carry, child
 
@@ -30,8 +29,6 @@ _MARK_SECONDS = 24 * 60 * 60
 _RECEIPTS_SECONDS = 600
 _BLOCK_SECONDS = 2.0
 _KEEP_ANNOUNCED_MS = 10 * 60 * 1000
-MANY_IN_JOB = 100
-SPACING_SECONDS = 0.1
 
 
 class _Memory:
@@ -113,13 +110,10 @@ async def send_receipt(redis: RedisClient, job: Job) -> None:
 
 
 class JobSender:
-    """Makes one job of a batch of rows: payloads are protobuf batches, which join byte by byte.
-
-    What comes after a job of many leaves 0.1 s after that one began, unless that was full: a job costs its worker as
-    much as some hundred readings. Under light load nothing waits, nor does a backlog.
-    """
+    """Makes one job of a batch of rows: payloads are protobuf batches, which join byte by byte."""
 
     keep_ms = 0
+    spacing = 0.1  # a job costs its worker as much as some hundred readings
 
     def __init__(self, queue: JobQueue, spec: JobSpec, redis: RedisClient, receipts: Receipts) -> None:
         self._queue = queue
@@ -129,7 +123,6 @@ class JobSender:
 
     async def send(self, partition: int, rows: Sequence[Row]) -> None:
         """Enqueues, and waits for the receipt."""
-        began = time.monotonic()
         payload, queue_name = b"".join(row.payload for row in rows), self._spec.queue_name(partition)
         job_id = str(uuid4())
         done = self._receipts.expect(job_id)  # before it is sent: its receipt may be the first to be back
@@ -147,8 +140,6 @@ class JobSender:
                 raise Lost
         finally:
             self._receipts.drop(job_id)
-        if MANY_IN_JOB <= sum(row.weight for row in rows) < MOST_IN_BATCH:
-            await asyncio.sleep(began + SPACING_SECONDS - time.monotonic())
 
     async def lost_everything(self) -> bool:
         """Jobs in flight are sent again by whoever waits for their receipts."""
@@ -162,6 +153,7 @@ class AnnounceSender:
     """Puts announcements in the notification log, which takes each once, and publishes them."""
 
     keep_ms = _KEEP_ANNOUNCED_MS
+    spacing = 0.0
 
     def __init__(self, announcer: Announcer, redis: RedisClient) -> None:
         self._announcer = announcer

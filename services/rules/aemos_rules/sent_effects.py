@@ -90,6 +90,7 @@ class CallSender:
     """Makes one call of a batch of rows. Nothing is kept: a flush of Redis loses nothing that was called."""
 
     keep_ms = 0
+    spacing = 0.0
 
     def __init__(self, call: Call) -> None:
         self._call = call

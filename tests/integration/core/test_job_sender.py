@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aemos_core import outbox_senders
 from aemos_core.broker import open_broker
 from aemos_core.errors import unavailable
 from aemos_core.jobs import EVALUATE_READINGS, Job, JobQueue
 from aemos_core.outbox import Row
-from aemos_core.outbox_lane import MOST_IN_BATCH, Lost
-from aemos_core.outbox_senders import MANY_IN_JOB, JobSender, Receipts, send_receipt
+from aemos_core.outbox_lane import Lost
+from aemos_core.outbox_senders import JobSender, Receipts, send_receipt
 from aemos_core.redis_link import RedisClient, open_redis
 from aemos_core.worker import Handler, JobWorker, actor_on_loop, is_outage
 from redis.exceptions import TimeoutError as RedisTimeout
@@ -117,25 +115,6 @@ async def test_a_receipt_that_nobody_waits_for_is_not_kept(redis: RedisClient, s
     async with working(redis, handler), asyncio.timeout(WITHIN_S):
         await sender.send(0, ROWS)
     assert sender._receipts._jobs == {}
-
-
-async def test_only_behind_a_job_of_many_that_was_not_full_the_next_one_waits(
-    redis: RedisClient, sender: JobSender, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Under light load nothing waits, nor does a backlog."""
-
-    async def handler(payload: bytes, job: Job) -> None:
-        await send_receipt(redis, job)
-
-    async with working(redis, handler), asyncio.timeout(WITHIN_S):
-        monkeypatch.setattr(outbox_senders, "SPACING_SECONDS", 3600.0)
-        for weight in (MANY_IN_JOB - 1, MOST_IN_BATCH, MOST_IN_BATCH + 1):
-            await sender.send(0, [Row(SPEC.name, 0, b"a", weight)])
-        monkeypatch.setattr(outbox_senders, "SPACING_SECONDS", 0.5)
-        for weight in (MANY_IN_JOB, MOST_IN_BATCH - 1):
-            began = time.monotonic()
-            await sender.send(0, [Row(SPEC.name, 0, b"a", 1), Row(SPEC.name, 0, b"b", weight - 1)])
-            assert time.monotonic() - began >= 0.5
 
 
 async def test_a_job_is_waited_for_while_redis_does_not_answer(

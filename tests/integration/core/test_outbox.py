@@ -34,6 +34,8 @@ async def others(open_owned: Open) -> Database:
 class FakeSender:
     """Notes what it is given; settles it unless it is told to hold."""
 
+    spacing = 0.0
+
     def __init__(self, keep_ms: int = 0) -> None:
         self.keep_ms = keep_ms
         self.sent: list[bytes] = []
