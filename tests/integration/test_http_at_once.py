@@ -264,6 +264,21 @@ async def test_a_known_head_within_another_one_is_no_request(is_first: bool) -> 
     assert len(route.taken) == 2
 
 
+async def test_who_does_not_read_gets_no_answer_at_once() -> None:
+    """Only a task can wait until there is room for it."""
+    uplink = FakeUplink()
+    route = Route(uplink)
+    async with connected(route) as connection:
+        protocol = await protocol_of(route, uplink, connection)
+        uplink.readings.clear()
+        protocol.flow.pause_writing()
+        connection[1].write(head(len(GOOD)) + GOOD)
+        await until(lambda: bool(uplink.readings), 10)
+        protocol.flow.resume_writing()
+        assert (await answer_of(connection[0])).split()[1] == b"201"
+    assert len(route.taken) == 2
+
+
 async def test_a_known_head_within_a_body_is_no_request() -> None:
     """Nor when the one whose body it is was answered before."""
     uplink = FakeUplink()

@@ -73,7 +73,8 @@ class HastyProtocol(HttpToolsProtocol):
         if self._is_refused:
             return
         head = self._head_of(data)
-        if head and self._is_taken(head, data[len(head) :]):
+        rest = data[len(head) :]
+        if head and self._is_taken(head, rest):
             return
         if self._is_in_head:
             self._head_bytes += len(data)
@@ -84,7 +85,7 @@ class HastyProtocol(HttpToolsProtocol):
             self._watch()
         if self._begun is not None:
             (cycle, app), self._begun = self._begun, None
-            self._start(cycle, app, head, data[len(head) :])
+            self._start(cycle, app, head, rest)
 
     def _head_of(self, data: bytes) -> bytes:
         """The head of a request when it begins here and ends soon, else nothing."""
@@ -151,7 +152,7 @@ class HastyProtocol(HttpToolsProtocol):
             return
         cycle.body.clear()
         # A body that was sent in other bytes is in chunks, or another request follows it.
-        if head and body == rest and cycle.keep_alive and not self.parser.should_upgrade():
+        if head and body == rest and cycle.keep_alive:
             if len(self._heads) >= KNOWN_HEADS:
                 self._heads.clear()
             self._heads[head] = take, len(body)
