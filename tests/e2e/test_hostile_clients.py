@@ -93,7 +93,7 @@ async def test_cancelled_calls(stack: Stack, service: str) -> None:
         while len(most) < 2 or most[-1] - most[-2] >= MOST_GROWTH_BYTES:
             assert len(most) <= ROUNDS, most
             most.append(await _cancelled(call, process))
-    # On a connection of its own: seldom, grpc's client cancels one more call of a channel than it was told to.
+    # On a connection of its own: once, a call that nobody had cancelled ended as cancelled by grpc's own client here.
     async with _caller(stack, service) as call:
         await call(timeout=10)
 
