@@ -35,7 +35,7 @@ _AT_ONCE = 500
 _BUSY_MS = 2 * 60 * 1000
 _r = t.chain_run.c
 _MOST_ERROR = 500
-_QUIET = (StateAssertion, AlarmAssertion, Remembered, Deadline)
+_QUIET = frozenset((StateAssertion, AlarmAssertion, Remembered, Deadline))
 """Effects that may change nothing: the appliers know which did."""
 
 
@@ -56,7 +56,7 @@ class Ran(NamedTuple):
     @property
     def is_sure(self) -> bool:
         """It is to be recorded whatever the appliers say."""
-        return bool(self.result.error) or any(type(e) not in _QUIET for e in self.result.effects)
+        return bool(self.result.error) or not _QUIET.issuperset(map(type, self.result.effects))
 
 
 def note(ran: Ran, effects: list[Any]) -> None:
