@@ -27,7 +27,7 @@ from aemos_rules.run_records import Ran, note
 log = logging.getLogger("aemos.rules")
 
 Portion: TypeAlias = list[tuple[job_pb2.CommittedReading, Sequence[CompiledChain]]]
-MOST_RUNS = 2_000
+MOST_RUNS = 1_000
 """What as many runs of a job say goes into one transaction: of more, a job makes several."""
 _TRIES = 3
 _PATIENCE = 120
