@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from aemos_core import audit
 from aemos_core.identity import caller
 from aemos_core.records import AnyRow
 from aemos_core.times import now_ms
-from sqlalchemy import insert, select, tuple_, update
+from sqlalchemy import bindparam, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import tables as t
 from aemos_rules.alarms import AlarmAssertion, AlarmKey, What, happened
 
 _a = t.alarm.c
+
+
+class Change(NamedTuple):
+    """An alarm as it is, None before its first; its severity, CLEARED when it is not active; and what is said of it."""
+
+    row: Any
+    old: str
+    assertion: AlarmAssertion
 
 
 async def latest(connection: AsyncConnection, keys: Iterable[AlarmKey]) -> dict[AlarmKey, AnyRow]:
@@ -25,24 +33,29 @@ async def latest(connection: AsyncConnection, keys: Iterable[AlarmKey]) -> dict[
     return {(row.device_id, row.type): row for row in rows}
 
 
-async def change(connection: AsyncConnection, row_id: int, old: str, assertion: AlarmAssertion) -> tuple[What, AnyRow]:
-    """Stores that an alarm (id 0: its first) has another severity than the old one; what it was, and the row after."""
-    what, values = happened(old, assertion.value), dict[str, Any]()
-    if what is What.RAISED:
-        row_id = await _raise(connection, row_id, assertion)
-    else:
-        changed = _cleared(assertion.moment) if what is What.CLEARED else {"severity": assertion.value}
-        values = changed | t.asserted(assertion.watermark)
-    cause = {"rule_chain_id": assertion.chain_id, "data_stream_id": assertion.reading.id}
-    event = {"type": what, "severity": assertion.value or old, "at_ms": assertion.moment, **cause}
-    return what, await _happens(connection, row_id, values, event)
+async def change(connection: AsyncConnection, changes: Sequence[Change]) -> list[tuple[What, AnyRow]]:
+    """Stores that alarms, each another one, have another severity; what happened and the row after, in their order."""
+    whats = [happened(each.old, each.assertion.value) for each in changes]
+    raised = [each for what, each in zip(whats, changes, strict=True) if what is What.RAISED]
+    altered = [each for what, each in zip(whats, changes, strict=True) if what is not What.RAISED]
+    if raised:
+        before = [each.row.id for each in raised if each.row is not None]
+        if before:
+            await connection.execute(update(t.alarm).where(_a.id.in_(before)).values(latest=None))
+        await connection.execute(insert(t.alarm), [_raised(each.assertion) for each in raised])
+    if altered:
+        one = update(t.alarm).where(_a.id == bindparam("alarm"))
+        await connection.execute(one, [_altered(each) for each in altered])
+    rows = await latest(connection, (each.assertion.key for each in changes))
+    done = [(what, rows[each.assertion.key]) for what, each in zip(whats, changes, strict=True)]
+    events = [_event(each, what, row.id) for each, (what, row) in zip(changes, done, strict=True)]
+    await connection.execute(insert(t.alarm_event), events)
+    return done
 
 
-async def _raise(connection: AsyncConnection, before: int, assertion: AlarmAssertion) -> int:
-    if before:
-        await connection.execute(update(t.alarm).where(_a.id == before).values(latest=None))
+def _raised(assertion: AlarmAssertion) -> dict[str, Any]:
     reading = assertion.reading
-    values = {
+    return {
         "organization_id": reading.organization_id,
         "device_id": reading.device_id,
         "device_uuid": reading.device_uuid,
@@ -56,7 +69,19 @@ async def _raise(connection: AsyncConnection, before: int, assertion: AlarmAsser
         "data_stream_id": reading.id,
         **t.asserted(assertion.watermark),
     }
-    return int((await connection.execute(insert(t.alarm).values(values))).inserted_primary_key[0])  # type: ignore[index]
+
+
+def _altered(change: Change) -> dict[str, Any]:
+    row, old, assertion = change
+    become = {"active": True, "cleared_at_ms": None} if assertion.value else _cleared(assertion.moment)
+    return {"alarm": row.id, "severity": assertion.value or old, **become, **t.asserted(assertion.watermark)}
+
+
+def _event(change: Change, what: What, alarm_id: int) -> dict[str, Any]:
+    _, old, assertion = change
+    cause = {"rule_chain_id": assertion.chain_id, "data_stream_id": assertion.reading.id}
+    severity = assertion.value or old
+    return {"alarm_id": alarm_id, "type": what, "severity": severity, "at_ms": assertion.moment, **cause}
 
 
 def _cleared(at_ms: int) -> dict[str, Any]:
@@ -73,15 +98,7 @@ async def change_by_hand(connection: AsyncConnection, row: AnyRow, what: What) -
     if not values:
         return None
     await audit.record(connection, t.audit, f"alarm.{what}", f"alarm {row.id}")
-    event = {"type": what, "severity": row.severity, "at_ms": now, "user_id": caller().user_id}
-    return await _happens(connection, row.id, values, event)
-
-
-async def _happens(
-    connection: AsyncConnection, alarm_id: int, values: Mapping[str, Any], event: Mapping[str, Any]
-) -> AnyRow:
-    """Stores what an alarm became, unless it was just made so, and the event of it; the row afterwards."""
-    if values:
-        await connection.execute(update(t.alarm).where(_a.id == alarm_id).values(values))
-    await connection.execute(insert(t.alarm_event).values(alarm_id=alarm_id, **event))
-    return (await connection.execute(select(t.alarm).where(_a.id == alarm_id))).one()
+    event = {"alarm_id": row.id, "type": what, "severity": row.severity, "at_ms": now, "user_id": caller().user_id}
+    await connection.execute(update(t.alarm).where(_a.id == row.id).values(values))
+    await connection.execute(insert(t.alarm_event).values(event))
+    return (await connection.execute(select(t.alarm).where(_a.id == row.id))).one()

@@ -29,6 +29,8 @@ log = logging.getLogger("aemos.rules")
 Portion: TypeAlias = list[tuple[job_pb2.CommittedReading, Sequence[CompiledChain]]]
 MOST_RUNS = 1_000
 """What as many runs of a job say goes into one transaction: of more, a job makes several."""
+MOST_OF_DEVICE = 250
+"""Of one device: each change of one alarm takes statements of its own, and a transaction has four seconds."""
 _TRIES = 3
 _PATIENCE = 120
 """A deadline waits for readings that are stored but not judged yet; it looks so often, after 0.5 s at first and 5 s at
@@ -146,15 +148,16 @@ def _portions(
 ) -> Iterator[Portion]:
     """What is to run, at most MOST_RUNS at a time: any number of chains may judge one reading."""
     portion: Portion = []
-    room = MOST_RUNS
+    room, of_device = MOST_RUNS, Counter[int]()
     for reading in readings:
-        chains = judges[reading.sensor_uuid]
-        while len(chains) > room:
-            yield [*portion, (reading, chains[:room])]
-            chains, portion, room = chains[room:], [], MOST_RUNS
+        chains, device = judges[reading.sensor_uuid], reading.device_id
+        while len(chains) > (fit := min(room, MOST_OF_DEVICE - of_device[device])):
+            yield [*portion, (reading, chains[:fit])]
+            chains, portion, room, of_device = chains[fit:], [], MOST_RUNS, Counter()
         if chains:
             portion.append((reading, chains))
             room -= len(chains)
+            of_device[device] += len(chains)
     yield portion
 
 

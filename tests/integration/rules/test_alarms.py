@@ -17,8 +17,11 @@ from aemos_rules.alarm_api import AlarmServicer
 from aemos_rules.alarms import CLEARED, AlarmAssertion
 from aemos_rules.appliers import Parts
 from aemos_rules.domain import Reading
+from aemos_rules.jobs import MOST_OF_DEVICE
+from sqlalchemy import event, func, select
 
 NO_CONTEXT: Any = None
+MANY = 1_000
 
 
 class KeptOutbox(Outbox):
@@ -39,6 +42,11 @@ class KeptOutbox(Outbox):
         return [text.split('"change":"')[1].split('"')[0] for text in texts]
 
 
+def assertion(severity: str, at: int, device: int = 5, kind: str = "too-warm") -> AlarmAssertion:
+    reading = Reading(at, 1, device, f"d-{device}", 3, "s", 9, "t", "number", 1.0, at, b"")
+    return AlarmAssertion(kind, severity, f"at {at}", 11, reading)
+
+
 class World:
     """A worker and a service on one database."""
 
@@ -50,14 +58,11 @@ class World:
 
     async def asserts(self, *steps: tuple[str, int], kind: str = "too-warm") -> None:
         """One job whose readings say these severities at these times."""
-        await self._effects.apply(
-            [
-                AlarmAssertion(
-                    kind, severity, f"at {at}", 11, Reading(at, 1, 5, "d-5", 3, "s", 9, "t", "number", 1.0, at, b"")
-                )
-                for severity, at in steps
-            ]
-        )
+        await self._effects.apply([assertion(severity, at, kind=kind) for severity, at in steps])
+
+    async def assert_all(self, severity: str, at: int) -> None:
+        """One job in which many devices say the same."""
+        await self._effects.apply([assertion(severity, at, device) for device in range(MANY)])
 
     async def found(self, **wanted: Any) -> list[pb.Alarm]:
         return list((await self.alarms.ListAlarms(pb.ListAlarmsRequest(**wanted), NO_CONTEXT)).alarms)
@@ -80,6 +85,36 @@ async def test_one_is_active_for_a_device_and_type(world: World) -> None:
     await world.asserts((CLEARED, 5), ("major", 6))
     assert await world.listed(type="too-warm") == [("too-warm", "major", True), ("too-warm", "critical", False)]
     assert world.outbox.told == ["raised", "severity", "raised", "cleared", "raised"]
+
+
+async def test_a_thousand_at_once_take_no_more_statements_than_one(world: World, database: Database) -> None:
+    """A power failure raises an alarm of every device, in a transaction that has four seconds."""
+    statements: list[str] = []
+    listener = (database.engine.sync_engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    event.listen(*listener)
+    counts = []
+    for at, severity in enumerate(("major", "critical", CLEARED, "minor"), start=1):
+        statements.clear()
+        await world.assert_all(severity, at)
+        counts.append(len(statements))
+    event.remove(*listener)
+    assert max(counts) < 15
+    assert world.outbox.told[::MANY] == ["raised", "severity", "cleared", "raised"]
+    assert len(world.outbox.told) == 4 * MANY
+    async with database.read() as connection:
+        _a, _e = tables.alarm.c, tables.alarm_event.c
+        by_state = select(_a.severity, _a.active, _a.latest, func.count()).group_by(_a.severity, _a.active, _a.latest)
+        found = {tuple(row) for row in (await connection.execute(by_state)).all()}
+        by_severity = select(_e.severity, func.count()).group_by(_e.severity)
+        events = {tuple(row) for row in (await connection.execute(by_severity)).all()}
+    assert found == {("critical", False, None, MANY), ("minor", True, 1, MANY)}
+    assert events == {("major", MANY), ("critical", 2 * MANY), ("minor", MANY)}
+
+
+async def test_one_that_flaps_is_stored_in_time(world: World) -> None:
+    """As often as a transaction may have it."""
+    await world.asserts(*((("major", CLEARED)[n % 2], n + 1) for n in range(MOST_OF_DEVICE)))
+    assert world.outbox.told == ["raised", "cleared"] * (MOST_OF_DEVICE // 2)
 
 
 async def test_late_readings_neither_raise_nor_clear(world: World) -> None:

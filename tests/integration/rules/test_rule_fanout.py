@@ -12,7 +12,7 @@ from aemos_core.redis_link import RedisClient
 from aemos_rules import chain_store
 from aemos_rules import tables as t
 from aemos_rules.domain import RuleChain
-from aemos_rules.jobs import MOST_RUNS
+from aemos_rules.jobs import MOST_OF_DEVICE
 from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -42,14 +42,14 @@ async def multiply(database: Database, chain_id: int, fire: int) -> None:
 
 
 async def test_ten_thousand_chains_judge_one_reading(database: Database, redis: RedisClient) -> None:
-    """All are run, and no transaction has to carry more than what MOST_RUNS of them say."""
+    """All are run, and no transaction has to carry more than what MOST_OF_DEVICE of them say."""
     chain = await save_chain(database, node("condition", condition="value > 25"), act("a", 1))
-    fire = 2 * MOST_RUNS + MOST_RUNS // 2
+    fire = 2 * MOST_OF_DEVICE + MOST_OF_DEVICE // 2
     await multiply(database, chain, fire)
     worker = Worker(database, redis)
     await worker.evaluate(reading(20, 0), reading(30, 1))
     told = [len(job_pb2.AnnouncementBatch.FromString(row.payload).announcements) for row in worker.outbox.sent]
-    assert told == [MOST_RUNS, MOST_RUNS, MOST_RUNS // 2]
+    assert told == [MOST_OF_DEVICE, MOST_OF_DEVICE, MOST_OF_DEVICE // 2]
     judges = await worker.index.judges_of([SENSOR])
     activities = [chain.activity for chain in judges.of[SENSOR]]
     assert sum(one.fired + one.stopped for one in activities) == 2 * CHAINS
