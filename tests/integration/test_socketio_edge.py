@@ -3,11 +3,12 @@
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aemos.v1.job_pb2 import CommittedReading, ReadingBatch
+from aemos.v1.job_pb2 import CommittedReading, ReadingBatch, ReadingSource
 from aemos_core import telemetry
 from aemos_core.announce import Announcer
 from aemos_core.names import READINGS_COMMITTED
@@ -108,8 +109,8 @@ async def test_what_went_to_another_organization_is_silent(redis_url: str, tmp_p
         for organization_id in (2, 1):
             told = {"notification_json": json.dumps({"of": organization_id}), "organization_id": organization_id}
             await Announcer(notify.redis).announce([announcement(f"w{organization_id}", **told)])
-            batch = ReadingBatch(readings=[reading(id=organization_id, organization_id=organization_id)])
-            await notify.redis.publish(READINGS_COMMITTED, batch.SerializeToString())
+            committed = batch({"id": organization_id, "organization_id": organization_id})
+            await notify.redis.publish(READINGS_COMMITTED, committed)
         for client, organization_id in ((owner, 2), (former, 1), (each, 1)):
             heard = [payload for _, payload in await client.hears(2)]
             assert {p.get("of", p.get("dataStreamId")) for p in heard} == {organization_id}
@@ -162,32 +163,30 @@ async def test_broadcast_stays_in_the_organization(redis_url: str, tmp_path: Pat
         assert one.heard == two.heard != foreign.heard
 
 
-def reading(**changes: Any) -> CommittedReading:
-    parts = {
-        "id": 9876,
-        "device_id": 42,
-        "device_uuid": "abc-123",
-        "sensor_uuid": "s-1",
-        "variable_name": "temperature",
-    }
+def batch(*readings: Mapping[str, Any]) -> bytes:
+    """Readings of 25.5 °C, but for these fields of theirs and of their variables."""
+    made = ReadingBatch()
+    of = {"device_id": 42, "device_uuid": "abc-123", "sensor_uuid": "s-1", "variable_name": "temperature"}
     value = {"number": 25.5, "text": "25.5", "variable_type": "number", "received_at_ms": 1_768_905_000_000}
-    return CommittedReading(**{**parts, **value, **changes})
+    for changes in readings:
+        fields: dict[str, Any] = {"id": 9876, **of, **value, **changes}
+        for message, group in ((CommittedReading, made.readings), (ReadingSource, made.sources)):
+            group.add(**{name: fields[name] for name in message.DESCRIPTOR.fields_by_name if name in fields})
+    return made.SerializeToString()
 
 
 async def test_live_readings_reach_the_room(redis_url: str, tmp_path: Path) -> None:
     """`data-stream` carries each reading of a subscribed device, with its value as the type its variable has."""
-    batch = ReadingBatch(
-        readings=[
-            reading(trace_context=b"t" * 24),
-            reading(id=2, variable_type="text", text="25.5"),
-            reading(id=3, variable_type="boolean", text="true"),
-            reading(id=4, device_id=9, device_uuid="other-9"),
-            reading(id=5),
-        ]
+    committed = batch(
+        {"trace_context": b"t" * 24},
+        {"id": 2, "telemetry_data_id": 2, "variable_type": "text", "text": "25.5"},
+        {"id": 3, "telemetry_data_id": 3, "variable_type": "boolean", "text": "true"},
+        {"id": 4, "telemetry_data_id": 4, "device_id": 9, "device_uuid": "other-9"},
+        {"id": 5},
     )
     async with running_notify(redis_url, tmp_path) as notify, browser(notify) as client:
         await client.subscribe({"deviceUuid": "abc-123", "readings": "all"})
-        await notify.redis.publish(READINGS_COMMITTED, batch.SerializeToString())
+        await notify.redis.publish(READINGS_COMMITTED, committed)
         heard = [payload for event, payload in await client.hears(4) if event == "data-stream"]
         assert [(p["dataStreamId"], p["value"]) for p in heard] == [(9876, 25.5), (2, "25.5"), (3, True), (5, 25.5)]
         assert heard[0].pop("timestamp")
@@ -207,20 +206,14 @@ async def test_live_readings_reach_the_room(redis_url: str, tmp_path: Path) -> N
 async def test_bursts_are_coalesced(redis_url: str, tmp_path: Path) -> None:
     """The first reading arrives at once; of what follows within a tenth of a second, the newest of each variable, with
     the count of those it stands for; a late one does not hide a newer one; nothing is lost from the count."""
-
-    def batch(*readings: CommittedReading) -> bytes:
-        return ReadingBatch(readings=readings).SerializeToString()
-
-    burst = [reading(id=n, telemetry_data_id=1 + n % 2, received_at_ms=1_768_905_000_000 + n) for n in range(2, 12)]
-    late = reading(id=12, telemetry_data_id=1, received_at_ms=5)
+    same, begin = {"sensor_uuid": "s-abc-123"}, 1_768_905_000_000
+    burst = [{"id": n, "telemetry_data_id": 1 + n % 2, "received_at_ms": begin + n, **same} for n in range(2, 12)]
+    late = {"id": 12, "telemetry_data_id": 1, "received_at_ms": 5, **same}
     async with running_notify(redis_url, tmp_path) as notify, browser(notify) as client, browser(notify) as each:
         await client.subscribe({"deviceUuid": "abc-123"})
         await client.subscribe({"sensorUuid": "s-abc-123"})
         await each.subscribe({"sensorUuid": "s-abc-123", "readings": "all"})
-        same = {"sensor_uuid": "s-abc-123"}
-        for one in (*burst, late):
-            one.sensor_uuid = "s-abc-123"
-        await notify.redis.publish(READINGS_COMMITTED, batch(reading(id=1, telemetry_data_id=1, **same)))
+        await notify.redis.publish(READINGS_COMMITTED, batch({"id": 1, "telemetry_data_id": 1, **same}))
         await client.hears(1)
         for one in (*burst, late):
             await notify.redis.publish(READINGS_COMMITTED, batch(one))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aemos.v1 import data_stream_pb2, history_pb2, job_pb2
+from aemos.v1 import data_stream_pb2, history_pb2
 from aemos_core.database import Database
 from aemos_core.identity import Caller, set_caller
 from aemos_core.redis_link import RedisClient
@@ -38,13 +38,7 @@ class World:
         await self.add(tables.data_stream, rows)
         if told:
             self.latest.committed(
-                job_pb2.CommittedReading(
-                    telemetry_data_id=row["telemetry_data_id"],
-                    received_at_ms=row["received_at_ms"],
-                    id=row["id"],
-                    text=row["value"],
-                )
-                for row in rows
+                (row["telemetry_data_id"], row["received_at_ms"], row["id"], row["value"], None, None) for row in rows
             )
             await self.latest.drain()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from aemos.v1 import history_pb2, job_pb2, schedule_pb2
@@ -46,8 +47,7 @@ class Worker:
 
     async def evaluate(self, *readings: Reading) -> None:
         """One job of readings."""
-        batch = job_pb2.ReadingBatch(readings=map(committed, readings))
-        await self.judge.evaluate_readings(batch.SerializeToString())
+        await self.judge.evaluate_readings(batch_of(readings).SerializeToString())
 
     async def resume(self) -> int:
         """The jobs of the deadlines that were sent; returns how many runs there were."""
@@ -74,25 +74,29 @@ class Worker:
             return
 
 
-def committed(reading: Reading) -> job_pb2.CommittedReading:
-    """A reading as a job carries it."""
-    message = job_pb2.CommittedReading(
-        id=reading.id,
-        organization_id=reading.organization_id,
-        device_id=reading.device_id,
-        device_uuid=reading.device_uuid,
-        sensor_id=reading.sensor_id,
-        sensor_uuid=reading.sensor_uuid,
-        telemetry_data_id=reading.telemetry_data_id,
-        variable_name=reading.variable_name,
-        variable_type=reading.variable_type,
-        text=str(reading.value),
-        received_at_ms=reading.received_at_ms,
-        depth=reading.depth,
-    )
-    if reading.variable_type == "number":
-        message.number = reading.value
-    return message
+def batch_of(readings: Iterable[Reading]) -> job_pb2.ReadingBatch:
+    """Readings as a job carries them."""
+    batch = job_pb2.ReadingBatch()
+    for reading in readings:
+        batch.sources.add(
+            telemetry_data_id=reading.telemetry_data_id,
+            organization_id=reading.organization_id,
+            device_id=reading.device_id,
+            device_uuid=reading.device_uuid,
+            sensor_id=reading.sensor_id,
+            sensor_uuid=reading.sensor_uuid,
+            variable_name=reading.variable_name,
+            variable_type=reading.variable_type,
+        )
+        batch.readings.add(
+            id=reading.id,
+            telemetry_data_id=reading.telemetry_data_id,
+            number=reading.value if reading.variable_type == "number" else None,
+            text=str(reading.value),
+            received_at_ms=reading.received_at_ms,
+            depth=reading.depth,
+        )
+    return batch
 
 
 async def save_chain(database: Database, *nodes: Node, connections: tuple[Any, ...] = (), name: str = "chain") -> int:

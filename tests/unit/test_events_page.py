@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aemos.v1.job_pb2 import Announcement, CommittedReading
+from aemos.v1.job_pb2 import Announcement, CommittedReading, ReadingSource
 from aemos_core.announce import _arguments
 from aemos_core.notification_log import LogId, logged
 from aemos_core.times import parse_rfc3339
@@ -73,18 +73,15 @@ def test_notifications_are_as_shown(announcement: Announcement) -> None:
 
 def test_readings_are_as_shown() -> None:
     """The payload of data-stream, but for the moment it is sent."""
-    reading = CommittedReading(
-        id=9876,
+    of = ReadingSource(
         device_id=42,
         device_uuid="abc-123",
         sensor_uuid="s-abc-123",
         variable_name="temperature",
-        number=25.5,
-        text="25.5",
         variable_type="number",
-        received_at_ms=1_768_905_000_000,
     )
-    body = json.loads(codec.reading_to_json(reading, 1_768_905_000_050))
+    reading = CommittedReading(id=9876, number=25.5, text="25.5", received_at_ms=1_768_905_000_000)
+    body = json.loads(codec.reading_to_json(of, reading, 1_768_905_000_050))
     shown = example(DATA_STREAM)
     assert body == shown
     assert list(body) == list(shown)

@@ -100,11 +100,10 @@ def write_result(one: Incoming) -> data_stream_pb2.WriteResult:
         return data_stream_pb2.WriteResult(refusal=_refusal(one.error))
     if one.is_dropped:
         return data_stream_pb2.WriteResult()
-    stored = one.message
     return data_stream_pb2.WriteResult(
-        id=stored.id,
-        telemetry_data_id=stored.telemetry_data_id,
-        sensor_uuid=stored.sensor_uuid,
+        id=one.id,
+        telemetry_data_id=one.variable.telemetry_data_id,
+        sensor_uuid=one.variable.sensor_uuid,
         repeats_at_ms=one.repeats_at_ms,
     )
 

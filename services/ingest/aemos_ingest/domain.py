@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import msgspec
 from aemos_core.errors import AemosError, FieldError, Kind, invalid, malformed
@@ -19,10 +20,20 @@ _EXACT = 2**53
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A variable of a sensor."""
+    """A variable of a device's sensor. What the device sends is judged in its `partition`."""
 
     telemetry_data_id: int
+    name: str
     type: str
+    sensor_id: int
+    sensor_uuid: str
+    device_id: int
+    device_uuid: str
+    organization_id: int
+    partition: int
+
+
+NO_VARIABLE = Variable(0, "", "", 0, "", 0, "", 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +45,16 @@ class Sensor:
     variables: dict[str, Variable] = field(default_factory=dict)
 
 
+SourceKey: TypeAlias = int | tuple[int, str]
+"""Who sends: a token's id; or, for what rules derived, an organization and a sensor's uuid."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """What one token may write to. `sensors` is in order of id; `bound` is the token's own sensor, if it has one."""
 
     organization_id: int
     device_id: int
-    device_uuid: str
-    partition: int
     sensors: dict[str, Sensor]
     bound: str
     creates_variables: bool = True

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from uuid import uuid4
 
 import msgspec
-from aemos.v1 import job_pb2
 from aemos_core.batching import Batcher
 from aemos_core.database import Database
 from aemos_core.errors import AemosError
@@ -26,6 +25,7 @@ from aemos_core.waiting import wait
 from redis.exceptions import RedisError
 
 from aemos_ingest import history_store
+from aemos_ingest.readings_store import Values
 
 log = logging.getLogger("aemos.ingest")
 
@@ -85,15 +85,15 @@ class LatestReadings:
             self._write, max_batch=_MOST_AT_ONCE, max_waiting=_MOST_WAITING, weight=len
         )
 
-    def committed(self, readings: Iterable[job_pb2.CommittedReading]) -> None:
+    def committed(self, rows: Iterable[Values]) -> None:
         """Takes what one transaction stored, in order of id."""
-        newest: dict[int, Newest] = {}
-        for reading in readings:
-            known = newest.get(reading.telemetry_data_id)
-            if known is None or reading.received_at_ms >= known[0]:
-                newest[reading.telemetry_data_id] = Newest(reading.received_at_ms, reading.id, reading.text)
+        newest: dict[int, Values] = {}
+        for row in rows:
+            known = newest.get(row[0])
+            if known is None or row[1] >= known[1]:
+                newest[row[0]] = row
         try:
-            self._writes.put(newest, lambda _: None)
+            self._writes.put({v: Newest(*row[1:4]) for v, row in newest.items()}, lambda _: None)
         except AemosError:
             self.lost()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import TypeGuard
@@ -22,12 +22,12 @@ from aemos_core.redis_link import RedisClient
 from redis.exceptions import RedisError
 
 from aemos_ingest import readings_store, repeats
-from aemos_ingest.domain import Source, UnknownVariable, type_of, typed_value
+from aemos_ingest.domain import Source, SourceKey, UnknownVariable, Variable, type_of, typed_value
 from aemos_ingest.latest import LatestReadings
 from aemos_ingest.readings_store import Message
 from aemos_ingest.repeats import Incoming
 from aemos_ingest.sightings import Sightings
-from aemos_ingest.sources import SourceKey, Sources
+from aemos_ingest.sources import Sources
 
 log = logging.getLogger("aemos.ingest")
 
@@ -63,8 +63,9 @@ class Readings:
 
     async def write(self, readings: Sequence[pb.NewReading], carried: bytes) -> list[Incoming]:
         """Stores what can be stored, durable when it returns; says of each reading what became of it."""
-        keys = set(map(_source_key, readings))
-        incoming = await self._take(readings, keys)
+        incoming = [Incoming.of(reading) for reading in readings]
+        keys = {one.sender for one in incoming}
+        await self._take(incoming, keys)
         repeats.drop_groups(incoming)
         accepted = [one for one in incoming if one.is_fresh]
         if accepted:
@@ -80,17 +81,18 @@ class Readings:
         await self._live.drain()
         await self._latest.drain()
 
-    async def _take(self, readings: Sequence[pb.NewReading], keys: set[SourceKey]) -> list[Incoming]:
+    async def _take(self, incoming: Iterable[Incoming], keys: set[SourceKey]) -> None:
         sources = await self._sources.load(keys)
-        incoming = [_taken(reading, sources) for reading in readings]
+        for one in incoming:
+            _type(one, sources)
         if unknown := [one.error for one in incoming if _may_be_made(one.error)]:
             await self._sources.create_variables(unknown)
             sources = await self._sources.load(keys)
-            incoming = [_taken(one.request, sources) if _may_be_made(one.error) else one for one in incoming]
             for one in incoming:
                 if _may_be_made(one.error):
-                    one.error = unavailable("the variable could not be made")
-        return incoming
+                    _type(one, sources)
+                    if _may_be_made(one.error):
+                        one.error = unavailable("the variable could not be made")
 
     async def _commit(self, batches: list[Sequence[Incoming]]) -> list[None]:
         accepted = list(chain.from_iterable(batches))
@@ -121,11 +123,12 @@ class Readings:
             if not fresh:
                 return
             rows = _rows(fresh, first_id)
-            await readings_store.store(connection, [_values(one) for one in fresh], _names(fresh))
+            values = [_values(one) for one in fresh]
+            await readings_store.store(connection, values, _names(fresh))
             await repeats.yield_to_claims(connection, fresh)
             rows = await self._outbox.add(connection, rows)
         self._outbox.committed(rows)
-        self._latest.committed(one.message for one in fresh)
+        self._latest.committed(values)
         with suppress(AemosError):  # nobody is promised a live reading
             self._live.put(b"".join(row.payload for row in rows), lambda _: None)
 
@@ -137,41 +140,20 @@ class Readings:
         return [None] * len(batches)
 
 
-def _source_key(reading: pb.NewReading) -> SourceKey:
-    return reading.token_id or (reading.organization_id, reading.sensor_uuid)
-
-
-def _taken(reading: pb.NewReading, sources: Mapping[SourceKey, Source]) -> Incoming:
-    source = sources.get(_source_key(reading))
-    if source is None:
-        return Incoming(reading, error=unauthenticated())
+def _type(one: Incoming, sources: Mapping[SourceKey, Source]) -> None:
+    """Finds its variable, and its value as that has it, or an error."""
+    reading, source, one.error = one.request, sources.get(one.sender), None
     try:
-        return Incoming(reading, _message(reading, source), source.partition)
+        if source is None:
+            raise unauthenticated()
+        sensor, name, value = source.sensor(reading.sensor_uuid), reading.variable_name, reading.value
+        variable = sensor.variables.get(name)
+        if variable is None:
+            raise UnknownVariable(source, sensor, name, type_of(value))
+        one.text, one.number = typed_value(value, variable.type)
+        one.variable = variable
     except AemosError as error:
-        return Incoming(reading, error=error)
-
-
-def _message(reading: pb.NewReading, source: Source) -> job_pb2.CommittedReading:
-    sensor = source.sensor(reading.sensor_uuid)
-    variable = sensor.variables.get(reading.variable_name)
-    if variable is None:
-        raise UnknownVariable(source, sensor, reading.variable_name, type_of(reading.value))
-    text, number = typed_value(reading.value, variable.type)
-    return job_pb2.CommittedReading(
-        organization_id=source.organization_id,
-        device_id=source.device_id,
-        device_uuid=source.device_uuid,
-        sensor_id=sensor.id,
-        sensor_uuid=sensor.uuid,
-        telemetry_data_id=variable.telemetry_data_id,
-        variable_name=reading.variable_name,
-        number=number,
-        text=text,
-        variable_type=variable.type,
-        received_at_ms=reading.received_at_ms,
-        trace_context=reading.trace_context,
-        depth=reading.depth,
-    )
+        one.error = error
 
 
 def _may_be_made(error: AemosError | None) -> TypeGuard[UnknownVariable]:
@@ -180,29 +162,50 @@ def _may_be_made(error: AemosError | None) -> TypeGuard[UnknownVariable]:
 
 def _rows(fresh: Sequence[Incoming], first_id: int) -> list[Row]:
     """Gives readings their ids, and announces them to the rules."""
-    partitions: dict[int, job_pb2.ReadingBatch] = {}
+    partitions: dict[int, list[Incoming]] = {}
     for reading_id, one in enumerate(fresh, first_id):
-        one.message.id = reading_id
-        partitions.setdefault(one.partition, job_pb2.ReadingBatch()).readings.append(one.message)
-    return [_row(partition, batch) for partition, batch in partitions.items()]
+        one.id = reading_id
+        partitions.setdefault(one.variable.partition, []).append(one)
+    return [_row(partition, readings) for partition, readings in partitions.items()]
 
 
 def _names(fresh: Sequence[Incoming]) -> dict[tuple[int, str], Message]:
-    return {
-        one.name: Message(one.digest, one.message.id, one.message.received_at_ms)
-        for one in fresh
-        if one.request.message_id
-    }
+    return {one.name: Message(one.digest, one.id, one.received_at_ms) for one in fresh if one.message_id}
 
 
-def _row(partition: int, batch: job_pb2.ReadingBatch) -> Row:
+def _row(partition: int, readings: Sequence[Incoming]) -> Row:
     """What a job takes is bounded by its readings and by their KiB."""
+    variables = {one.variable.telemetry_data_id: one.variable for one in readings}
+    batch = job_pb2.ReadingBatch(sources=map(_source, variables.values()))
+    add = batch.readings.add
+    for one in readings:
+        request = one.request
+        add(
+            id=one.id,
+            telemetry_data_id=one.variable.telemetry_data_id,
+            number=one.number,
+            text=one.text,
+            received_at_ms=one.received_at_ms,
+            trace_context=request.trace_context,
+            depth=request.depth,
+        )
     payload = batch.SerializeToString()
-    return Row(EVALUATE_READINGS.name, partition, payload, max(len(batch.readings), len(payload) // 1024))
+    return Row(EVALUATE_READINGS.name, partition, payload, max(len(readings), len(payload) // 1024))
+
+
+def _source(variable: Variable) -> job_pb2.ReadingSource:
+    return job_pb2.ReadingSource(
+        telemetry_data_id=variable.telemetry_data_id,
+        organization_id=variable.organization_id,
+        device_id=variable.device_id,
+        device_uuid=variable.device_uuid,
+        sensor_id=variable.sensor_id,
+        sensor_uuid=variable.sensor_uuid,
+        variable_name=variable.name,
+        variable_type=variable.type,
+    )
 
 
 def _values(one: Incoming) -> readings_store.Values:
-    message = one.message
-    number = message.number if message.HasField("number") else None
-    origin = one.request.origin_key or None
-    return message.telemetry_data_id, message.received_at_ms, message.id, message.text, number, origin
+    variable_id, origin = one.variable.telemetry_data_id, one.origin_key or None
+    return variable_id, one.received_at_ms, one.id, one.text, one.number, origin

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Self
 
 from aemos.v1 import data_stream_pb2 as pb
-from aemos.v1 import job_pb2
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, FieldError, Kind, unavailable
 from aemos_core.times import now_ms
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_ingest import readings_store as store
+from aemos_ingest.domain import NO_VARIABLE, SourceKey, Variable
 
 KEPT_MS = 24 * 60 * 60 * 1000
 REPEATED_WITHIN_MS = 10 * 60 * 1000
@@ -24,21 +25,45 @@ _SPANS_AT_ONCE = 20
 
 @dataclass(slots=True, eq=False)
 class Incoming:
-    """A reading, and what becomes of it: it is stored as `message`, whose id is 0 until then, or has an `error`, or is
-    dropped with a group of which another one has the error."""
+    """A reading, and what becomes of it: it is stored as `text` and `number` under an `id`, which is 0 until then, or
+    has an `error`, or is dropped with a group of which another one has the error.
+
+    What is asked of every reading is read once from its message, where each look at a field costs a small call.
+    """
 
     request: pb.NewReading
-    message: job_pb2.CommittedReading = field(default_factory=job_pb2.CommittedReading)
-    partition: int = 0
+    sender: SourceKey
+    received_at_ms: int
+    message_id: str = ""
+    origin_key: int = 0
+    maybe_repeated: bool = False
+    group: int = 0
+    variable: Variable = NO_VARIABLE
+    text: str = ""
+    number: float | None = None
     error: AemosError | None = None
+    id: int = 0
     is_dropped: bool = False
     same_as: Incoming | None = None
     repeats_at_ms: int = 0
 
+    @classmethod
+    def of(cls, request: pb.NewReading) -> Self:
+        """A reading that has just come."""
+        return cls(
+            request,
+            request.token_id or (request.organization_id, request.sensor_uuid),
+            request.received_at_ms,
+            request.message_id,
+            request.origin_key,
+            request.maybe_repeated,
+            request.group,
+        )
+
     @property
     def is_fresh(self) -> bool:
         """It is to be stored."""
-        return not (self.message.id or self.error or self.is_dropped or self.same_as)
+        return not (self.id or self.error or self.is_dropped or self.same_as)
 
     @property
     def is_bereft(self) -> bool:
@@ -47,18 +72,18 @@ class Incoming:
 
     def begin_again(self) -> None:
         """Forgets what a transaction that failed made of it."""
-        self.message.id = self.repeats_at_ms = 0
+        self.id = self.repeats_at_ms = 0
         self.error = self.same_as = None
         self.is_dropped = False
 
     def settle(self) -> None:
         """Takes over what became of the one it repeats, after the commit."""
         if self.same_as is not None:
-            self.found(self.same_as.message.id, self.same_as.message.received_at_ms)
+            self.found(self.same_as.id, self.same_as.received_at_ms)
 
     def found(self, reading_id: int, received_at_ms: int) -> None:
         """It is stored already."""
-        self.message.id, self.repeats_at_ms = reading_id, received_at_ms
+        self.id, self.repeats_at_ms = reading_id, received_at_ms
 
     def conflicts(self) -> None:
         """Its messageId names another reading."""
@@ -68,26 +93,26 @@ class Incoming:
     @property
     def name(self) -> tuple[int, str]:
         """What the device calls it; the text is empty when it has no name for it."""
-        return self.message.device_id, self.request.message_id
+        return self.variable.device_id, self.message_id
 
     @property
     def origin(self) -> store.Origin:
         """What its protocol calls it; the key is 0 when it cannot repeat it."""
-        return self.message.telemetry_data_id, self.request.origin_key
+        return self.variable.telemetry_data_id, self.origin_key
 
     def arrived_ms(self, now: int) -> int:
         """When gateway got it, or, when only the device's time is known, long enough before."""
-        return self.request.received_at_ms if self.request.at_arrival else now - _UNDER_WAY_MS
+        return self.received_at_ms if self.request.at_arrival else now - _UNDER_WAY_MS
 
     def before_ms(self, now: int) -> int:
         """What it repeats arrived before."""
-        return self.request.repeats_before_ms or (self.request.received_at_ms if self.request.at_arrival else now)
+        return self.request.repeats_before_ms or (self.received_at_ms if self.request.at_arrival else now)
 
     @property
     def digest(self) -> bytes:
         """16 bytes that are the same when the same is sent again."""
-        at = 0 if self.request.at_arrival else self.request.received_at_ms
-        parts = (self.message.sensor_uuid.encode(), self.request.variable_name.encode(), self.request.value, b"%d" % at)
+        at = 0 if self.request.at_arrival else self.received_at_ms
+        parts = (self.variable.sensor_uuid.encode(), self.variable.name.encode(), self.request.value, b"%d" % at)
         return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
 
 
@@ -97,7 +122,7 @@ async def claim(database: Database, accepted: Iterable[Incoming]) -> None:
     That may be under way in another process: this one waits for it, or that one finds the claim (`yield_to_claims`).
     """
     now = now_ms()
-    origins = {a.origin: a.before_ms(now) for a in accepted if a.request.maybe_repeated}
+    origins = {a.origin: a.before_ms(now) for a in accepted if a.maybe_repeated}
     if origins:
         await store.claim(database, origins)
 
@@ -109,7 +134,7 @@ async def look_back(database: Database, accepted: Iterable[Incoming]) -> int:
     deadline: ten minutes of many variables take longer.
     """
     settled = now_ms() - _UNDER_WAY_MS
-    doubtful = [a for a in accepted if a.request.maybe_repeated and a.request.at_arrival]
+    doubtful = [a for a in accepted if a.maybe_repeated and a.request.at_arrival]
     spans = [s for s in _spans(doubtful) if s[0].from_ms <= settled]
     stored: store.Stored = {}
     for start in range(0, len(spans), _SPANS_AT_ONCE):
@@ -129,8 +154,8 @@ async def recognize(connection: AsyncConnection, accepted: Sequence[Incoming], s
 
     In the transaction that stores the rest: until its end no other process stores a repetition of the same.
     """
-    named = [a for a in accepted if a.request.message_id]
-    doubtful = [a for a in accepted if a.request.maybe_repeated and not a.message.id]
+    named = [a for a in accepted if a.message_id]
+    doubtful = [a for a in accepted if a.maybe_repeated and not a.id]
     if named:
         _compare_names(named, await store.messages(connection, {a.name for a in named}))
     if doubtful:
@@ -143,12 +168,12 @@ async def yield_to_claims(connection: AsyncConnection, inserted: Iterable[Incomi
     One look for a commit, among the claims that are younger than its readings: there is hardly ever one.
     """
     now = now_ms()
-    arrived = {a: a.arrived_ms(now) for a in inserted if a.request.origin_key and not a.request.maybe_repeated}
+    arrived = {a: a.arrived_ms(now) for a in inserted if a.origin_key and not a.maybe_repeated}
     origins = (a.origin for a in arrived)
     claims = await store.claims(connection, origins, min(arrived.values())) if arrived else {}
     overtaken = [a for a, at in arrived.items() if claims.get(a.origin, 0) > at] if claims else []
     for one in overtaken:
-        one.request.maybe_repeated = True
+        one.maybe_repeated = True
     if overtaken:
         raise AemosError(Kind.EXISTS, "a repetition came first")
 
@@ -170,11 +195,11 @@ async def _look_for_origins(
 ) -> None:
     first: dict[store.Origin, Incoming] = {}
     for one in accepted:
-        if one.request.origin_key:
+        if one.origin_key:
             first.setdefault(one.origin, one)
     await store.lock(connection, {one.origin for one in doubtful})
     timed = [one for one in doubtful if not one.request.at_arrival]
-    moments = {(one.message.telemetry_data_id, one.message.received_at_ms) for one in timed}
+    moments = {(one.variable.telemetry_data_id, one.received_at_ms) for one in timed}
     stored = await store.origins_at(connection, moments)
     for span, keys in _spans(one for one in doubtful if one.request.at_arrival):
         if span.to_ms > settled_ms:
@@ -204,11 +229,11 @@ def _spans(doubtful: Iterable[Incoming]) -> list[tuple[store.Span, set[int]]]:
 
 def drop_groups(accepted: Iterable[Incoming]) -> None:
     """Of a group with a mistake nothing is stored."""
-    refused = {a.request.group for a in accepted if a.error and a.request.group}
+    refused = {a.group for a in accepted if a.error and a.group}
     if refused:
         for one in accepted:
-            if one.request.group in refused and not one.error:
-                one.is_dropped, one.message.id, one.same_as = True, 0, None
+            if one.group in refused and not one.error:
+                one.is_dropped, one.id, one.same_as = True, 0, None
 
 
 def drop_batches(batches: Sequence[Sequence[Incoming]]) -> None:

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import math
 import zlib
-from collections.abc import Iterable, Sequence, Set
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from aemos_core.database import Database
 from aemos_core.errors import AemosError, Kind
@@ -16,7 +15,7 @@ from aemos_core.waiting import wait
 
 from aemos_ingest import registry_store as store
 from aemos_ingest import tables as t
-from aemos_ingest.domain import Sensor, Source, UnknownVariable, Variable
+from aemos_ingest.domain import Sensor, Source, SourceKey, UnknownVariable, Variable
 from aemos_ingest.registry_store import AnyRow
 
 log = logging.getLogger("aemos.ingest")
@@ -24,10 +23,6 @@ log = logging.getLogger("aemos.ingest")
 _POLL_SECONDS = 3.0
 _MOST = 200_000
 _COLLISIONS = 3
-
-
-SourceKey: TypeAlias = int | tuple[int, str]
-"""A token's id; or, for what rules derived, an organization and a sensor's uuid."""
 
 
 class Sources:
@@ -56,16 +51,15 @@ class Sources:
             tokens = t.device_token.c.id.in_([key for key in keys if isinstance(key, int)])
             rows = list(await store.valid_tokens(connection, tokens))
             rows += await store.owners_of(connection, named) if named else []
-            of_devices = t.sensor.c.device_id.in_({row.device_id for row in rows})
-            sensors = _sensors_by_device(await store.variables_of(connection, of_devices))
+            devices = {row.device_id: row for row in rows}
+            variables = await store.variables_of(connection, t.sensor.c.device_id.in_(devices))
+        sensors = self._sensors(variables, devices)
         read: dict[SourceKey, Source] = {}
         for row in rows:
             of_device = sensors.get(row.device_id, {})
             read[row.id or (row.organization_id, row.sensor_uuid)] = Source(
                 row.organization_id,
                 row.device_id,
-                row.device_uuid,
-                zlib.crc32(row.device_uuid.encode()) % self._partitions,
                 of_device,
                 row.sensor_uuid or "",
                 row.creates_variables,
@@ -74,6 +68,27 @@ class Sources:
             )
         self._sources |= read
         return read
+
+    def _sensors(self, variables: Iterable[AnyRow], devices: Mapping[int, AnyRow]) -> dict[int, dict[str, Sensor]]:
+        """By device and uuid."""
+        found: dict[int, dict[str, Sensor]] = {}
+        for row in variables:
+            made = Sensor(row.sensor_id, row.sensor_uuid)
+            sensor = found.setdefault(row.device_id, {}).setdefault(row.sensor_uuid, made)
+            if row.id is not None:
+                device = devices[row.device_id]
+                sensor.variables[row.variable_name] = Variable(
+                    row.id,
+                    row.variable_name,
+                    row.type,
+                    sensor.id,
+                    sensor.uuid,
+                    row.device_id,
+                    device.device_uuid,
+                    device.organization_id,
+                    zlib.crc32(device.device_uuid.encode()) % self._partitions,
+                )
+        return found
 
     async def create_variables(self, unknown: Sequence[UnknownVariable]) -> None:
         """Makes what readings name and sensors lack, each as its first reading has it, unless another process makes it
@@ -117,13 +132,3 @@ class Sources:
                 log.warning("registry changes: %s", error.detail)
             self._hint.clear()
             await wait(stop, _POLL_SECONDS, self._hint)
-
-
-def _sensors_by_device(rows: Iterable[AnyRow]) -> dict[int, dict[str, Sensor]]:
-    found: dict[int, dict[str, Sensor]] = {}
-    for row in rows:
-        made = Sensor(row.sensor_id, row.sensor_uuid)
-        sensor = found.setdefault(row.device_id, {}).setdefault(row.sensor_uuid, made)
-        if row.id is not None:
-            sensor.variables[row.variable_name] = Variable(row.id, row.type)
-    return found

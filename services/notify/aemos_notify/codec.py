@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from aemos.v1 import notification_pb2 as pb
 from aemos.v1 import subscription_pb2
-from aemos.v1.job_pb2 import CommittedReading
+from aemos.v1.job_pb2 import CommittedReading, ReadingSource
 from aemos_core import telemetry
 from aemos_core.notification_log import Logged, LogId, parse_log_id
 from aemos_core.records import AnyRow, message
@@ -103,15 +103,15 @@ def delivery_of(row: AnyRow) -> subscription_pb2.Delivery:
     return message(subscription_pb2.Delivery, row, notification_id=str(LogId(row.ms, row.seq)), answer=answer)
 
 
-def reading_to_json(reading: CommittedReading, now: int, merged: int = 0) -> str:
+def reading_to_json(of: ReadingSource, reading: CommittedReading, now: int, merged: int = 0) -> str:
     """The payload of the event `data-stream`: `timestamp` is when it is sent, `recievedAt` when it was measured, and
     `merged` how many readings of the same variable it stands for beside itself."""
     payload = {
-        "deviceUuid": reading.device_uuid,
-        "deviceId": reading.device_id,
-        "sensorUuid": reading.sensor_uuid,
-        "variableName": reading.variable_name,
-        "value": _value(reading),
+        "deviceUuid": of.device_uuid,
+        "deviceId": of.device_id,
+        "sensorUuid": of.sensor_uuid,
+        "variableName": of.variable_name,
+        "value": _value(of.variable_type, reading),
         "dataStreamId": reading.id,
         "recievedAt": rfc3339(reading.received_at_ms),
         "merged": merged,
@@ -121,7 +121,7 @@ def reading_to_json(reading: CommittedReading, now: int, merged: int = 0) -> str
     return _encode(payload).decode()
 
 
-def _value(reading: CommittedReading) -> float | bool | str:
-    if reading.variable_type == "number" and reading.HasField("number"):
+def _value(variable_type: str, reading: CommittedReading) -> float | bool | str:
+    if variable_type == "number" and reading.HasField("number"):
         return reading.number
-    return reading.text == "true" if reading.variable_type == "boolean" else reading.text
+    return reading.text == "true" if variable_type == "boolean" else reading.text

@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import groupby
 from typing import NamedTuple
 
-from aemos.v1.job_pb2 import CommittedReading, ReadingBatch
+from aemos.v1.job_pb2 import CommittedReading, ReadingBatch, ReadingSource
 from aemos_core.names import READINGS_COMMITTED, device_room, sensor_room
 from aemos_core.redis_link import RedisClient, Subscriber
 from aemos_core.times import now_ms
@@ -31,10 +31,17 @@ class _Source(NamedTuple):
     sensor: str
 
 
+class _Live(NamedTuple):
+    """A reading and its variable."""
+
+    of: ReadingSource
+    reading: CommittedReading
+
+
 class _Waiting(NamedTuple):
     """The newest reading of a variable and how many others it stands for."""
 
-    reading: CommittedReading
+    live: _Live
     merged: int
 
 
@@ -76,24 +83,26 @@ class LiveReadings:
 
     def committed(self, message: bytes) -> None:
         """Stored readings: one write to each client for all of a sensor's neighbours in the batch."""
-        now = now_ms()
-        for (organization_id, device, sensor), group in groupby(ReadingBatch.FromString(message).readings, _whose):
+        now, batch = now_ms(), ReadingBatch.FromString(message)
+        variables = {one.telemetry_data_id: one for one in batch.sources}
+        committed = (_Live(variables[reading.telemetry_data_id], reading) for reading in batch.readings)
+        for (organization_id, device, sensor), group in groupby(committed, _whose):
             source, readings = _Source(organization_id, device_room(device), sensor_room(sensor)), list(group)
             if members := self.every.members(source.device, source.sensor):
-                _send(source, members, Event((DATA_STREAM, reading_to_json(reading, now)) for reading in readings))
+                _send(source, members, Event((DATA_STREAM, reading_to_json(*live, now)) for live in readings))
             for room in (source.device, source.sensor):
                 if self.coalesced.occupied(room):
                     self._coalesce(room, source, readings)
 
-    def _coalesce(self, room: str, source: _Source, readings: Iterable[CommittedReading]) -> None:
+    def _coalesce(self, room: str, source: _Source, readings: Iterable[_Live]) -> None:
         waiting = self._resting.get(room)
         if waiting is None:
             waiting = self._resting[room] = {}
             asyncio.get_running_loop().call_soon(self._flush, room)
-        for reading in readings:
-            key = source, reading.telemetry_data_id
+        for live in readings:
+            key = source, live.of.telemetry_data_id
             known = waiting.get(key)
-            waiting[key] = _Waiting(reading, 0) if known is None else _newer(known, reading)
+            waiting[key] = _Waiting(live, 0) if known is None else _newer(known, live)
 
     def _flush(self, room: str) -> None:
         waiting = self._resting.pop(room)
@@ -102,8 +111,8 @@ class LiveReadings:
         self._resting[room] = {}
         asyncio.get_running_loop().call_later(COALESCED_SECONDS, self._flush, room)
         now, by_source = now_ms(), defaultdict(list)
-        for (source, _), (reading, merged) in waiting.items():
-            by_source[source].append((DATA_STREAM, reading_to_json(reading, now, merged)))
+        for (source, _), (live, merged) in waiting.items():
+            by_source[source].append((DATA_STREAM, reading_to_json(*live, now, merged)))
         for source, events in by_source.items():
             _send(source, self._members(room, source), Event(events))
 
@@ -113,13 +122,13 @@ class LiveReadings:
         return members - self.coalesced.members(source.device) if room == source.sensor else members
 
 
-def _whose(reading: CommittedReading) -> tuple[int, str, str]:
-    return reading.organization_id, reading.device_uuid, reading.sensor_uuid
+def _whose(live: _Live) -> tuple[int, str, str]:
+    return live.of.organization_id, live.of.device_uuid, live.of.sensor_uuid
 
 
-def _newer(known: _Waiting, reading: CommittedReading) -> _Waiting:
-    is_newer = (reading.received_at_ms, reading.id) > (known.reading.received_at_ms, known.reading.id)
-    return _Waiting(reading if is_newer else known.reading, known.merged + 1)
+def _newer(known: _Waiting, live: _Live) -> _Waiting:
+    newest = max(known.live, live, key=lambda one: (one.reading.received_at_ms, one.reading.id))
+    return _Waiting(newest, known.merged + 1)
 
 
 def _send(source: _Source, members: Iterable[Member], event: Event) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aemos.v1 import data_stream_pb2, history_pb2, history_pb2_grpc, job_pb2
+from aemos.v1 import data_stream_pb2, history_pb2, history_pb2_grpc
 from aemos_core.database import Database
 from google.protobuf import json_format
 from sqlalchemy import select
@@ -31,7 +31,7 @@ class Asked:
         self.sensors: dict[int, set[str]] = {}
         self.needs: set[str] = set()
 
-    def add(self, partition: int, chain: CompiledChain, origin: job_pb2.CommittedReading | Reading | None) -> None:
+    def add(self, partition: int, chain: CompiledChain, origin: Reading | None) -> None:
         """What one chain asks for one reading."""
         if origin is None:
             return

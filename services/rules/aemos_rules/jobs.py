@@ -17,7 +17,7 @@ from aemos_core.times import now_ms
 from aemos_rules.appliers import Parts
 from aemos_rules.contexts import Asked, Contexts
 from aemos_rules.deadlines import deadline_of
-from aemos_rules.domain import Reading
+from aemos_rules.domain import Reading, VariableType
 from aemos_rules.engine import CompiledChain, RunResult
 from aemos_rules.memory import Fenced
 from aemos_rules.nodes.remembering import seen
@@ -26,7 +26,8 @@ from aemos_rules.run_records import Ran, note
 
 log = logging.getLogger("aemos.rules")
 
-Portion: TypeAlias = list[tuple[job_pb2.CommittedReading, Sequence[CompiledChain]]]
+_Source: TypeAlias = tuple[int, int, str, int, str, int, str, VariableType]
+Portion: TypeAlias = list[tuple[Reading, Sequence[CompiledChain]]]
 MOST_RUNS = 1_000
 """What as many runs of a job say goes into one transaction: of more, a job makes several."""
 MOST_OF_DEVICE = 250
@@ -63,7 +64,7 @@ class Judge:
 
     async def evaluate_readings(self, payload: bytes) -> None:
         """Runs every chain of every reading's sensor, in order, and applies what they say."""
-        readings = job_pb2.ReadingBatch.FromString(payload).readings
+        readings = _readings(job_pb2.ReadingBatch.FromString(payload))
         sensors = {reading.sensor_uuid for reading in readings}
         judges = await self._index.judges_of(sensors)
         contexts = (reading.trace_context for reading in readings)
@@ -143,28 +144,26 @@ class _Runs:
         return self.effects
 
 
-def _portions(
-    readings: Sequence[job_pb2.CommittedReading], judges: Mapping[str, Sequence[CompiledChain]]
-) -> Iterator[Portion]:
+def _portions(readings: Sequence[Reading], judges: Mapping[str, Sequence[CompiledChain]]) -> Iterator[Portion]:
     """What is to run, at most MOST_RUNS at a time: any number of chains may judge one reading."""
     portion: Portion = []
-    room, of_device = MOST_RUNS, Counter[int]()
+    room, of_devices = MOST_RUNS, dict[int, int]()
     for reading in readings:
         chains, device = judges[reading.sensor_uuid], reading.device_id
-        while len(chains) > (fit := min(room, MOST_OF_DEVICE - of_device[device])):
+        of_device = of_devices.get(device, 0)
+        while len(chains) > (fit := min(room, MOST_OF_DEVICE - of_device)):
             yield [*portion, (reading, chains[:fit])]
-            chains, portion, room, of_device = chains[fit:], [], MOST_RUNS, Counter()
+            chains, portion, room, of_devices, of_device = chains[fit:], [], MOST_RUNS, {}, 0
         if chains:
             portion.append((reading, chains))
             room -= len(chains)
-            of_device[device] += len(chains)
+            of_devices[device] = of_device + len(chains)
     yield portion
 
 
 def _judged(portion: Portion, world: World) -> list[Any]:
     runs = _Runs(world)
-    for message, chains in portion:
-        reading = _reading(message)
+    for reading, chains in portion:
         for chain in chains:
             result = _run(chain, reading, world) if reading.trace_context else chain.run(reading, 0, world)
             if result.effects or result.error:
@@ -203,11 +202,11 @@ def _is_overtaken(
 
 def _asked_by(partition: int, portion: Portion, sensors: Set[str]) -> Asked:
     asked = Asked()
-    for message, chains in portion:
-        if message.sensor_uuid in sensors:
+    for reading, chains in portion:
+        if reading.sensor_uuid in sensors:
             for chain in chains:
                 if not chain.plain:
-                    asked.add(partition, chain, message)
+                    asked.add(partition, chain, reading)
     return asked
 
 
@@ -221,19 +220,25 @@ def _run(chain: CompiledChain, reading: Reading, world: World) -> RunResult:
         return result
 
 
-def _reading(message: job_pb2.CommittedReading) -> Reading:
-    return Reading(
-        message.id,
-        message.organization_id,
-        message.device_id,
-        message.device_uuid,
-        message.sensor_id,
-        message.sensor_uuid,
-        message.telemetry_data_id,
-        message.variable_name,
-        message.variable_type,  # type: ignore[arg-type]
-        _VALUE_OF[message.variable_type](message),
-        message.received_at_ms,
-        message.trace_context,
-        message.depth,
-    )
+def _readings(batch: job_pb2.ReadingBatch) -> list[Reading]:
+    sources = {source.telemetry_data_id: _source(source) for source in batch.sources}
+    readings = []
+    for one in batch.readings:
+        source, value_of = sources[one.telemetry_data_id]
+        readings.append(Reading(one.id, *source, value_of(one), one.received_at_ms, one.trace_context, one.depth))
+    return readings
+
+
+def _source(source: job_pb2.ReadingSource) -> tuple[_Source, Callable[[job_pb2.CommittedReading], object]]:
+    """What each Reading of it says of it, in their order, and how its values are read."""
+    variable_type: VariableType = source.variable_type  # type: ignore[assignment]
+    return (
+        source.organization_id,
+        source.device_id,
+        source.device_uuid,
+        source.sensor_id,
+        source.sensor_uuid,
+        source.telemetry_data_id,
+        source.variable_name,
+        variable_type,
+    ), _VALUE_OF[variable_type]

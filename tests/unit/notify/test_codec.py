@@ -5,7 +5,7 @@ import math
 
 import pytest
 from aemos.v1 import notification_pb2 as pb
-from aemos.v1.job_pb2 import CommittedReading
+from aemos.v1.job_pb2 import CommittedReading, ReadingSource
 from aemos_core.errors import AemosError
 from aemos_core.notification_log import Logged, LogId, parse_log_id
 from aemos_notify import codec
@@ -70,5 +70,5 @@ def test_values_have_the_type_of_their_variable(
     variable_type: str, number: float | None, text: str, value: object
 ) -> None:
     """Numbers as numbers, booleans as booleans, everything else as the text that was sent."""
-    reading = CommittedReading(variable_type=variable_type, number=number, text=text)
-    assert json.loads(codec.reading_to_json(reading, 0))["value"] == value
+    of, reading = ReadingSource(variable_type=variable_type), CommittedReading(number=number, text=text)
+    assert json.loads(codec.reading_to_json(of, reading, 0))["value"] == value

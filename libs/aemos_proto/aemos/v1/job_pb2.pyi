@@ -27,16 +27,22 @@ class ReadingBatch(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     READINGS_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def readings(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommittedReading]: ...
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReadingSource]:
+        """Of each variable of these readings, at least once."""
+
     def __init__(
         self,
         *,
         readings: _abc.Iterable[Global___CommittedReading] | None = ...,
+        sources: _abc.Iterable[Global___ReadingSource] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["readings", b"readings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["readings", b"readings", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -44,38 +50,23 @@ Global___ReadingBatch: _TypeAlias = ReadingBatch  # noqa: Y015
 
 @_typing.final
 class CommittedReading(_message.Message):
-    """A stored reading with all that judges and listeners need to know of it."""
+    """A stored reading; its variable's ReadingSource says whose it is."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
-    DEVICE_ID_FIELD_NUMBER: _builtins.int
-    DEVICE_UUID_FIELD_NUMBER: _builtins.int
-    SENSOR_ID_FIELD_NUMBER: _builtins.int
-    SENSOR_UUID_FIELD_NUMBER: _builtins.int
     TELEMETRY_DATA_ID_FIELD_NUMBER: _builtins.int
-    VARIABLE_NAME_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
-    VARIABLE_TYPE_FIELD_NUMBER: _builtins.int
     RECEIVED_AT_MS_FIELD_NUMBER: _builtins.int
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
     DEPTH_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    organization_id: _builtins.int
-    device_id: _builtins.int
-    device_uuid: _builtins.str
-    sensor_id: _builtins.int
-    sensor_uuid: _builtins.str
     telemetry_data_id: _builtins.int
-    variable_name: _builtins.str
     number: _builtins.float
     """Set for a variable of type number."""
     text: _builtins.str
     """The value as text, as it was sent."""
-    variable_type: _builtins.str
-    """"number", "text", "boolean" or "json"."""
     received_at_ms: _builtins.int
     """When it was measured: milliseconds since 1970 UTC."""
     trace_context: _builtins.bytes
@@ -86,29 +77,65 @@ class CommittedReading(_message.Message):
         self,
         *,
         id: _builtins.int = ...,
-        organization_id: _builtins.int = ...,
-        device_id: _builtins.int = ...,
-        device_uuid: _builtins.str = ...,
-        sensor_id: _builtins.int = ...,
-        sensor_uuid: _builtins.str = ...,
         telemetry_data_id: _builtins.int = ...,
-        variable_name: _builtins.str = ...,
         number: _builtins.float | None = ...,
         text: _builtins.str = ...,
-        variable_type: _builtins.str = ...,
         received_at_ms: _builtins.int = ...,
         trace_context: _builtins.bytes = ...,
         depth: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_number", b"_number", "number", b"number"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_number", b"_number", "depth", b"depth", "device_id", b"device_id", "device_uuid", b"device_uuid", "id", b"id", "number", b"number", "organization_id", b"organization_id", "received_at_ms", b"received_at_ms", "sensor_id", b"sensor_id", "sensor_uuid", b"sensor_uuid", "telemetry_data_id", b"telemetry_data_id", "text", b"text", "trace_context", b"trace_context", "variable_name", b"variable_name", "variable_type", b"variable_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_number", b"_number", "depth", b"depth", "id", b"id", "number", b"number", "received_at_ms", b"received_at_ms", "telemetry_data_id", b"telemetry_data_id", "text", b"text", "trace_context", b"trace_context"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__number: _TypeAlias = _typing.Literal["number"]  # noqa: Y015
     _WhichOneofArgType__number: _TypeAlias = _typing.Literal["_number", b"_number"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__number) -> _WhichOneofReturnType__number | None: ...
 
 Global___CommittedReading: _TypeAlias = CommittedReading  # noqa: Y015
+
+@_typing.final
+class ReadingSource(_message.Message):
+    """Where readings come from: a variable of a device's sensor, with all that judges and listeners need to know of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TELEMETRY_DATA_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_UUID_FIELD_NUMBER: _builtins.int
+    SENSOR_ID_FIELD_NUMBER: _builtins.int
+    SENSOR_UUID_FIELD_NUMBER: _builtins.int
+    VARIABLE_NAME_FIELD_NUMBER: _builtins.int
+    VARIABLE_TYPE_FIELD_NUMBER: _builtins.int
+    telemetry_data_id: _builtins.int
+    organization_id: _builtins.int
+    device_id: _builtins.int
+    device_uuid: _builtins.str
+    sensor_id: _builtins.int
+    sensor_uuid: _builtins.str
+    variable_name: _builtins.str
+    variable_type: _builtins.str
+    """"number", "text", "boolean" or "json"."""
+    def __init__(
+        self,
+        *,
+        telemetry_data_id: _builtins.int = ...,
+        organization_id: _builtins.int = ...,
+        device_id: _builtins.int = ...,
+        device_uuid: _builtins.str = ...,
+        sensor_id: _builtins.int = ...,
+        sensor_uuid: _builtins.str = ...,
+        variable_name: _builtins.str = ...,
+        variable_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "device_uuid", b"device_uuid", "organization_id", b"organization_id", "sensor_id", b"sensor_id", "sensor_uuid", b"sensor_uuid", "telemetry_data_id", b"telemetry_data_id", "variable_name", b"variable_name", "variable_type", b"variable_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadingSource: _TypeAlias = ReadingSource  # noqa: Y015
 
 @_typing.final
 class ScheduledRuns(_message.Message):

@@ -162,6 +162,7 @@ __all__ = (
     "ReadCursor",
     "Reading",
     "ReadingBatch",
+    "ReadingSource",
     "RecordNotifications",
     "RecordRejectionsRequest",
     "RecordRejectionsResponse",
@@ -639,51 +640,34 @@ default_message_pool.register_message("aemos.v1", "ClearAlarmRequest", ClearAlar
 @dataclass(eq=False, repr=False)
 class CommittedReading(betterproto2.Message):
     """
-    A stored reading with all that judges and listeners need to know of it.
+    A stored reading; its variable's ReadingSource says whose it is.
     """
 
     id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
 
-    organization_id: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
+    telemetry_data_id: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
 
-    device_id: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
-
-    device_uuid: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
-
-    sensor_id: "int" = betterproto2.field(5, betterproto2.TYPE_INT64)
-
-    sensor_uuid: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
-
-    telemetry_data_id: "int" = betterproto2.field(7, betterproto2.TYPE_INT64)
-
-    variable_name: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
-
-    number: "float | None" = betterproto2.field(9, betterproto2.TYPE_DOUBLE, optional=True)
+    number: "float | None" = betterproto2.field(3, betterproto2.TYPE_DOUBLE, optional=True)
     """
     Set for a variable of type number.
     """
 
-    text: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
+    text: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
     """
     The value as text, as it was sent.
     """
 
-    variable_type: "str" = betterproto2.field(11, betterproto2.TYPE_STRING)
-    """
-    "number", "text", "boolean" or "json".
-    """
-
-    received_at_ms: "int" = betterproto2.field(12, betterproto2.TYPE_INT64)
+    received_at_ms: "int" = betterproto2.field(5, betterproto2.TYPE_INT64)
     """
     When it was measured: milliseconds since 1970 UTC.
     """
 
-    trace_context: "bytes" = betterproto2.field(13, betterproto2.TYPE_BYTES)
+    trace_context: "bytes" = betterproto2.field(6, betterproto2.TYPE_BYTES)
     """
     Trace id (16 bytes) and span id (8 bytes) of a sampled reading; empty otherwise.
     """
 
-    depth: "int" = betterproto2.field(14, betterproto2.TYPE_INT32)
+    depth: "int" = betterproto2.field(7, betterproto2.TYPE_INT32)
     """
     How many chains led to it; 0 for what a device sent.
     """
@@ -3532,8 +3516,42 @@ class ReadingBatch(betterproto2.Message):
 
     readings: "list[CommittedReading]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
+    sources: "list[ReadingSource]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Of each variable of these readings, at least once.
+    """
+
 
 default_message_pool.register_message("aemos.v1", "ReadingBatch", ReadingBatch)
+
+
+@dataclass(eq=False, repr=False)
+class ReadingSource(betterproto2.Message):
+    """
+    Where readings come from: a variable of a device's sensor, with all that judges and listeners need to know of it.
+    """
+
+    telemetry_data_id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
+
+    organization_id: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
+
+    device_id: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
+
+    device_uuid: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+
+    sensor_id: "int" = betterproto2.field(5, betterproto2.TYPE_INT64)
+
+    sensor_uuid: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+
+    variable_name: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+
+    variable_type: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
+    """
+    "number", "text", "boolean" or "json".
+    """
+
+
+default_message_pool.register_message("aemos.v1", "ReadingSource", ReadingSource)
 
 
 @dataclass(eq=False, repr=False)
