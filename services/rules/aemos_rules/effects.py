@@ -50,26 +50,22 @@ class Effects:
         self._outbox = outbox
         self._appliers = appliers
 
-    async def apply(self, effects: Iterable[Any]) -> None:
-        """In one transaction, which writes only when something changes; in the order of the registry."""
-        by_type: dict[type[Any], list[Any]] = {}
-        for effect in effects:
-            by_type.setdefault(type(effect), []).append(effect)
-        if not by_type:
-            return
-        ran = by_type.pop(Ran, [])
+    async def apply(self, said: Iterable[Any]) -> None:
+        """Runs with their effects, and effects of none. In one transaction, which writes only when something changes;
+        in the order of the registry."""
+        ran, by_type = _sorted(said)
         pending = [applier(by_type.pop(kind)) for kind, applier in self._appliers.items() if kind in by_type]
         if by_type:
             raise TypeError(f"nobody applies {', '.join(kind.__name__ for kind in by_type)}")
         for each in pending:
             await each.prepare()
-        is_sure = any(run.is_sure for run in ran)
-        if pending or is_sure:
+        failed = any(run.result.error for run in ran)
+        if pending or failed:
             async with self._database.write() as connection:
                 for each in pending:
                     await each.look(connection)
                 writing = [each for each in pending if each.writes]
-                rows = await self._store(connection, writing, ran) if writing or is_sure else []
+                rows = await self._store(connection, writing, ran) if writing or failed else []
             self._outbox.committed(rows)
         for each in pending:
             await each.settle()
@@ -79,3 +75,14 @@ class Effects:
         for each in writing:
             rows += await each.write(connection, runs)
         return await self._outbox.add(connection, rows)
+
+
+def _sorted(said: Iterable[Any]) -> tuple[list[Ran], dict[type[Any], list[Any]]]:
+    ran: list[Ran] = []
+    by_type: dict[type[Any], list[Any]] = {}
+    for one in said:
+        if type(one) is Ran:
+            ran.append(one)
+        for effect in one.result.effects if type(one) is Ran else (one,):
+            by_type.setdefault(type(effect), []).append(effect)
+    return ran, by_type

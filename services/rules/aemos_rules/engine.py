@@ -61,18 +61,17 @@ class Activity:
         self.idle: deque[tuple[Any, ...]] = deque(maxlen=KEPT_IDLE)
 
     def note(self, reading: Reading | None, result: RunResult) -> None:
-        """A run that changed nothing, as far as is known yet."""
+        """A run that failed, or changed nothing as far as is known yet."""
+        if result.error:
+            self.failed += 1
+            self.errors_in_row += 1
+            return
         self.errors_in_row = 0
         self.idle.append(_idle_run(reading, result))
         if result.outcome == "fired":
             self.fired += 1
         else:
             self.stopped += 1
-
-    def note_error(self) -> None:
-        """A run that failed."""
-        self.failed += 1
-        self.errors_in_row += 1
 
     @property
     def is_fresh(self) -> bool:

@@ -22,7 +22,7 @@ from aemos_rules.engine import CompiledChain, RunResult
 from aemos_rules.memory import Fenced
 from aemos_rules.nodes.remembering import seen
 from aemos_rules.run import Cell, Deadline, Remembered, Start, World
-from aemos_rules.run_records import Ran, note
+from aemos_rules.run_records import Ran
 
 log = logging.getLogger("aemos.rules")
 
@@ -113,7 +113,7 @@ class _Runs:
     def __init__(self, world: World) -> None:
         self._world = world
         self._failures: Counter[str] = Counter()
-        self.effects: list[Any] = []
+        self.said: list[Any] = []
 
     def take(self, chain: CompiledChain, result: RunResult, start: Start) -> None:
         """One that said something, or failed."""
@@ -121,16 +121,18 @@ class _Runs:
             self._failures[
                 f"chain {chain.chain.id}, node {result.node_index} {result.node_name!r}: {result.error}"
             ] += 1
-        note(Ran(chain, start, self._before(chain, start), result), self.effects)
-        if chain.remembering:
-            for effect in result.effects:
-                if type(effect) is Remembered:
-                    self._world.memory[effect.cell] = effect.value
+        if not chain.remembering:
+            self.said.append(Ran(chain, start, self._world, result))
+            return
+        self.said.append(Ran(chain, start, self._before(chain, start), result))
+        for effect in result.effects:
+            if type(effect) is Remembered:
+                self._world.memory[effect.cell] = effect.value
 
     def _before(self, chain: CompiledChain, start: Start) -> World:
         """The world as the run found it: what it remembers goes on changing."""
         world = self._world
-        if not chain.remembering or start.reading is None:
+        if start.reading is None:
             return world
         key = str(start.reading.telemetry_data_id)
         cells = (Cell(world.partition, chain.chain.id, node, key) for node in chain.remembering)
@@ -138,10 +140,10 @@ class _Runs:
         return World(world.now_ms, world.partition, memory, world.context)
 
     def report(self) -> list[Any]:
-        """Logs the failures; returns the effects."""
+        """Logs the failures; returns what was said."""
         for failure, count in self._failures.items():
             log.warning("%d runs failed: %s", count, failure)
-        return self.effects
+        return self.said
 
 
 def _portions(readings: Sequence[Reading], judges: Mapping[str, Sequence[CompiledChain]]) -> Iterator[Portion]:
@@ -166,10 +168,9 @@ def _judged(portion: Portion, world: World) -> list[Any]:
     for reading, chains in portion:
         for chain in chains:
             result = _run(chain, reading, world) if reading.trace_context else chain.run(reading, 0, world)
+            chain.activity.note(reading, result)
             if result.effects or result.error:
                 runs.take(chain, result, Start(reading, depth=reading.depth))
-            else:
-                chain.activity.note(reading, result)
     return runs.report()
 
 
@@ -180,10 +181,12 @@ def _resumed(
     for chain, deadline in due:
         if _is_overtaken(chain, deadline, newest, world):
             wait = min(_AGAIN_MS << deadline.tries, _MOST_AGAIN_MS)
-            runs.effects.append(deadline._replace(put_off_ms=world.now_ms + wait, tries=deadline.tries + 1))
+            runs.said.append(deadline._replace(put_off_ms=world.now_ms + wait, tries=deadline.tries + 1))
             continue
         start = deadline.start
-        runs.take(chain, chain.resume(start, world), start)
+        result = chain.resume(start, world)
+        chain.activity.note(start.reading, result)
+        runs.take(chain, result, start)
     return runs.report()
 
 

@@ -40,7 +40,7 @@ _QUIET = frozenset((StateAssertion, AlarmAssertion, Remembered, Deadline))
 
 
 class Ran(NamedTuple):
-    """Effect: a run that said something or failed. `world` is as it was before."""
+    """A run that said something or failed. `world` is as it was before."""
 
     chain: CompiledChain
     start: Start
@@ -57,16 +57,6 @@ class Ran(NamedTuple):
     def is_sure(self) -> bool:
         """It is to be recorded whatever the appliers say."""
         return bool(self.result.error) or not _QUIET.issuperset(map(type, self.result.effects))
-
-
-def note(ran: Ran, effects: list[Any]) -> None:
-    """Counts a run; adds what follows from it, its record included."""
-    if ran.result.error:
-        ran.chain.activity.note_error()
-    else:
-        ran.chain.activity.note(ran.start.reading, ran.result)
-    effects += ran.result.effects
-    effects.append(ran)
 
 
 async def record(

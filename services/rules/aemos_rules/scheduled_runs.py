@@ -19,7 +19,7 @@ from aemos_rules.appliers import Parts
 from aemos_rules.domain import Question
 from aemos_rules.engine import CompiledChain
 from aemos_rules.run import Start, World
-from aemos_rules.run_records import Ran, note
+from aemos_rules.run_records import Ran
 from aemos_rules.sensor_source import SensorSource
 
 log = logging.getLogger("aemos.rules")
@@ -43,20 +43,20 @@ class ScheduledRuns:
         """Runs them without a reading. Only sampled runs carry out their effects one by one, inside their span."""
         runs = job_pb2.ScheduledRuns.FromString(payload).runs
         chains = await self._index.compiled({run.rule_chain_id for run in runs})
-        effects: list[Any] = []
+        said: list[Any] = []
         for run in runs:
             chain = chains.get(run.rule_chain_id)
             if chain is not None and chain.questions and self._source is None:
-                effects.append(_handed_on(run))
+                said.append(_handed_on(run))
                 continue
             span = telemetry.start_trace(telemetry.SPAN_RUN, {"chain": run.rule_chain_id}) if chain else None
             with telemetry.ending(span):
                 found = await self._ended(run, chain)
                 if span is None:
-                    effects += found
+                    said += found
                 else:
                     await self._effects.apply(found)
-        await self._effects.apply(effects)
+        await self._effects.apply(said)
 
     async def _ended(self, run: job_pb2.ScheduledRun, chain: CompiledChain | None) -> Sequence[Any]:
         """What follows from a run, its end included."""
@@ -67,7 +67,7 @@ class ScheduledRuns:
             outcome="dropped",
             trace_id=telemetry.trace_id_of(telemetry.current()),
         )
-        effects: list[Any] = [end]
+        said: list[Any] = [end]
         if chain is not None and chain.chain.enabled and (chain.chain.schedule_enabled or run.manual):
             try:
                 answers = await self._answers(run, chain)
@@ -76,9 +76,9 @@ class ScheduledRuns:
                     raise
                 end.outcome, end.error = "failed", error.detail[:_MOST_ERROR]
             else:
-                _run(run, chain, World(now_ms(), answers=answers), effects)
+                _run(run, chain, World(now_ms(), answers=answers), said)
         end.finished_at_ms = now_ms()
-        return effects
+        return said
 
     async def _answers(self, run: job_pb2.ScheduledRun, chain: CompiledChain) -> Answers:
         if self._source is None:
@@ -94,10 +94,11 @@ def _handed_on(run: job_pb2.ScheduledRun) -> Row:
     return Row(RUN_READING_CHAINS.name, run.rule_chain_id % 4, payload, MOST_IN_BATCH)
 
 
-def _run(run: job_pb2.ScheduledRun, chain: CompiledChain, world: World, effects: list[Any]) -> None:
-    end, result = effects[0], chain.run(None, run.planned_at_ms, world)
+def _run(run: job_pb2.ScheduledRun, chain: CompiledChain, world: World, said: list[Any]) -> None:
+    end, result = said[0], chain.run(None, run.planned_at_ms, world)
     end.outcome = _OUTCOMES[result.outcome]
-    note(Ran(chain, Start(None, run.planned_at_ms), world, result), effects)
+    chain.activity.note(None, result)
+    said.append(Ran(chain, Start(None, run.planned_at_ms), world, result))
     if result.error:
         end.error = f"node {result.node_index} {result.node_name!r}: {result.error}"[:_MOST_ERROR]
         log.warning("scheduled chain %d failed: %s", run.rule_chain_id, end.error)

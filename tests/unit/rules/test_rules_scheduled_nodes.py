@@ -8,6 +8,7 @@ from aemos_rules import scheduled_runs
 from aemos_rules.domain import InvalidChain, Node, Question, ReportWanted, Selection
 from aemos_rules.engine import RunResult
 from aemos_rules.run import Deadline, World
+from aemos_rules.run_records import Ran
 
 from tests.support.play import T0, chain, reading
 
@@ -65,8 +66,8 @@ async def test_what_follows_begins_when_sensors_are_read(monkeypatch: pytest.Mon
             clock[0] += 5_000
             return {"count": 0, "values": {}}
 
-        async def apply(self, effects: list[Any]) -> None:
-            applied.extend(effects)
+        async def apply(self, said: list[Any]) -> None:
+            applied.extend(effect for one in said if isinstance(one, Ran) for effect in one.result.effects)
 
     monkeypatch.setattr(scheduled_runs, "now_ms", lambda: clock[0])
     anything: Any = Anything()
