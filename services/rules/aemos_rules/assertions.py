@@ -19,12 +19,13 @@ from aemos_core.redis_link import RedisClient
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aemos_rules import alarm_store, state_store
+from aemos_rules import tables as t
 from aemos_rules.alarms import CLEARED, AlarmKey
 from aemos_rules.announcements import alarm_changed, state_change
 from aemos_rules.domain import NEVER, Cause, RunIds, StateAssertion, StateRow, Watermark, fold
 from aemos_rules.effects import Pending
+from aemos_rules.locking import locked
 from aemos_rules.state_store import Instance
-from aemos_rules.tables import watermark_of
 
 Key: TypeAlias = Any
 """Of what is asserted: a state's id, or an AlarmKey."""
@@ -104,8 +105,8 @@ class States(Assertions):
     marks = "device-state:asserted"
 
     async def known(self, connection: AsyncConnection, keys: Iterable[int]) -> Mapping[int, Known]:
-        rows = await state_store.locked(connection, keys)
-        return {row.id: Known(row.value, watermark_of(row), row) for row in rows}
+        rows = await locked(connection, t.device_state, keys)
+        return {row.id: Known(row.value, t.watermark_of(row), row) for row in rows}
 
     async def change(
         self, connection: AsyncConnection, found: Sequence[Folded], runs: RunIds
@@ -145,7 +146,7 @@ class Alarms(Assertions):
 def _known_alarm(row: Any) -> Known:
     if row is None:
         return Known(CLEARED, NEVER)
-    return Known(row.severity if row.active else CLEARED, watermark_of(row), row)
+    return Known(row.severity if row.active else CLEARED, t.watermark_of(row), row)
 
 
 def _instance(old_value: str, assertion: StateAssertion, runs: RunIds) -> Instance:

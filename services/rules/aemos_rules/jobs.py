@@ -28,7 +28,7 @@ log = logging.getLogger("aemos.rules")
 
 _Source: TypeAlias = tuple[int, int, str, int, str, int, str, VariableType]
 Portion: TypeAlias = list[tuple[Reading, Sequence[CompiledChain]]]
-MOST_RUNS = 1_000
+MOST_RUNS = 2_000
 """What as many runs of a job say goes into one transaction: of more, a job makes several."""
 MOST_OF_DEVICE = 250
 """Of one device: each change of one alarm takes statements of its own, and a transaction has four seconds."""

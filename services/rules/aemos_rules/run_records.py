@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aemos_core import telemetry
@@ -25,6 +25,7 @@ from aemos_rules.chain_index import chains_changed
 from aemos_rules.domain import Cause, RunIds, StateAssertion
 from aemos_rules.engine import CompiledChain, RunResult
 from aemos_rules.explain import explained
+from aemos_rules.locking import locked
 from aemos_rules.run import Deadline, Remembered, Start, World
 
 KEPT_MS = 7 * 24 * 60 * 60 * 1000
@@ -68,7 +69,8 @@ async def record(
     kept = [run for run in chosen if _may_record(run)]
     runs: RunIds = {}
     if kept:
-        known = await _known_chains(connection, {run.chain.chain.id for run in kept})
+        chains = {run.chain.chain.id for run in kept}
+        known = {row.id for row in await locked(connection, t.rule_chain, chains, "id", shared=True)}
         rows = [_row(run) for run in kept if run.chain.chain.id in known]
         if rows:
             runs = await _stored(connection, rows)
@@ -132,12 +134,6 @@ async def _stored(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]
     query = select(_r.rule_chain_id, _r.data_stream_id, _r.at_ms, _r.id)
     mine = query.where(_r.recorded_at_ms == at, _r.rule_chain_id.in_(sorted(chains))).order_by(_r.id)
     return {(chain, reading, at_ms): run for chain, reading, at_ms, run in (await connection.execute(mine)).all()}
-
-
-async def _known_chains(connection: AsyncConnection, chain_ids: Iterable[int]) -> set[int]:
-    """Those of these chains that exist, held until the transaction ends."""
-    query = select(t.rule_chain.c.id).where(t.rule_chain.c.id.in_(sorted(set(chain_ids))))
-    return set((await connection.execute(query.with_for_update(read=True))).scalars())
 
 
 async def thin_out(database: Database) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aemos_core import audit
-from aemos_core.records import AnyRow
 from sqlalchemy import bindparam, delete, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,7 +13,6 @@ from aemos_rules import tables as t
 from aemos_rules.domain import NEVER, StateRow
 
 _s = t.device_state.c
-_SELECT = f"SELECT {', '.join(_s.keys())} FROM {t.device_state.name}"
 
 
 class Instance(NamedTuple):
@@ -44,15 +42,6 @@ async def remove(connection: AsyncConnection, state_id: int) -> None:
     """Deletes a state and its instances."""
     await connection.execute(delete(t.device_state).where(_s.id == state_id))
     await audit.record(connection, t.audit, "device_state.delete", f"device state {state_id}")
-
-
-async def locked(connection: AsyncConnection, state_ids: Iterable[int]) -> Sequence[AnyRow]:
-    """States by id, of any organization: for the judge. Nobody else changes them until the transaction ends."""
-    # The ids are in the text, for hundreds of parameters cost more than the rows; 0 is the id of none. Without the
-    # option the driver would prepare each text, and push out the statements that come again.
-    query = f"{_SELECT} WHERE id IN ({','.join(map(str, (0, *state_ids)))}) ORDER BY id"
-    lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE"
-    return (await connection.exec_driver_sql(query + lock, execution_options={"no_parameters": True})).all()
 
 
 async def change(connection: AsyncConnection, rows: Sequence[StateRow], changes: Sequence[Instance]) -> None:
