@@ -18,6 +18,7 @@ from aemos_rules import chain_store, state_store
 from aemos_rules import tables as t
 from aemos_rules.chain_api import RuleChainServicer
 from aemos_rules.domain import Connection, Node, RuleChain, StateRow
+from aemos_rules.locking import locked
 from aemos_rules.state_api import DeviceStateServicer
 from aemos_rules.state_store import Instance
 from sqlalchemy import delete, func, select
@@ -134,7 +135,7 @@ async def test_several_states_change_in_one_statement(database: Database) -> Non
         ]
         await state_store.change(connection, rows, changes)
     async with database.read() as connection:
-        found = await state_store.locked(connection, ids)
+        found = await locked(connection, t.device_state, ids)
         assert [StateRow(row.id, row.value, t.watermark_of(row)) for row in found] == [
             *rows,
             StateRow(ids[2], "normal"),
@@ -188,7 +189,7 @@ async def test_two_judges_of_one_state_take_turns(database: Database, database_u
 
     async def judge(own: Database, reading: int) -> None:
         async with own.write() as connection:
-            (row,) = await state_store.locked(connection, [state])
+            (row,) = await locked(connection, t.device_state, [state])
             await asyncio.sleep(0)
             became = StateRow(state, row.value + "+", (reading, reading, 1))
             await state_store.change(connection, [became], [Instance(state, row.value, became.value, reading)])
@@ -196,7 +197,7 @@ async def test_two_judges_of_one_state_take_turns(database: Database, database_u
     async with open_database(database_url) as another:
         await asyncio.gather(*(judge(own, n) for n, own in enumerate([database, another] * 4, 1)))
     async with database.read() as connection:
-        (row,) = await state_store.locked(connection, [state])
+        (row,) = await locked(connection, t.device_state, [state])
         assert row.value == "normal" + "+" * 8
         history = await connection.execute(select(t.device_state_instance))
         assert sorted(one.value for one in history) == ["normal" + "+" * n for n in range(1, 9)]
