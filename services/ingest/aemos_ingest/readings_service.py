@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import TypeGuard
@@ -81,7 +81,7 @@ class Readings:
         await self._live.drain()
         await self._latest.drain()
 
-    async def _take(self, incoming: Iterable[Incoming], keys: set[SourceKey]) -> None:
+    async def _take(self, incoming: Sequence[Incoming], keys: set[SourceKey]) -> None:
         sources = await self._sources.load(keys)
         for one in incoming:
             _type(one, sources)

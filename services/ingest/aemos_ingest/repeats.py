@@ -34,10 +34,10 @@ class Incoming:
     request: pb.NewReading
     sender: SourceKey
     received_at_ms: int
-    message_id: str = ""
-    origin_key: int = 0
-    maybe_repeated: bool = False
-    group: int = 0
+    message_id: str
+    origin_key: int
+    maybe_repeated: bool
+    group: int
     variable: Variable = NO_VARIABLE
     text: str = ""
     number: float | None = None
@@ -222,7 +222,7 @@ def _spans(doubtful: Iterable[Incoming]) -> list[tuple[store.Span, set[int]]]:
         begin = request.repeats_after_ms or now - REPEATED_WITHIN_MS
         end = request.repeats_before_ms or now + REPEATED_WITHIN_MS
         known, keys = sought.get(variable_id, (store.Span(variable_id, begin, end), set()))
-        keys.add(request.origin_key)
+        keys.add(one.origin_key)
         sought[variable_id] = (store.Span(variable_id, min(known.from_ms, begin), max(known.to_ms, end)), keys)
     return list(sought.values())
 

@@ -53,13 +53,13 @@ class Effects:
     async def apply(self, said: Iterable[Any]) -> None:
         """Runs with their effects, and effects of none. In one transaction, which writes only when something changes;
         in the order of the registry."""
-        ran, by_type = _sorted(said)
+        ran, by_type = _by_type(said)
         pending = [applier(by_type.pop(kind)) for kind, applier in self._appliers.items() if kind in by_type]
         if by_type:
             raise TypeError(f"nobody applies {', '.join(kind.__name__ for kind in by_type)}")
         for each in pending:
             await each.prepare()
-        failed = any(run.result.error for run in ran)
+        failed = any(run.result.error for run in ran)  # what else is sure to be recorded has effects that write
         if pending or failed:
             async with self._database.write() as connection:
                 for each in pending:
@@ -77,7 +77,7 @@ class Effects:
         return await self._outbox.add(connection, rows)
 
 
-def _sorted(said: Iterable[Any]) -> tuple[list[Ran], dict[type[Any], list[Any]]]:
+def _by_type(said: Iterable[Any]) -> tuple[list[Ran], dict[type[Any], list[Any]]]:
     ran: list[Ran] = []
     by_type: dict[type[Any], list[Any]] = {}
     for one in said:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from typing import Any, TypeAlias
 from zlib import crc32
@@ -64,14 +64,14 @@ class Judge:
 
     async def evaluate_readings(self, payload: bytes) -> None:
         """Runs every chain of every reading's sensor, in order, and applies what they say."""
-        readings = _readings(job_pb2.ReadingBatch.FromString(payload))
-        sensors = {reading.sensor_uuid for reading in readings}
+        batch = job_pb2.ReadingBatch.FromString(payload)
+        sensors = {source.sensor_uuid for source in batch.sources}
         judges = await self._index.judges_of(sensors)
-        contexts = (reading.trace_context for reading in readings)
-        with telemetry.batch(telemetry.SPAN_JOB, contexts, len(readings)):
-            partition = crc32(readings[0].device_uuid.encode()) % self._partitions if readings else 0
+        contexts = (reading.trace_context for reading in batch.readings)
+        with telemetry.batch(telemetry.SPAN_JOB, contexts, len(batch.readings)):
+            partition = crc32(batch.sources[0].device_uuid.encode()) % self._partitions if sensors else 0
             asking = judges.asking & sensors
-            for portion in _portions(readings, judges.of):
+            for portion in _portions(_readings(batch, judges.of), judges.of):
                 if asking:
                     await self._judge(partition, _asked_by(partition, portion, asking), partial(_judged, portion))
                 else:
@@ -146,7 +146,7 @@ class _Runs:
         return self.said
 
 
-def _portions(readings: Sequence[Reading], judges: Mapping[str, Sequence[CompiledChain]]) -> Iterator[Portion]:
+def _portions(readings: Iterable[Reading], judges: Mapping[str, Sequence[CompiledChain]]) -> Iterator[Portion]:
     """What is to run, at most MOST_RUNS at a time: any number of chains may judge one reading."""
     portion: Portion = []
     room, of_devices = MOST_RUNS, dict[int, int]()
@@ -223,13 +223,13 @@ def _run(chain: CompiledChain, reading: Reading, world: World) -> RunResult:
         return result
 
 
-def _readings(batch: job_pb2.ReadingBatch) -> list[Reading]:
-    sources = {source.telemetry_data_id: _source(source) for source in batch.sources}
-    readings = []
+def _readings(batch: job_pb2.ReadingBatch, judges: Mapping[str, Sequence[CompiledChain]]) -> Iterator[Reading]:
+    """Those that some chain judges."""
+    sources = {one.telemetry_data_id: _source(one) if judges[one.sensor_uuid] else None for one in batch.sources}
     for one in batch.readings:
-        source, value_of = sources[one.telemetry_data_id]
-        readings.append(Reading(one.id, *source, value_of(one), one.received_at_ms, one.trace_context, one.depth))
-    return readings
+        if (source := sources[one.telemetry_data_id]) is not None:
+            of, value_of = source
+            yield Reading(one.id, *of, value_of(one), one.received_at_ms, one.trace_context, one.depth)
 
 
 def _source(source: job_pb2.ReadingSource) -> tuple[_Source, Callable[[job_pb2.CommittedReading], object]]:

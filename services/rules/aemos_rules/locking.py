@@ -8,16 +8,22 @@ from aemos_core.records import AnyRow
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+_AT_ONCE = 900
+"""From 1,000 on MariaDB makes a subquery of them, which may not use the index: then it would lock other rows too."""
+
 
 async def locked(
     connection: AsyncConnection, table: Table, ids: Iterable[int], *columns: str, shared: bool = False
 ) -> Sequence[AnyRow]:
     """The rows that there are, in order of id, with these columns or all. Until the transaction ends nobody else
     changes them, nor, unless `shared`, locks them."""
-    # The ids are in the text, for hundreds of parameters cost more than the rows; 0 is the id of none. Without the
-    # option the driver would prepare each text, and push out the statements that come again.
-    names, wanted = ", ".join(columns or table.c.keys()), ",".join(map(str, (0, *ids)))
-    query = f"SELECT {names} FROM {table.name} WHERE id IN ({wanted}) ORDER BY id"
-    if connection.dialect.name != "sqlite":
-        query += " LOCK IN SHARE MODE" if shared else " FOR UPDATE"
-    return (await connection.exec_driver_sql(query, execution_options={"no_parameters": True})).all()
+    # The ids are in the text, for hundreds of parameters cost more than the rows. Without the option the driver would
+    # prepare each text, and push out the statements that come again.
+    select = f"SELECT {', '.join(columns or table.c.keys())} FROM {table.name} WHERE id IN"
+    lock = "" if connection.dialect.name == "sqlite" else " LOCK IN SHARE MODE" if shared else " FOR UPDATE"
+    wanted, rows = sorted(ids), list[AnyRow]()
+    for start in range(0, len(wanted), _AT_ONCE):
+        some = ",".join(map(str, wanted[start : start + _AT_ONCE]))
+        query = f"{select} ({some}) ORDER BY id{lock}"
+        rows += (await connection.exec_driver_sql(query, execution_options={"no_parameters": True})).all()
+    return rows

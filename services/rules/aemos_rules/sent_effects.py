@@ -46,9 +46,18 @@ def notices(told: Sequence[Notice], _: RunIds) -> list[Row]:
 
 
 def derived_readings(derived: Sequence[DerivedReading], _: RunIds) -> list[Row]:
-    """Each is stored once by its key, for ingest knows it for a day."""
-    request = data_stream_pb2.WriteReadingsRequest(readings=map(_new_reading, derived))
-    return [Row(DERIVED_READINGS, 0, request.SerializeToString(), len(derived))]
+    """Each is stored once by its key, for ingest knows it for a day. They weigh what readings weigh, one and their KiB,
+    and a row no more than one call takes."""
+    rows: list[Row] = []
+    request, weight = data_stream_pb2.WriteReadingsRequest(), 0
+    for reading in map(_new_reading, derived):
+        own = 1 + reading.ByteSize() // 1024
+        if weight + own > MOST_IN_BATCH:
+            rows.append(Row(DERIVED_READINGS, 0, request.SerializeToString(), weight))
+            request, weight = data_stream_pb2.WriteReadingsRequest(), 0
+        request.readings.append(reading)
+        weight += own
+    return [*rows, Row(DERIVED_READINGS, 0, request.SerializeToString(), weight)]
 
 
 def _new_reading(derived: DerivedReading) -> data_stream_pb2.NewReading:

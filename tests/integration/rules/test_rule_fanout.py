@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain
 
 import pytest
-from aemos.v1 import job_pb2
+from aemos.v1 import data_stream_pb2, job_pb2
 from aemos_core.database import Database
 from aemos_core.redis_link import RedisClient
 from aemos_rules import chain_store
@@ -60,6 +61,26 @@ async def test_ten_thousand_chains_judge_one_reading(database: Database, redis: 
             ).all()
         )
     assert values == {"warning": fire}
+
+
+async def test_a_job_of_many_devices_commits_in_parts(
+    database: Database, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No transaction has to carry more than what MOST_RUNS say; what no chain judges does not count."""
+    monkeypatch.setattr("aemos_rules.jobs.MOST_RUNS", 4)
+    action = node("saveReading", "f", "action", variableName="f", value="value")
+    for _ in range(2):
+        await save_chain(database, action)
+    worker = Worker(database, redis)
+    judged = [reading(n, n, variable=n)._replace(device_id=n) for n in range(1, 6)]
+    others = [reading(n, n, variable=10 + n)._replace(sensor_uuid="nobody's") for n in range(1, 6)]
+    await worker.evaluate(*chain.from_iterable(zip(judged, others, strict=True)))
+    told = [data_stream_pb2.WriteReadingsRequest.FromString(row.payload).readings for row in worker.outbox.sent]
+    assert [[one.value for one in readings] for readings in told] == [
+        [b"1.0", b"1.0", b"2.0", b"2.0"],
+        [b"3.0", b"3.0", b"4.0", b"4.0"],
+        [b"5.0", b"5.0"],
+    ]
 
 
 async def test_a_change_while_chains_are_read_is_not_missed(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x61\x65mos/v1/job.proto\x12\x08\x61\x65mos.v1\"f\n\x0cReadingBatch\x12,\n\x08readings\x18\x01 \x03(\x0b\x32\x1a.aemos.v1.CommittedReading\x12(\n\x07sources\x18\x02 \x03(\x0b\x32\x17.aemos.v1.ReadingSource\"\xa5\x01\n\x10\x43ommittedReading\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x19\n\x11telemetry_data_id\x18\x02 \x01(\x03\x12\x13\n\x06number\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x16\n\x0ereceived_at_ms\x18\x05 \x01(\x03\x12\x15\n\rtrace_context\x18\x06 \x01(\x0c\x12\r\n\x05\x64\x65pth\x18\x07 \x01(\x05\x42\t\n\x07_number\"\xc1\x01\n\rReadingSource\x12\x19\n\x11telemetry_data_id\x18\x01 \x01(\x03\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\x11\n\tdevice_id\x18\x03 \x01(\x03\x12\x13\n\x0b\x64\x65vice_uuid\x18\x04 \x01(\t\x12\x11\n\tsensor_id\x18\x05 \x01(\x03\x12\x13\n\x0bsensor_uuid\x18\x06 \x01(\t\x12\x15\n\rvariable_name\x18\x07 \x01(\t\x12\x15\n\rvariable_type\x18\x08 \x01(\t\"5\n\rScheduledRuns\x12$\n\x04runs\x18\x01 \x03(\x0b\x32\x16.aemos.v1.ScheduledRun\"\x90\x01\n\x0cScheduledRun\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\x17\n\x0f\x63ron_expression\x18\x03 \x01(\t\x12\x10\n\x08timezone\x18\x04 \x01(\t\x12\x15\n\rplanned_at_ms\x18\x05 \x01(\x03\x12\x0e\n\x06manual\x18\x06 \x01(\x08\"\xf2\x01\n\x0eGenerateReport\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\x15\n\rrule_chain_id\x18\x03 \x01(\x03\x12\r\n\x05title\x18\x04 \x01(\t\x12\x0e\n\x06period\x18\x05 \x01(\t\x12\x10\n\x08timezone\x18\x06 \x01(\t\x12\r\n\x05\x61t_ms\x18\x07 \x01(\x03\x12\x14\n\x0csensor_uuids\x18\x08 \x03(\t\x12\x14\n\x0c\x64\x65vice_uuids\x18\t \x03(\t\x12\r\n\x05label\x18\n \x01(\t\x12\x16\n\x0evariable_names\x18\x0b \x03(\t\x12\x10\n\x08\x65mail_to\x18\x0c \x03(\t\"1\n\x0bResumedRuns\x12\"\n\x04runs\x18\x01 \x03(\x0b\x32\x14.aemos.v1.ResumedRun\"s\n\nResumedRun\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x11\n\tdue_at_ms\x18\x04 \x01(\x03\x12\x11\n\tpartition\x18\x05 \x01(\x05\x12\r\n\x05state\x18\x06 \x01(\x0c\"\x9b\x01\n\tSendEmail\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\n\n\x02to\x18\x03 \x03(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x0c\n\x04html\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\x12.\n\x0b\x61ttachments\x18\x07 \x03(\x0b\x32\x19.aemos.v1.EmailAttachment\"]\n\x0f\x45mailAttachment\x12\x12\n\ncontent_id\x18\x01 \x01(\t\x12\x11\n\tfile_name\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\x0c\"#\n\x0cSendDelivery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\x03\"/\n\x13RecordNotifications\x12\x18\n\x10organization_ids\x18\x01 \x03(\x03\"B\n\x11\x41nnouncementBatch\x12-\n\rannouncements\x18\x01 \x03(\x0b\x32\x16.aemos.v1.Announcement\"\x85\x01\n\x0c\x41nnouncement\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\r\n\x05\x65vent\x18\x03 \x01(\t\x12\r\n\x05rooms\x18\x04 \x03(\t\x12\x19\n\x11notification_json\x18\x05 \x01(\t\x12\x15\n\rtrace_context\x18\x06 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x61\x65mos/v1/job.proto\x12\x08\x61\x65mos.v1\"f\n\x0cReadingBatch\x12,\n\x08readings\x18\x01 \x03(\x0b\x32\x1a.aemos.v1.CommittedReading\x12(\n\x07sources\x18\x02 \x03(\x0b\x32\x17.aemos.v1.ReadingSource\"\xb7\x01\n\x10\x43ommittedReading\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x19\n\x11telemetry_data_id\x18\x07 \x01(\x03\x12\x13\n\x06number\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04text\x18\n \x01(\t\x12\x16\n\x0ereceived_at_ms\x18\x0c \x01(\x03\x12\x15\n\rtrace_context\x18\r \x01(\x0c\x12\r\n\x05\x64\x65pth\x18\x0e \x01(\x05\x42\t\n\x07_numberJ\x04\x08\x02\x10\x07J\x04\x08\x08\x10\tJ\x04\x08\x0b\x10\x0c\"\xc1\x01\n\rReadingSource\x12\x19\n\x11telemetry_data_id\x18\x01 \x01(\x03\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\x11\n\tdevice_id\x18\x03 \x01(\x03\x12\x13\n\x0b\x64\x65vice_uuid\x18\x04 \x01(\t\x12\x11\n\tsensor_id\x18\x05 \x01(\x03\x12\x13\n\x0bsensor_uuid\x18\x06 \x01(\t\x12\x15\n\rvariable_name\x18\x07 \x01(\t\x12\x15\n\rvariable_type\x18\x08 \x01(\t\"5\n\rScheduledRuns\x12$\n\x04runs\x18\x01 \x03(\x0b\x32\x16.aemos.v1.ScheduledRun\"\x90\x01\n\x0cScheduledRun\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\x17\n\x0f\x63ron_expression\x18\x03 \x01(\t\x12\x10\n\x08timezone\x18\x04 \x01(\t\x12\x15\n\rplanned_at_ms\x18\x05 \x01(\x03\x12\x0e\n\x06manual\x18\x06 \x01(\x08\"\xf2\x01\n\x0eGenerateReport\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\x15\n\rrule_chain_id\x18\x03 \x01(\x03\x12\r\n\x05title\x18\x04 \x01(\t\x12\x0e\n\x06period\x18\x05 \x01(\t\x12\x10\n\x08timezone\x18\x06 \x01(\t\x12\r\n\x05\x61t_ms\x18\x07 \x01(\x03\x12\x14\n\x0csensor_uuids\x18\x08 \x03(\t\x12\x14\n\x0c\x64\x65vice_uuids\x18\t \x03(\t\x12\r\n\x05label\x18\n \x01(\t\x12\x16\n\x0evariable_names\x18\x0b \x03(\t\x12\x10\n\x08\x65mail_to\x18\x0c \x03(\t\"1\n\x0bResumedRuns\x12\"\n\x04runs\x18\x01 \x03(\x0b\x32\x14.aemos.v1.ResumedRun\"s\n\nResumedRun\x12\x15\n\rrule_chain_id\x18\x01 \x01(\x03\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x11\n\tdue_at_ms\x18\x04 \x01(\x03\x12\x11\n\tpartition\x18\x05 \x01(\x05\x12\r\n\x05state\x18\x06 \x01(\x0c\"\x9b\x01\n\tSendEmail\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\n\n\x02to\x18\x03 \x03(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x0c\n\x04html\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\x12.\n\x0b\x61ttachments\x18\x07 \x03(\x0b\x32\x19.aemos.v1.EmailAttachment\"]\n\x0f\x45mailAttachment\x12\x12\n\ncontent_id\x18\x01 \x01(\t\x12\x11\n\tfile_name\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\x0c\"#\n\x0cSendDelivery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\x03\"/\n\x13RecordNotifications\x12\x18\n\x10organization_ids\x18\x01 \x03(\x03\"B\n\x11\x41nnouncementBatch\x12-\n\rannouncements\x18\x01 \x03(\x0b\x32\x16.aemos.v1.Announcement\"\x85\x01\n\x0c\x41nnouncement\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\x03\x12\r\n\x05\x65vent\x18\x03 \x01(\t\x12\r\n\x05rooms\x18\x04 \x03(\t\x12\x19\n\x11notification_json\x18\x05 \x01(\t\x12\x15\n\rtrace_context\x18\x06 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,29 +34,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READINGBATCH']._serialized_start=32
   _globals['_READINGBATCH']._serialized_end=134
   _globals['_COMMITTEDREADING']._serialized_start=137
-  _globals['_COMMITTEDREADING']._serialized_end=302
-  _globals['_READINGSOURCE']._serialized_start=305
-  _globals['_READINGSOURCE']._serialized_end=498
-  _globals['_SCHEDULEDRUNS']._serialized_start=500
-  _globals['_SCHEDULEDRUNS']._serialized_end=553
-  _globals['_SCHEDULEDRUN']._serialized_start=556
-  _globals['_SCHEDULEDRUN']._serialized_end=700
-  _globals['_GENERATEREPORT']._serialized_start=703
-  _globals['_GENERATEREPORT']._serialized_end=945
-  _globals['_RESUMEDRUNS']._serialized_start=947
-  _globals['_RESUMEDRUNS']._serialized_end=996
-  _globals['_RESUMEDRUN']._serialized_start=998
-  _globals['_RESUMEDRUN']._serialized_end=1113
-  _globals['_SENDEMAIL']._serialized_start=1116
-  _globals['_SENDEMAIL']._serialized_end=1271
-  _globals['_EMAILATTACHMENT']._serialized_start=1273
-  _globals['_EMAILATTACHMENT']._serialized_end=1366
-  _globals['_SENDDELIVERY']._serialized_start=1368
-  _globals['_SENDDELIVERY']._serialized_end=1403
-  _globals['_RECORDNOTIFICATIONS']._serialized_start=1405
-  _globals['_RECORDNOTIFICATIONS']._serialized_end=1452
-  _globals['_ANNOUNCEMENTBATCH']._serialized_start=1454
-  _globals['_ANNOUNCEMENTBATCH']._serialized_end=1520
-  _globals['_ANNOUNCEMENT']._serialized_start=1523
-  _globals['_ANNOUNCEMENT']._serialized_end=1656
+  _globals['_COMMITTEDREADING']._serialized_end=320
+  _globals['_READINGSOURCE']._serialized_start=323
+  _globals['_READINGSOURCE']._serialized_end=516
+  _globals['_SCHEDULEDRUNS']._serialized_start=518
+  _globals['_SCHEDULEDRUNS']._serialized_end=571
+  _globals['_SCHEDULEDRUN']._serialized_start=574
+  _globals['_SCHEDULEDRUN']._serialized_end=718
+  _globals['_GENERATEREPORT']._serialized_start=721
+  _globals['_GENERATEREPORT']._serialized_end=963
+  _globals['_RESUMEDRUNS']._serialized_start=965
+  _globals['_RESUMEDRUNS']._serialized_end=1014
+  _globals['_RESUMEDRUN']._serialized_start=1016
+  _globals['_RESUMEDRUN']._serialized_end=1131
+  _globals['_SENDEMAIL']._serialized_start=1134
+  _globals['_SENDEMAIL']._serialized_end=1289
+  _globals['_EMAILATTACHMENT']._serialized_start=1291
+  _globals['_EMAILATTACHMENT']._serialized_end=1384
+  _globals['_SENDDELIVERY']._serialized_start=1386
+  _globals['_SENDDELIVERY']._serialized_end=1421
+  _globals['_RECORDNOTIFICATIONS']._serialized_start=1423
+  _globals['_RECORDNOTIFICATIONS']._serialized_end=1470
+  _globals['_ANNOUNCEMENTBATCH']._serialized_start=1472
+  _globals['_ANNOUNCEMENTBATCH']._serialized_end=1538
+  _globals['_ANNOUNCEMENT']._serialized_start=1541
+  _globals['_ANNOUNCEMENT']._serialized_end=1674
 # @@protoc_insertion_point(module_scope)

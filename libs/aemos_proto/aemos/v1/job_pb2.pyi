@@ -32,7 +32,7 @@ class ReadingBatch(_message.Message):
     def readings(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommittedReading]: ...
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReadingSource]:
-        """Of each variable of these readings, at least once."""
+        """Of each variable of these readings, at least once. It says the same each time: a variable never changes."""
 
     def __init__(
         self,

@@ -645,29 +645,29 @@ class CommittedReading(betterproto2.Message):
 
     id: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
 
-    telemetry_data_id: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
+    telemetry_data_id: "int" = betterproto2.field(7, betterproto2.TYPE_INT64)
 
-    number: "float | None" = betterproto2.field(3, betterproto2.TYPE_DOUBLE, optional=True)
+    number: "float | None" = betterproto2.field(9, betterproto2.TYPE_DOUBLE, optional=True)
     """
     Set for a variable of type number.
     """
 
-    text: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    text: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
     """
     The value as text, as it was sent.
     """
 
-    received_at_ms: "int" = betterproto2.field(5, betterproto2.TYPE_INT64)
+    received_at_ms: "int" = betterproto2.field(12, betterproto2.TYPE_INT64)
     """
     When it was measured: milliseconds since 1970 UTC.
     """
 
-    trace_context: "bytes" = betterproto2.field(6, betterproto2.TYPE_BYTES)
+    trace_context: "bytes" = betterproto2.field(13, betterproto2.TYPE_BYTES)
     """
     Trace id (16 bytes) and span id (8 bytes) of a sampled reading; empty otherwise.
     """
 
-    depth: "int" = betterproto2.field(7, betterproto2.TYPE_INT32)
+    depth: "int" = betterproto2.field(14, betterproto2.TYPE_INT32)
     """
     How many chains led to it; 0 for what a device sent.
     """
@@ -3518,7 +3518,7 @@ class ReadingBatch(betterproto2.Message):
 
     sources: "list[ReadingSource]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
     """
-    Of each variable of these readings, at least once.
+    Of each variable of these readings, at least once. It says the same each time: a variable never changes.
     """
 
 
