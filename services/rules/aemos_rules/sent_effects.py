@@ -52,7 +52,7 @@ def derived_readings(derived: Sequence[DerivedReading], _: RunIds) -> list[Row]:
     request, weight = data_stream_pb2.WriteReadingsRequest(), 0
     for reading in map(_new_reading, derived):
         own = 1 + reading.ByteSize() // 1024
-        if weight + own > MOST_IN_BATCH:
+        if weight and weight + own > MOST_IN_BATCH:
             rows.append(Row(DERIVED_READINGS, 0, request.SerializeToString(), weight))
             request, weight = data_stream_pb2.WriteReadingsRequest(), 0
         request.readings.append(reading)
