@@ -45,7 +45,7 @@ def test_batches_join_byte_by_byte() -> None:
 
 
 def test_golden_bytes_of_a_reading() -> None:
-    """Field numbers are for ever: what an older process wrote is read."""
+    """Field numbers are for ever: the bytes of a field mean the same in every version that has it."""
     reading = job_pb2.CommittedReading(id=9876, telemetry_data_id=7, number=25.5, text="25.5")
     assert reading.SerializeToString().hex() == "08944d38074900000000008039405204" + b"25.5".hex()
     source = job_pb2.ReadingSource(telemetry_data_id=7, sensor_uuid="s", variable_name="t")

@@ -89,9 +89,10 @@ class LatestReadings:
         """Takes what one transaction stored, in order of id."""
         newest: dict[int, Values] = {}
         for row in rows:
-            known = newest.get(row[0])
-            if known is None or row[1] >= known[1]:
-                newest[row[0]] = row
+            variable_id, received_at_ms, *_ = row
+            known = newest.get(variable_id)
+            if known is None or received_at_ms >= known[1]:
+                newest[variable_id] = row
         try:
             self._writes.put({v: Newest(*row[1:4]) for v, row in newest.items()}, lambda _: None)
         except AemosError:

@@ -84,13 +84,13 @@ class Readings:
     async def _take(self, incoming: Sequence[Incoming], keys: set[SourceKey]) -> None:
         sources = await self._sources.load(keys)
         for one in incoming:
-            _type(one, sources)
+            _resolve(one, sources)
         if unknown := [one.error for one in incoming if _may_be_made(one.error)]:
             await self._sources.create_variables(unknown)
             sources = await self._sources.load(keys)
             for one in incoming:
                 if _may_be_made(one.error):
-                    _type(one, sources)
+                    _resolve(one, sources)
                     if _may_be_made(one.error):
                         one.error = unavailable("the variable could not be made")
 
@@ -140,7 +140,7 @@ class Readings:
         return [None] * len(batches)
 
 
-def _type(one: Incoming, sources: Mapping[SourceKey, Source]) -> None:
+def _resolve(one: Incoming, sources: Mapping[SourceKey, Source]) -> None:
     """Finds its variable, and its value as that has it, or an error."""
     reading, source, one.error = one.request, sources.get(one.sender), None
     try:

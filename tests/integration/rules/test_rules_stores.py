@@ -123,6 +123,17 @@ async def test_a_state_has_one_name_on_its_device(database: Database) -> None:
     assert refused.value.kind is Kind.EXISTS
 
 
+async def test_more_rows_than_one_statement_names_are_found_in_order(database: Database) -> None:
+    """A job has up to 2,000 states and chains."""
+    names = {"organization_id": OWN, "device_id": 7, "device_uuid": "d7", "default_value": "normal"}
+    async with database.write() as connection:
+        for number in (2_000, 1, 1_000):
+            await state_store.create(connection, {"id": number, "name": str(number), **names})
+        for shared in (True, False):
+            found = await locked(connection, t.device_state, reversed(range(1, 2_001)), "id", shared=shared)
+            assert [row.id for row in found] == [1, 1_000, 2_000]
+
+
 async def test_several_states_change_in_one_statement(database: Database) -> None:
     """Each gets its own value, watermark and instance; the others stay as they were."""
     async with database.write() as connection:
