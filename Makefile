@@ -40,7 +40,7 @@ test-faults: infra ## break processes, Redis, MariaDB, network and disk under lo
 bench: infra ## the figures under docs/measured, on MariaDB and Redis of its own; ONLY="ingest rules" measures some
 	$(BIN)/python -m tests.bench $(ONLY)
 
-bench-large: infra ## an hour's figure: history over 50,000,000 readings
+bench-large: infra ## history over 50,000,000 readings, and ingest on them (10 minutes)
 	$(BIN)/python -m tests.bench large
 
 check: $(READY) ## format, lint, types, contract, generated code, architecture
