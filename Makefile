@@ -32,7 +32,7 @@ infra: $(READY)
 	@$(BIN)/python tests/support/infra.py
 
 test: infra ## unit, contract, integration, e2e and hard cases, on databases that it starts itself
-	$(BIN)/python -m pytest tests/unit tests/contract tests/integration tests/e2e
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/unit tests/contract tests/integration tests/e2e
 
 test-faults: infra ## break processes, Redis, MariaDB, network and disk under load, and count; ROUNDS=30, SEED=... repeats
 	$(BIN)/python -m pytest tests/faults

@@ -19,7 +19,6 @@ from tests.support.notifications import (
     persistent,
     replica,
 )
-from tests.support.notify import install_node_client
 from tests.support.redis_server import until
 from tests.support.stack import Stack, running
 
@@ -31,11 +30,6 @@ GATEWAY_PORTS = ("AEMOS_HTTP_PORT", "AEMOS_MQTT_PORT", "AEMOS_COAP_PORT", "AEMOS
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with running(tmp_path_factory.mktemp("var")) as stack:
         yield stack
-
-
-@pytest.fixture(scope="module")
-def node() -> str:
-    return install_node_client()
 
 
 async def listens(port: int) -> None:
@@ -79,7 +73,7 @@ async def test_a_kept_session_misses_nothing(stack: Stack, tmp_path: Path) -> No
             await until(lambda: fourth.numbers() == list(range(200, 310)), WITHIN_S)
 
 
-async def test_a_browser_misses_nothing_on_any_replica(stack: Stack, node: str, tmp_path: Path) -> None:
+async def test_a_browser_misses_nothing_on_any_replica(stack: Stack, tmp_path: Path) -> None:
     """Socket.IO clients of two notify processes hear all in order; when one is killed, its client goes on with the last
     id it heard."""
     device = stack.demo["devices"][1]
@@ -89,9 +83,9 @@ async def test_a_browser_misses_nothing_on_any_replica(stack: Stack, node: str, 
         await listens(own["AEMOS_SOCKETIO_PORT"])
         elsewhere = f"http://127.0.0.1:{own['AEMOS_SOCKETIO_PORT']}"
         with (
-            client(tmp_path / "one", *follow(stack, node, subject)) as one,
-            client(tmp_path / "two", *follow(stack, node, subject, elsewhere)) as two,
-            client(tmp_path / "all", *follow(stack, node, broader)) as all_,
+            client(tmp_path / "one", *follow(stack, subject)) as one,
+            client(tmp_path / "two", *follow(stack, subject, elsewhere)) as two,
+            client(tmp_path / "all", *follow(stack, broader)) as all_,
         ):
             for browser in (one, two, all_):
                 await until(lambda b=browser: "answer" in b.text(), WITHIN_S)  # type: ignore[misc]

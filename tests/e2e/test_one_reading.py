@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 import subprocess
 import time
 import urllib.request
@@ -16,9 +15,8 @@ from typing import Any
 import pytest
 from aemos_client import trace_page
 
+from tests.support.infra import NODE
 from tests.support.stack import Stack, eventually, running
-
-NODE = Path(__file__).parents[1] / "support/node"
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +58,7 @@ def client(path: Path, *command: str) -> Iterator[Client]:
             process.kill()
 
 
-@pytest.fixture(scope="module")
-def node() -> str:
-    if not (NODE / "node_modules/socket.io-client").exists():
-        npm = shutil.which("npm")
-        assert npm, "npm is needed: make infra installs it"
-        subprocess.run([npm, "install", "--no-package-lock", "--silent"], cwd=NODE, check=True, timeout=180)
-    return shutil.which("node") or "node"
-
-
-def test_a_reading_is_stored_judged_and_announced_three_ways(stack: Stack, node: str, tmp_path: Path) -> None:
+def test_a_reading_is_stored_judged_and_announced_three_ways(stack: Stack, tmp_path: Path) -> None:
     """24.0 then 25.5 by curl: two 201s, two rows, one state change, three deliveries of one id, one connected trace."""
     device = stack.demo["devices"][0]
     mqtt = stack.demo["mqtt"]
@@ -77,7 +66,7 @@ def test_a_reading_is_stored_judged_and_announced_three_ways(stack: Stack, node:
     observe = f"{stack.demo['coapUrl']}/api/v1/devices/{device['uuid']}/notifications?token={device['token']}"
     subscribe = ("-h", mqtt["host"], "-p", str(mqtt["port"]), "-u", device["uuid"], "-P", device["token"], "-q", "1")
     with (
-        client(tmp_path / "io", node, "watch.js", stack.demo["socketIoUrl"], stack.token, device["uuid"]) as browser,
+        client(tmp_path / "io", "node", "watch.js", stack.demo["socketIoUrl"], stack.token, device["uuid"]) as browser,
         client(tmp_path / "mqtt", "mosquitto_sub", *subscribe, "-d", "-t", topic) as subscriber,
         client(tmp_path / "coap", "coap-client-notls", "-s", "60", "-w", "-m", "get", observe) as observer,
     ):

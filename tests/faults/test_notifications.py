@@ -12,7 +12,6 @@ import pytest
 
 from tests.faults.installation import Installation
 from tests.support.notifications import Output, announce, client, follow, is_kept, organization_of, persistent
-from tests.support.notify import install_node_client
 from tests.support.redis_server import until
 
 COUNT = 10_000
@@ -38,12 +37,12 @@ async def kill(broken: Installation, victim: str) -> None:
 @pytest.mark.parametrize("victim", VICTIMS)
 async def test_each_exactly_once(broken: Installation, tmp_path: Path, victim: str) -> None:
     """Killed twice in a stream of 10,000; browsers go on with the last id they heard, a device with its session."""
-    stack, node = broken.stack, install_node_client()
+    stack = broken.stack
     device = stack.demo["devices"][broken.fresh(1)[0]]
     subject, broader = {"deviceUuid": device["uuid"]}, {"organizationId": organization_of(stack)}
     with (
-        client(tmp_path / "subject", *follow(stack, node, subject)) as one,
-        client(tmp_path / "broader", *follow(stack, node, broader)) as all_,
+        client(tmp_path / "subject", *follow(stack, subject)) as one,
+        client(tmp_path / "broader", *follow(stack, broader)) as all_,
         client(tmp_path / "mqtt", *persistent(stack, device)) as kept,
     ):
         for browser in (one, all_):

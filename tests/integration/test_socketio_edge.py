@@ -24,7 +24,6 @@ from tests.support.notify import (
     bare,
     browser,
     enter,
-    install_node_client,
     listeners,
     node_browser,
     running_notify,
@@ -35,18 +34,13 @@ from tests.support.redis_server import until
 pytestmark = pytest.mark.asyncio
 
 
-@pytest.fixture(scope="session")
-def node() -> str:
-    return install_node_client()
-
-
-async def test_both_rooms_deliver_once_byte_for_byte(redis_url: str, tmp_path: Path, node: str) -> None:
+async def test_both_rooms_deliver_once_byte_for_byte(redis_url: str, tmp_path: Path) -> None:
     """A client in both rooms of a device hears a notification once, unchanged but for `traceId` and `id`."""
     async with running_notify(redis_url, tmp_path) as notify, bare(notify) as connection, browser(notify) as other:
         await enter(connection, notify)
         assert await other.subscribe({"deviceId": 42}) == {"ok": True, "rooms": ROOMS}
         options = {"auth": {"token": notify.registry.token()}, "transports": ["websocket"]}
-        async with node_browser(node, notify, options, [{"deviceUuid": "abc-123"}]) as official:
+        async with node_browser(notify, options, [{"deviceUuid": "abc-123"}]) as official:
             assert await official.says("connect") == [["connect", "websocket"]]
             assert await official.says("answer") == [["answer", {"ok": True, "rooms": ROOMS}]]
             await Announcer(notify.redis).announce([announcement("one"), announcement("two")])
@@ -62,11 +56,11 @@ async def test_both_rooms_deliver_once_byte_for_byte(redis_url: str, tmp_path: P
             await asyncio.wait_for(connection.recv(), 0.2)
 
 
-async def test_default_clients_are_told_what_to_set(redis_url: str, tmp_path: Path, node: str) -> None:
+async def test_default_clients_are_told_what_to_set(redis_url: str, tmp_path: Path) -> None:
     """A client that begins with long polling gets an error that names the option."""
     async with (
         running_notify(redis_url, tmp_path) as notify,
-        node_browser(node, notify, {"auth": {"token": notify.registry.token()}}) as official,
+        node_browser(notify, {"auth": {"token": notify.registry.token()}}) as official,
     ):
         [[_, _, text]] = await official.says("connect_error")
         assert 'transports: ["websocket"]' in json.loads(text)["message"]

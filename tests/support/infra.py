@@ -6,12 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+NODE = Path(__file__).parent / "node"  # programs of the official Socket.IO client, and its packages
 PACKAGES = {
     "mariadbd": "mariadb-server",
     "mosquitto_sub": "mosquitto-clients",
     "coap-client-notls": "libcoap3-bin",
     "curl": "curl",
+    "node": "nodejs",
     "npm": "npm",
     "wrk": "wrk",
 }
@@ -34,7 +37,11 @@ def main() -> int:
         packages = missing()
     if packages:
         print(f"the tests need these Debian packages: {' '.join(packages)}", file=sys.stderr)
-    return bool(packages)
+        return 1
+    if not (NODE / "node_modules" / "socket.io-client").exists():
+        command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--silent"]
+        return subprocess.run(command, cwd=NODE, check=False, timeout=180).returncode
+    return 0
 
 
 if __name__ == "__main__":

@@ -21,10 +21,9 @@ from aemos_core.names import device_id_room, device_room
 from aemos_core.redis_link import open_redis
 from redis.exceptions import RedisError
 
+from tests.support.infra import NODE
 from tests.support.ports import free_port
 from tests.support.stack import Stack
-
-NODE = Path(__file__).parent / "node"
 
 
 def organization_of(stack: Stack) -> int:
@@ -108,9 +107,9 @@ def client(path: Path, *command: str) -> Iterator[Output]:
             process.kill()
 
 
-def follow(stack: Stack, node: str, subscription: dict[str, Any], url: str = "") -> list[str]:
+def follow(stack: Stack, subscription: dict[str, Any], url: str = "") -> list[str]:
     """The official Socket.IO client, following a subscription over every disconnect."""
-    return [node, "follow.js", url or stack.demo["socketIoUrl"], stack.token, json.dumps(subscription)]
+    return ["node", "follow.js", url or stack.demo["socketIoUrl"], stack.token, json.dumps(subscription)]
 
 
 def persistent(stack: Stack, device: dict[str, Any], port: int = 0) -> list[str]:

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -24,11 +22,11 @@ from aemos_notify.wiring import wire, wire_worker
 from websockets.asyncio.client import ClientConnection
 
 from tests.support.fake_registry import SECRET, FakeRegistry, fake_registry
+from tests.support.infra import NODE
 from tests.support.ports import free_port
 from tests.support.redis_server import POLL_S, until
 
 DEVICES = {"abc-123": (42, 1), "other-9": (9, 1), "foreign-7": (7, 2)}
-NODE_DIRECTORY = Path(__file__).parent / "node"
 WITHIN_S = 5.0
 ROOMS = ["device-uuid-abc-123", "device-42"]
 # Spaces, an escape and a large number: what a decoder and an encoder on the way would change.
@@ -148,17 +146,6 @@ async def browser(notify: Notify, token: str | None = None) -> AsyncIterator[Bro
         await found.client.disconnect()
 
 
-def install_node_client() -> str:
-    """The `node` to run the official client with; it is installed from the npm registry when it is missing."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    assert node, "Node.js is needed: the official client is what people use"
-    assert npm
-    if not (NODE_DIRECTORY / "node_modules" / "socket.io-client").exists():
-        arguments = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund"]
-        subprocess.run(arguments, cwd=NODE_DIRECTORY, check=True, timeout=120)
-    return node
-
-
 class NodeBrowser:
     """The official client in a process of its own, keeping the lines it prints."""
 
@@ -183,12 +170,12 @@ class NodeBrowser:
 
 @asynccontextmanager
 async def node_browser(
-    node: str, notify: Notify, options: dict[str, Any], subscriptions: Sequence[dict[str, Any]] = ()
+    notify: Notify, options: dict[str, Any], subscriptions: Sequence[dict[str, Any]] = ()
 ) -> AsyncIterator[NodeBrowser]:
     """The official client with `options`, subscribing as it connects."""
-    arguments = [node, "listen.js", notify.url, json.dumps(options), json.dumps(list(subscriptions))]
+    arguments = ["node", "listen.js", notify.url, json.dumps(options), json.dumps(list(subscriptions))]
     process = await asyncio.create_subprocess_exec(
-        *arguments, cwd=NODE_DIRECTORY, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        *arguments, cwd=NODE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         yield NodeBrowser(process)
