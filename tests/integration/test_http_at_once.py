@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import re
+import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -209,6 +211,8 @@ async def test_who_left_before_the_commit_disturbs_nobody(is_known: bool) -> Non
             uplink.readings.clear()
             writer.write(head(len(GOOD)) + GOOD)
             await until(lambda: bool(uplink.readings), 10)
+            reset = struct.pack("ii", 1, 0)  # closing without it could be a client that says no more and still reads
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
             writer.transport.abort()
             await until(lambda: route.asked[-1].disconnected, 10)
             uplink.release()

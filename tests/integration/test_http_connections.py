@@ -103,3 +103,49 @@ async def test_what_belongs_to_no_request_holds_no_connection(
     writer.write(more)
     async with asyncio.timeout(10):
         assert await reader.read() == b""
+
+
+async def test_a_client_that_says_no_more_is_answered() -> None:
+    """`nc -N` closes its half when it has sent its request."""
+    asked, gone_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Request) -> Response:
+        asked.set()
+        await gone_on.wait()
+        return PlainTextResponse("late")
+
+    async with serving(Starlette(routes=[Route("/size", size), Route("/slow", slow)])) as port, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asked.wait()
+        writer.write_eof()
+        other_reader, other = await asyncio.open_connection("127.0.0.1", port)
+        other.write(GET)
+        assert await answered(other_reader) == b"0"  # so the server has heard of the end
+        gone_on.set()
+        assert [await answered(reader), await reader.read()] == [b"late", b""]
+        for each in (writer, other):
+            each.close()
+
+
+async def test_requests_in_a_row_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for an answer keeps the rest unread; what one read brings over the bound ends the connection."""
+    monkeypatch.setattr(http_heads, "MOST_PIPELINED", 10)
+    gone_on, most = asyncio.Event(), 0
+
+    async def wait(_: Request) -> Response:
+        nonlocal most
+        most += 1
+        await gone_on.wait()
+        return PlainTextResponse("")
+
+    async with serving(Starlette(routes=[Route("/", wait)])) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 1_000)
+        await writer.drain()
+        gone_on.set()
+        async with asyncio.timeout(10):
+            answers = await reader.read()
+        writer.close()
+    assert answers.count(b"HTTP/1.1 200") == most == 11
+    assert answers.count(b"connection: close") == 1

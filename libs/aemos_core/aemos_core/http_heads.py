@@ -1,24 +1,28 @@
 """HTTP connections that must say in time, and in few bytes, what they want.
 
-An override of uvicorn 0.54.0: `HttpToolsProtocol.connection_made`, `connection_lost`, `data_received`,
-`on_message_begin`, `on_headers_complete`, `send_400_response` and `_start_asgi_task`; it makes a
-`RequestResponseCycle` as `on_headers_complete` does, and reads and sets what its `send` does. The time of a body is
-bounded by the route that reads it.
+An override of uvicorn 0.54.0: `HttpToolsProtocol.connection_made`, `connection_lost`, `data_received`, `eof_received`,
+`on_message_begin`, `on_headers_complete`, `send_400_response` and `_start_asgi_task`, and `FlowControl.resume_reading`.
+It makes a `RequestResponseCycle` as `on_headers_complete` does, and reads and sets what its `send` does. The time of a
+body is bounded by the route that reads it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from functools import partial
 from typing import Any, TypeAlias
 
+from httptools import HttpParserError
 from starlette.types import Scope
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 HEAD_SECONDS = 8.0
 HEAD_BYTES = 32 * 1024
 LINGER_SECONDS = 0.5
+MOST_PIPELINED = 1_000
+"""Requests that may wait for the answer to the one before them."""
 KNOWN_HEADS = 20_000
 """Heads of a server that are known again, until there are more: most devices send the same one with each reading, but
 for the length of its body."""
@@ -37,6 +41,19 @@ AtOnce: TypeAlias = Callable[[Scope], Take | None]
 """What takes requests with such a head, on any connection; None: the application does."""
 Heads: TypeAlias = dict[bytes, tuple[Take, int]]
 """Heads of requests that were taken, each with what takes them, and how long the body behind it is."""
+
+
+class _PatientFlow(FlowControl):
+    """Reads no further while requests that were read wait: uvicorn reads on with each answer, and one read can bring
+    thousands."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        if not self._waiting:
+            super().resume_reading()
 
 
 class HastyProtocol(HttpToolsProtocol):
@@ -63,11 +80,16 @@ class HastyProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = _PatientFlow(transport, self.pipeline)
         self._wait(self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._arrived()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client that says no more may still read: what it asked for is answered first."""
+        return self._ends_after_answer()
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
@@ -128,6 +150,8 @@ class HastyProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_ended()
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise HttpParserError("too many requests in a row")
         super().on_headers_complete()
 
     def _head_ended(self) -> None:

@@ -61,6 +61,11 @@ def stored(result: Receipt) -> Answer:
     return Answer(_CREATED, payload)
 
 
+def within(answer: Answer, asked: BlockOption.BlockwiseTuple | None) -> Answer:
+    """Without its body when a client has no room for it: asking for the rest would be another request to store."""
+    return answer if asked is None or len(answer.payload) <= asked.size else Answer(answer.code, b"", {})
+
+
 def with_block1(answer: Answer, block: BlockOption.BlockwiseTuple | None) -> Answer:
     """Names the block that it answers, if the request was one (RFC 7959, 2.3)."""
     if block is None:

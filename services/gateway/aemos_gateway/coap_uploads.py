@@ -67,6 +67,8 @@ class Uploads:
         device = await self._auth.resolve(token)
         options, block, body = request.opt, request.opt.block1, request.payload
         try:
+            if options.block2 is not None and options.block2.block_number:
+                raise CoapError("4.00", "malformed", "the answer to a reading has one block")
             if options.content_format not in _ACCEPTED_FORMATS:
                 raise CoapError("4.15", "unsupported_content_format", "a reading is JSON")
             if block is not None:
@@ -75,7 +77,7 @@ class Uploads:
             if body is None:
                 return coap_answers.with_block1(coap_answers.CONTINUE, block)
             answer = coap_answers.stored(await self._write(exchange, device, body))
-            return coap_answers.with_block1(coap_answers.in_block2(answer, options.block2), block)
+            return coap_answers.with_block1(coap_answers.within(answer, options.block2), block)
         except AemosError as error:
             self._uplink.rejections.record(device, PROTOCOL, request.payload, error)
             raise

@@ -53,6 +53,7 @@ class Connection(asyncio.Protocol):
         self.peer = ""
         self.holds: set[Hold] = set()
         self.ending = False
+        self._has_left = False
         self.ended: asyncio.Future[None] = loop.create_future()
 
     # What asyncio calls.
@@ -74,6 +75,17 @@ class Connection(asyncio.Protocol):
         self._heard_at = self._loop.time()
         self._frames.push(data)
         self._read_on()
+
+    def eof_received(self) -> bool:
+        """Keeps the transport until what came before is handled: a device may send, say DISCONNECT and leave."""
+        if self.ending:
+            return False
+        if not self._has_left:
+            self._has_left = True
+            self._heard_at, self._silence_s = self._loop.time(), CLOSE_SECONDS
+            self._check_silence()
+            self._loop.call_soon(self._read_on)
+        return True
 
     def pause_writing(self) -> None:
         self.hold(Hold.WRITING)
@@ -113,6 +125,8 @@ class Connection(asyncio.Protocol):
                 if time.monotonic() > until:
                     self.hold(Hold.TURN)
                     self._loop.call_soon(self.release, Hold.TURN)
+            if self._has_left and not self.holds:
+                self.end("")
         except ProtocolError as error:
             self.end(str(error))
         except Exception:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ log = logging.getLogger("aemos.gateway.mqtt")
 
 PORT_VARIABLE = "AEMOS_MQTT_PORT"
 _BACKLOG = 1024
+_PROBES = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+"""Seconds, seconds and times: a device that vanished is noticed, whatever keep-alive it asked for, and none too."""
 _RECHECK_S = 1.0
 _REFRESH_S = 600.0
 """A session that is kept is saved so often, however silent it is."""
@@ -72,6 +75,11 @@ class MqttEdge:
             if error.errno == errno.EADDRINUSE:
                 raise PortInUse(port, PORT_VARIABLE) from None
             raise
+        for listening in self._server.sockets:  # accepted ones have their options
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _PROBES.items():
+                if option := getattr(socket, name, None):  # not everywhere
+                    listening.setsockopt(socket.IPPROTO_TCP, option, value)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Ends connections whose token was revoked; at the end answers what was taken, then closes."""

@@ -107,9 +107,9 @@ class Presence:
         self._unsure -= looked_at
         try:
             answer = await self._connectivity.ReportConnections(request, timeout=REPORT_SECONDS)
-        except BaseException:  # it may have been taken or not: both are reported again
-            self._unsure |= looked_at
-            self._reported -= looked_at
+        except BaseException:  # it may have been taken or not, or have begun a new lease: all are reported again
+            self._unsure |= looked_at | self._reported
+            self._reported.clear()
             self._to_tell.update(heard)
             for device_id in heard:
                 del self._told[device_id]

@@ -182,7 +182,7 @@ def _several(payload: bytes, now: int, otherwise: str) -> list[Reading]:
     return [
         Reading(
             variable_name=name,
-            value=_value(raw),
+            value=_value(raw, name),
             received_at_ms=at,
             sensor_uuid=body.sensorUuid,
             at_arrival=arrived,
@@ -249,7 +249,7 @@ def _reading(body: _Body, now: int) -> Reading:
         arrived = True
     return Reading(
         variable_name=body.variableName,
-        value=_value(body.value),
+        value=_value(body.value, "value"),
         received_at_ms=at,
         sensor_uuid=body.sensorUuid,
         message_id=body.messageId,
@@ -257,12 +257,15 @@ def _reading(body: _Body, now: int) -> Reading:
     )
 
 
-def _value(raw: msgspec.Raw) -> bytes:
+def _value(raw: msgspec.Raw, loc: str) -> bytes:
     value = bytes(raw)
     if len(value) > MAX_READING_BYTES:
         raise AemosError(Kind.TOO_LARGE, f"a reading has at most {MAX_READING_BYTES} bytes")
     if value[:1] in (b"[", b"{"):
-        check_depth(msgspec.json.decode(value))
+        try:
+            check_depth(msgspec.json.decode(value))
+        except msgspec.ValidationError:
+            raise invalid(loc, "a number in it is out of range", "out_of_range") from None
     return value
 
 

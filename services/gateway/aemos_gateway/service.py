@@ -89,13 +89,18 @@ class Uplink:
         """Takes what one request brought; `done` is called once, on the loop: the Receipt after the commit, or the
         AemosError. Of a list all is stored or, unless it is partial, nothing.
 
-        Raises the AemosError itself when the payload is no reading, too many come, or too much is waiting.
+        Raises the AemosError itself when the payload is no reading, too many come, or too much is waiting. What is no
+        reading costs work too, and counts as one, and one more for each KiB.
         """
         if protocol != MQTT:
             self.presence.heard(device.device_id)
         now = time.monotonic()
         self._quota.check(device.device_id, device.organization_id, now)
-        sent = decode(payload, partial=is_partial)
+        try:
+            sent = decode(payload, partial=is_partial)
+        except AemosError:
+            self._quota.spend(device.device_id, device.organization_id, 1 + len(payload) // 1024, now)
+            raise
         span = telemetry.start_trace(telemetry.SPAN_RECEIVE, {"protocol": protocol, "device": device.device_uuid})
         group = self._group() if len(sent.readings) > 1 and not is_partial else 0
         for reading in sent.readings:

@@ -152,10 +152,13 @@ async def test_blocks_of_two_clients_at_once(edge: Edge, client: RawClient) -> N
     assert [stored.value[1:2] for stored in edge.uplink.readings] == [b"x", b"y"]
 
 
-async def test_answer_in_the_block_size_of_the_client(edge: Edge, client: RawClient) -> None:
-    """A device with little memory gets of the answer to its reading what it has room for."""
+async def test_a_device_with_little_memory(edge: Edge, client: RawClient) -> None:
+    """It has no room for the answer to its reading and gets 2.01 without; asking for a block of it stores nothing."""
     answer = await client.ask(reading(BODY, device=TOKEN, extra=[(23, uint(1))]))
-    assert (answer.code.dotted, answer.opt.block2, len(answer.payload)) == ("2.01", (0, True, 1), 32)
+    assert (answer.code.dotted, answer.opt.block2, answer.payload) == ("2.01", None, b"")
+    answer = await client.ask(reading(BODY, device=TOKEN, extra=[(23, uint(1 << 4 | 1))], mid=2, token=b"2"))
+    assert answer.code.dotted == "4.00"
+    assert len(edge.uplink.readings) == 1
 
 
 RETRANSMITTED = {

@@ -109,3 +109,17 @@ async def test_what_was_not_taken_is_reported_again(now: list[float]) -> None:
     await presence.report()
     report = ingest.reports[0]
     assert (list(report.connected), list(report.disconnected), list(report.heard)) == ([1], [2], [3])
+
+
+async def test_an_answer_that_is_lost_may_have_said_that_the_lease_is_new(now: list[float]) -> None:
+    """Ingest forgot the devices of the lease before: all of them are reported again."""
+    ingest = FakeIngest()
+    presence = Presence(ingest)  # type: ignore[arg-type]
+    presence.came(1)
+    await presence.report()
+    ingest.broken = unavailable("late")
+    with pytest.raises(AemosError):
+        await presence.report()
+    ingest.broken = None
+    await presence.report()
+    assert [list(report.connected) for report in ingest.reports] == [[1], [1]]

@@ -67,6 +67,22 @@ def test_mistakes_are_located(payload: Any, kind: Kind, locs: list[str]) -> None
     assert (refused.value.kind, [e.loc for e in refused.value.errors]) == (kind, locs)
 
 
+@pytest.mark.parametrize(
+    ("payload", "locs"),
+    [
+        (b'{"variableName": "t", "value": {"x": 1e400}}', ["value"]),
+        (b'{"a": 1, "t": {"x": 1e400}}', ["t"]),
+        (b'{"ts": 1768905000000, "values": {"t": [1e400]}}', ["t"]),
+        (b'[{"a": 1}, {"variableName": "t", "value": [1e400]}, {"t": [1e400]}]', ["1.value", "2.t"]),
+    ],
+)
+def test_numbers_out_of_range_within_json(payload: bytes, locs: list[str]) -> None:
+    """Are mistakes of their variable, not bytes that are no JSON (row 10)."""
+    with pytest.raises(AemosError) as refused:
+        decode(payload)
+    assert (refused.value.kind, [e.loc for e in refused.value.errors]) == (Kind.INVALID, locs)
+
+
 def test_the_letters_of_a_time_may_be_small() -> None:
     """RFC 3339 says so."""
     payload = b'{"value": 1, "variableName": "t", "receivedAt": "2026-01-20t10:30:00.5z"}'
