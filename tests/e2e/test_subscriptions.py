@@ -16,7 +16,7 @@ import grpc
 import pytest
 from aemos.v1 import notification_pb2, notification_pb2_grpc
 
-from tests.e2e.test_one_reading import client, eventually, node  # noqa: F401 - a fixture
+from tests.e2e.test_one_reading import client, eventually
 from tests.support.ports import free_port
 from tests.support.receivers import Hook, Inbox, smtp_server, webhook_server
 from tests.support.stack import Stack, running
@@ -159,11 +159,11 @@ def test_viewers_look_and_change_nothing(world: World) -> None:
     assert (status, made["subject"]) == (200, "critical")
 
 
-def test_an_own_notification_is_heard_and_read(world: World, node: str, tmp_path: Path) -> None:  # noqa: F811
+def test_an_own_notification_is_heard_and_read(world: World, tmp_path: Path) -> None:
     """A browser hears it, the ledger has it once though it was published twice, and each user has a read cursor."""
     device = world.stack.demo["devices"][1]["uuid"]
     with client(
-        tmp_path / "io", node, "watch.js", world.stack.demo["socketIoUrl"], world.stack.token, device
+        tmp_path / "io", "node", "watch.js", world.stack.demo["socketIoUrl"], world.stack.token, device
     ) as browser:
         eventually(lambda: any(o["event"] == "subscribed" and o["body"]["ok"] for o in browser.objects()))
         for _ in range(2):

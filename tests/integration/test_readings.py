@@ -280,10 +280,11 @@ async def test_a_variable_is_not_made_of_what_says_nothing(database: Database) -
     """null, a number that cannot be kept, and a name that a database takes for another one are mistakes, and nothing
     is made."""
     async with ingest(database) as one:
-        results = await one.write(
-            one.reading(b"null", "new"), one.reading(b"1e400", "new"), one.reading(name="temperature ")
-        )
-        assert [refusal(result) for result in results] == ["wrong_type", "out_of_range", "unknown_variable"]
+        mistaken = [one.reading(b"null", "new"), one.reading(b"1e400", "new"), one.reading(b"9007199254740993", "new")]
+        unheard = [one.reading(name="temperature "), one.reading(name="n" * 201)]
+        results = await one.write(*mistaken, *unheard)
+        reasons = ["wrong_type", "out_of_range", "out_of_range", "unknown_variable", "unknown_variable"]
+        assert [refusal(result) for result in results] == reasons
         assert [name for name, _ in await one.registry.variables_of("sensor-1")] == ["temperature"]
 
 

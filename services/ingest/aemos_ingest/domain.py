@@ -13,9 +13,12 @@ from aemos_core.errors import AemosError, FieldError, Kind, invalid, malformed
 TYPES = ("number", "text", "boolean", "json")
 MOST_VARIABLES = 1_000
 """Of one sensor, that readings may make."""
-_JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 _EXACT = 2**53
 """Greatest integer up to which a double keeps every one (IEEE 754)."""
+_MOST_DIGITS = len(str(-_EXACT))
+MOST_NAME = 200
+"""Characters of a variable's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class UnknownVariable(AemosError):
     def may_be_made(self) -> bool:
         """Whether the variable may be made now. MariaDB takes "a" and "a " for the same name."""
         has_room = self.source.creates_variables and len(self.sensor.variables) < MOST_VARIABLES
-        return has_room and self.name == self.name.strip()
+        return has_room and self.name == self.name.strip() and 0 < len(self.name) <= MOST_NAME
 
 
 def typed_value(value: bytes, variable_type: str) -> tuple[str, float | None]:
@@ -119,12 +122,24 @@ def _number(text: str) -> float:
     if not _JSON_NUMBER.fullmatch(text):
         raise invalid("value", "the variable is a number", "wrong_type")
     number = float(text)
-    if not math.isfinite(number) or (abs(number) > _EXACT and text.lstrip("-").isdigit()):
+    if not math.isfinite(number) or (abs(number) >= _EXACT and text.lstrip("-").isdigit() and not _is_exact(text)):
         raise invalid("value", "the number is too large to be kept exactly", "out_of_range")
     return number
 
 
-def check_name(loc: str, name: str, most: int = 200) -> str:
+def _is_exact(digits: str) -> bool:
+    """Whether a whole number is at most `_EXACT`, which the double nearest to it does not say."""
+    return len(digits) <= _MOST_DIGITS and abs(int(digits)) <= _EXACT
+
+
+def check_variable_name(loc: str, name: str) -> str:
+    """As `check_name`, and nothing at its ends that MariaDB overlooks."""
+    if name != name.strip():
+        raise invalid(loc, "must not begin or end with a space")
+    return check_name(loc, name)
+
+
+def check_name(loc: str, name: str, most: int = MOST_NAME) -> str:
     """The name, when it has 1 to `most` characters and no NUL."""
     if not 0 < len(name) <= most:
         raise invalid(loc, f"must have 1 to {most} characters")

@@ -3,7 +3,8 @@
 A field moves only forward in (time, id), so writers may be late or come twice. The hash may lose fields at any time,
 for what is missing is read from the database; it must only never be behind. So whoever could not write what it
 committed drops the whole hash before it uses it again, and a filler may only add to the hash that it found wanting
-(`generation`): a value read before a drop could otherwise outlive a newer one that the drop took.
+(`generation`): a value read before a drop could otherwise outlive a newer one that the drop took. A late reading that
+is the first to say something of its variable is a filler too: the newest is in the database.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from aemos_core.database import Database
 from aemos_core.errors import AemosError
 from aemos_core.names import LATEST_READINGS
 from aemos_core.redis_link import RedisClient
+from aemos_core.times import now_ms
 from aemos_core.waiting import wait
 from redis.exceptions import RedisError
 
@@ -36,18 +38,25 @@ _RETRY_SECONDS = 1.0
 _LIFE_SECONDS = 3_600
 """A process that dies between a commit and its write leaves a field behind for no longer than this."""
 
-# ARGV: MessagePack [[field, ms, id, "ms:id:text"], ...], life in seconds, generation or "" for a commit. Answers
-# nothing. Numbers stay under 2^53, which Lua keeps exactly.
+_LATE_MS = 15_000
+"""Longer than it takes a reading to be stored: one with such a time says when it was measured, not that it is new."""
+
+# ARGV: MessagePack [[field, ms, id, "ms:id:text"], ...], life in seconds, generation or "" for a commit, a generation
+# for a hash that has none. Answers the generation, then the fields that were missing; nothing when it is another hash.
+# Numbers stay under 2^53, which Lua keeps exactly.
 _PUT = """
-if ARGV[3] ~= '' and redis.call('HGET', KEYS[1], 'generation') ~= ARGV[3] then return end
+redis.call('HSETNX', KEYS[1], 'generation', ARGV[4])
+local answer = {redis.call('HGET', KEYS[1], 'generation')}
+if ARGV[3] ~= '' and answer[1] ~= ARGV[3] then return {} end
 for _, r in ipairs(cmsgpack.unpack(ARGV[1])) do
   local ms, id
   local known = redis.call('HGET', KEYS[1], r[1])
-  if known then ms, id = string.match(known, '^(%d+):(%d+):') end
+  if known then ms, id = string.match(known, '^(%d+):(%d+):') else table.insert(answer, r[1]) end
   ms, id = tonumber(ms), tonumber(id)
   if not ms or r[2] > ms or (r[2] == ms and r[3] > id) then redis.call('HSET', KEYS[1], r[1], r[4]) end
 end
 if redis.call('TTL', KEYS[1]) == -1 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+return answer
 """
 # ARGV: a generation to give a hash that has none, life in seconds, fields. Answers the generation, then the values.
 _GET = """
@@ -135,11 +144,16 @@ class LatestReadings:
 
     async def _fill(self, variable_ids: Sequence[int], generation: bytes) -> dict[int, Newest]:
         stored = await self._stored(variable_ids)
-        filling = {v: stored.get(v, _NEVER) for v in variable_ids}
         with suppress(RedisError, OSError):
-            async with asyncio.timeout(_REDIS_SECONDS):
-                await self._put(keys=[LATEST_READINGS], args=[_packed(filling), _LIFE_SECONDS, generation])
+            await self._add({v: stored.get(v, _NEVER) for v in variable_ids}, generation)
         return stored
+
+    async def _add(self, newest: Mapping[int, Newest], generation: bytes = b"") -> tuple[bytes, list[int]]:
+        """Its generation, and the variables that it knew nothing of; of another generation than asked for, none."""
+        async with asyncio.timeout(_REDIS_SECONDS):
+            arguments: list[bytes | int | str] = [_packed(newest), _LIFE_SECONDS, generation, uuid4().hex]
+            found, *missing = await self._put(keys=[LATEST_READINGS], args=arguments) or [b""]
+        return found, list(map(int, missing))
 
     async def _stored(self, variable_ids: Sequence[int]) -> dict[int, Newest]:
         rows = await history_store.newest(self._database, variable_ids)
@@ -152,8 +166,11 @@ class LatestReadings:
         try:
             async with asyncio.timeout(_REDIS_SECONDS):
                 await self._make_good()
-                await self._put(keys=[LATEST_READINGS], args=[_packed(newest), _LIFE_SECONDS, ""])
-        except (RedisError, OSError) as error:
+            generation, missing = await self._add(newest)
+            before = now_ms() - _LATE_MS
+            if late := [v for v in missing if newest[v].received_at_ms < before]:
+                await self._add(await self._stored(late), generation)
+        except (RedisError, OSError, AemosError) as error:
             self.lost()
             log.debug("latest readings were dropped: %s", type(error).__name__)
         return [None] * len(batches)

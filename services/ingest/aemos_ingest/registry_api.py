@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aemos_ingest import codec
 from aemos_ingest import registry_store as store
 from aemos_ingest import tables as t
-from aemos_ingest.domain import TYPES, check_name, check_uuid
+from aemos_ingest.domain import TYPES, check_name, check_uuid, check_variable_name
 from aemos_ingest.labels import merged_labels
 from aemos_ingest.registry_store import DEVICE, SENSOR, TOKEN, VARIABLE, AnyRow, Entity, Listed
 
@@ -211,7 +211,8 @@ class TelemetryDataServicer(_Registry, telemetry_data_pb2_grpc.TelemetryDataServ
             raise invalid("unit", "must have at most 40 characters")
         async with self._changing() as connection:
             owner = await _get(connection, SENSOR, request.sensor)
-            values |= {"sensor_id": owner.id, "variable_name": check_name("variableName", request.variable_name)}
+            name = check_variable_name("variableName", request.variable_name)
+            values |= {"sensor_id": owner.id, "variable_name": name}
             return codec.variable(await _add(connection, VARIABLE, values))
 
     async def GetTelemetryData(

@@ -205,6 +205,8 @@ def test_a_backlog_closes_no_window_early() -> None:
         (node("map", "m", "transform", values={"a b": "value"}), "config.values"),
         (node("map", "m", "transform", values={"a": "value +"}), "config.values.a"),
         (node("saveReading", "s", "action", variableName="x", value="foo"), "config.value"),
+        (node("saveReading", "s", "action", variableName="x" * 201, value="value"), "config.variableName"),
+        (node("saveReading", "s", "action", variableName="x ", value="value"), "config.variableName"),
     ],
 )
 def test_mistakes_are_located(config: Node, where: str) -> None:

@@ -13,7 +13,7 @@ from msgspec import Meta
 from ..alarms import CLEARED, SEVERITIES, AlarmAssertion
 from ..domain import DerivedReading, InvalidChain, NodeFailed, Notice, StateAssertion
 from ..run import Cell, Deadline, Run
-from .registry import Action, Cel, Id, Seconds, Text, VariableTypes
+from .registry import Action, Cel, Id, Seconds, Text, VariableName, VariableTypes
 
 AlarmType: TypeAlias = Annotated[
     str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.-]+$", description="1 to 100 of A-Z a-z 0-9 _ . -")
@@ -74,7 +74,7 @@ class SendNotification(SetDeviceState, kind="sendNotification"):
 class SaveReading(Action, kind="saveReading"):
     """Saves a derived reading of the same sensor or another one; chains that judge that sensor see it."""
 
-    variable_name: Text
+    variable_name: VariableName
     value: Cel
     sensor_uuid: Text = msgspec.field(name="sensorUUID", default="")
 

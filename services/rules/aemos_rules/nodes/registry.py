@@ -17,12 +17,21 @@ VariableTypes: TypeAlias = Mapping[tuple[str, str], VariableType]
 """(sensor uuid, variable name) -> type, as far as known."""
 
 MAX_TEXT = 255  # characters of a name, uuid or state value
+MAX_VARIABLE_NAME = 200  # what ingest takes
 MAX_ID = 2**53 - 1  # ids are JSON numbers
 MAX_SECONDS = 366 * 86_400
 
 # Types of configuration fields. The description says what the author must give, also when it is refused.
 Text: TypeAlias = Annotated[
     str, Meta(min_length=1, max_length=MAX_TEXT, pattern=r"\S", description=f"a text of 1 to {MAX_TEXT} characters")
+]
+VariableName: TypeAlias = Annotated[
+    str,
+    Meta(
+        max_length=MAX_VARIABLE_NAME,
+        pattern=r"^\S([\s\S]*\S)?$",
+        description=f"a name of 1 to {MAX_VARIABLE_NAME} characters without a space at its ends",
+    ),
 ]
 Cel: TypeAlias = Annotated[str, Meta(min_length=1, pattern=r"\S", description="an expression in CEL")]
 Id: TypeAlias = Annotated[int, Meta(gt=0, le=MAX_ID, description="a whole number above 0")]
