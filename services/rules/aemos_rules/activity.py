@@ -38,7 +38,7 @@ class Activities:
         """That of a chain; a new version has not failed yet."""
         activity = self._of.setdefault(chain.id, Activity())
         if activity.version != chain.version:
-            activity.version, activity.errors_in_row = chain.version, 0
+            activity.version, activity.failing = chain.version, set()
         return activity
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -20,6 +20,8 @@ from .run import NOWHERE, Loop, Run, Start, World
 
 MAX_NODES = 100
 KEPT_IDLE = 20
+ERRORS_TO_SUSPEND = 20
+"""In a row."""
 
 Apply: TypeAlias = Callable[[Run], bool | None]
 Step: TypeAlias = tuple[int, Apply, int, int, int]
@@ -52,21 +54,26 @@ _SHOWN = 100
 
 
 class Activity:
-    """What the runs of one chain amount to since it was last written; `errors_in_row`, of `version`, since it last
-    succeeded."""
+    """What the runs of one chain amount to since it was last written; `failing`, of `version`, since it last succeeded,
+    are readings: a job that is tried again fails no more than once."""
 
     def __init__(self) -> None:
-        self.fired = self.stopped = self.failed = self.not_recorded = self.errors_in_row = 0
+        self.fired = self.stopped = self.failed = self.not_recorded = 0
         self.second = self.second_count = self.version = 0
+        self.failing: set[int] = set()
         self.idle: deque[tuple[Any, ...]] = deque(maxlen=KEPT_IDLE)
 
     def note(self, reading: Reading | None, result: RunResult) -> None:
         """A run that failed, or changed nothing as far as is known yet."""
         if result.error:
-            self.failed += 1
-            self.errors_in_row += 1
+            failing = reading.id if reading else -1 - len(self.failing)
+            if failing not in self.failing:
+                self.failed += 1
+                if len(self.failing) < ERRORS_TO_SUSPEND:
+                    self.failing.add(failing)
             return
-        self.errors_in_row = 0
+        if self.failing:
+            self.failing.clear()
         self.idle.append(_idle_run(reading, result))
         if result.outcome == "fired":
             self.fired += 1

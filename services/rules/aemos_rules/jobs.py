@@ -20,7 +20,7 @@ from aemos_rules.deadlines import deadline_of
 from aemos_rules.domain import Reading, VariableType
 from aemos_rules.engine import CompiledChain, RunResult
 from aemos_rules.memory import Fenced
-from aemos_rules.nodes.remembering import seen
+from aemos_rules.nodes.remembering import awaiting
 from aemos_rules.run import Cell, Deadline, Remembered, Start, World
 from aemos_rules.run_records import Ran
 
@@ -41,9 +41,15 @@ _AGAIN_MS, _MOST_AGAIN_MS = 500, 5_000
 
 def _json(reading: job_pb2.CommittedReading) -> object:
     try:
-        return json.loads(reading.text)
-    except ValueError:  # a number that ingest takes no more; one reading must not fail the job of a thousand
+        return json.loads(reading.text, parse_int=_whole)
+    except (ValueError, OverflowError):  # what ingest takes no more; one reading must not fail the job of a thousand
         return reading.text
+
+
+def _whole(digits: str) -> float:
+    """An int where MessagePack has one, as a deadline needs that keeps the reading."""
+    number = int(digits)
+    return number if -(2**63) <= number < 2**64 else float(number)
 
 
 _VALUE_OF: Mapping[str, Callable[[job_pb2.CommittedReading], object]] = {
@@ -194,13 +200,15 @@ def _is_overtaken(
     chain: CompiledChain, deadline: Deadline, newest: Mapping[int, tuple[int, int]], world: World
 ) -> bool:
     """Something newer is stored than the node has seen: until it is judged, nobody can say that nothing came, or that
-    what held did not end. A backlog of ours is no silence of a device."""
+    what held did not end. A backlog of ours is no silence of a device. A deadline that the node awaits no more only
+    ends: put off, it would take the place of the one that is awaited."""
     cell, reading = deadline.cell, deadline.reading
     remembered = world.memory.get(cell)
     if remembered is None or reading is None or cell.node not in chain.first:
         return False
+    due_ms, seen = awaiting(remembered)
     stored = newest.get(reading.telemetry_data_id, (0, 0))
-    return stored > seen(remembered) and deadline.tries < _PATIENCE
+    return due_ms == deadline.due_ms and stored > seen and deadline.tries < _PATIENCE
 
 
 def _asked_by(partition: int, portion: Portion, sensors: Set[str]) -> Asked:

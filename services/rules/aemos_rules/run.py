@@ -161,6 +161,10 @@ class Run:
         """
         due = self.world.now_ms + max(wait_ms, 0)
         cell = self.cell(node)._replace(key=key) if key else self.cell(node)
+        try:
+            _ENCODER.encode(self.data)
+        except (OverflowError, TypeError, ValueError) as error:  # or it would fail all that is stored with it
+            raise NodeFailed(f"the data so far cannot be kept: {error}") from error
         self.effects.append(Deadline(cell, due, self.reading, self.data, self.at_ms, self.depth))
         return due
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from aemos_core import telemetry
@@ -23,14 +23,13 @@ from aemos_rules.alarms import AlarmAssertion
 from aemos_rules.announcements import chain_looped, chain_suspended
 from aemos_rules.chain_index import chains_changed
 from aemos_rules.domain import Cause, RunIds, StateAssertion
-from aemos_rules.engine import CompiledChain, RunResult
+from aemos_rules.engine import ERRORS_TO_SUSPEND, CompiledChain, RunResult
 from aemos_rules.explain import explained
 from aemos_rules.locking import locked
 from aemos_rules.run import Deadline, Remembered, Start, World
 
 KEPT_MS = 7 * 24 * 60 * 60 * 1000
 MOST_OF_A_CHAIN = 10_000
-ERRORS_TO_SUSPEND = 20
 MOST_A_SECOND = 50
 _AT_ONCE = 500
 _BUSY_MS = 2 * 60 * 1000
@@ -55,25 +54,37 @@ class Ran(NamedTuple):
         return self.chain.chain.id, reading.id if reading else 0, self.start.moment
 
     @property
+    def causes(self) -> set[Cause]:
+        """All that it may have caused. What it says after a deadline has that time, not its own."""
+        if not self.start.node:
+            return {self.cause}
+        said = (effect for effect in self.result.effects if isinstance(effect, (StateAssertion, AlarmAssertion)))
+        return {
+            self.cause,
+            *((chain_id, reading_id, at) for at, reading_id, chain_id in (one.watermark for one in said)),
+        }
+
+    @property
     def is_sure(self) -> bool:
         """It is to be recorded whatever the appliers say."""
         return bool(self.result.error) or not _QUIET.issuperset(map(type, self.result.effects))
 
 
-async def record(
-    connection: AsyncConnection, ran: Sequence[Ran], causes: Collection[Cause]
-) -> tuple[RunIds, list[Row]]:
+async def record(connection: AsyncConnection, ran: Sequence[Ran], causes: Set[Cause]) -> tuple[RunIds, list[Row]]:
     """Records those that cause something; returns their ids, and what is to be told of their chains. Above 50 a second
     of one chain they are only counted."""
-    chosen = [run for run in ran if run.is_sure or run.cause in causes]
+    chosen = [run for run in ran if run.is_sure or run.cause in causes or (run.start.node and causes & run.causes)]
     kept = [run for run in chosen if _may_record(run)]
-    runs: RunIds = {}
+    runs: dict[Cause, int] = {}
     if kept:
         chains = {run.chain.chain.id for run in kept}
         known = {row.id for row in await locked(connection, t.rule_chain, chains, "id", shared=True)}
         rows = [_row(run) for run in kept if run.chain.chain.id in known]
         if rows:
             runs = await _stored(connection, rows)
+    for run in kept:
+        if run.start.node and (run_id := runs.get(run.cause)):
+            runs |= dict.fromkeys(run.causes, run_id)
     failed = {run.chain.chain.id: run for run in chosen if run.result.error}
     looped = {run.chain.chain.id: run for run in chosen if run.result.outcome == "loop"}
     told = [outbox_row([chain_looped(run.chain.chain, _error(run)) for run in looped.values()])] if looped else []
@@ -94,7 +105,7 @@ def _may_record(run: Ran) -> bool:
 async def _suspend(connection: AsyncConnection, failed: dict[int, Ran]) -> list[Row]:
     rows: list[Row] = []
     for chain_id, run in failed.items():
-        if run.chain.activity.errors_in_row < ERRORS_TO_SUSPEND:
+        if len(run.chain.activity.failing) < ERRORS_TO_SUSPEND:
             continue
         error = _error(run)
         if await chain_store.suspend(connection, chain_id, run.chain.chain.version, error):
@@ -120,7 +131,7 @@ def _row(run: Ran) -> dict[str, Any]:
     }
 
 
-async def _stored(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> RunIds:
+async def _stored(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> dict[Cause, int]:
     """Adds runs, given by their columns. One of a chain that was deleted meanwhile raises EXISTS, as a broken foreign
     key does."""
     at, chains = now_ms(), {row["rule_chain_id"] for row in rows}

@@ -158,7 +158,7 @@ def nested(loops: int) -> str:
     ids=lambda bomb: f"{bomb[:24]}...{len(bomb)}",
 )
 def test_a_bomb_is_refused_at_once(bomb: str) -> None:
-    """Sums, loops, brackets and texts without end are refused within 10 ms for every type of variable."""
+    """Sums, loops, brackets and texts without end are refused within 10 ms of CPU for every type of variable."""
     kinds: tuple[VariableType, ...] = ("number", "text", "boolean", "json")
     for kind in kinds:
         compile_expression("true", kind)  # the environment is made once per type
@@ -167,20 +167,20 @@ def test_a_bomb_is_refused_at_once(bomb: str) -> None:
 
 
 def refusal_seconds(bomb: str, kind: VariableType) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(InvalidCondition):
         compile_expression(bomb, kind)
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 def test_a_pathological_pattern_is_linear() -> None:
-    """`(a+)+$` on 64 KiB that almost match answers within 10 ms: patterns are RE2's, never Python's."""
+    """`(a+)+$` on 64 KiB that almost match takes 10 ms of CPU at most: patterns are RE2's, never Python's."""
     value = "a" * 65_535 + "b"
     took = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.thread_time()
         assert not holds("value.matches('(a+)+$')", "text", value)
-        took.append(time.perf_counter() - start)
+        took.append(time.thread_time() - start)
     assert min(took) < 0.010
 
 

@@ -166,8 +166,8 @@ def test_fahrenheit_has_no_binary_noise(celsius: float, fahrenheit: float) -> No
             (action(deviceStateId=bad), "config.deviceStateId", "must be a whole number above 0")
             for bad in (0, -1, 1.5, "8", True, None, float("inf"), float("nan"), 2**53, 10**400)
         ),
-        (action(newStateValue=8), "config.newStateValue", "must be a text of 1 to 255 characters"),
-        (action(newStateValue="x" * 256), "config.newStateValue", "must be a text of 1 to 255 characters"),
+        (action(newStateValue=8), "config.newStateValue", "must be a text of 1 to 200 characters"),
+        (action(newStateValue="x" * 256), "config.newStateValue", "must be a text of 1 to 200 characters"),
     ],
 )
 def test_a_mistake_in_a_node_is_located(node: Node, where: str, message: str) -> None:

@@ -124,3 +124,15 @@ def test_a_delay_goes_on_later_in_event_time() -> None:
     play.fire(deadline)
     first, second = play.asserted
     assert first.watermark == second.watermark == (reading(1, 70).received_at_ms, reading(1, 10).id, 1)
+
+
+def test_a_delay_that_restarts_goes_on_once_and_for_the_newest() -> None:
+    """A late reading does not begin it anew, nor does a deadline go on that another took the place of."""
+    play = Play(chain(node("delay", "wait", "action", seconds=60, restart=True), act()))
+    play.send(reading(1, 10))
+    first = next(iter(play.deadlines.values()))
+    play.send(reading(1, 30))
+    play.send(reading(1, 5))
+    assert play.fire(first).outcome == "stopped"
+    assert [result.outcome for result in play.pass_time(200)] == ["fired"]
+    assert [one.watermark[0] for one in play.asserted] == [reading(1, 90).received_at_ms]

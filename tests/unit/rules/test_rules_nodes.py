@@ -4,8 +4,13 @@ import random
 from typing import Any
 
 import pytest
-from aemos_rules.domain import InvalidChain, Node
+from aemos.v1.job_pb2 import CommittedReading
+from aemos_rules.domain import InvalidChain, Node, NodeFailed
+from aemos_rules.engine import ERRORS_TO_SUSPEND, Activity, RunResult
+from aemos_rules.jobs import _json
 from aemos_rules.nodes import KINDS, node_types
+from aemos_rules.nodes.remembering import awaiting
+from aemos_rules.run import NOWHERE, Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,6 +87,42 @@ def test_absence_fires_once_for_each_silence() -> None:
     assert game.asserted[0].watermark[0] == T0 + 110_000
     game.send(reading(1, 600))
     assert [result.outcome for result in game.pass_time(660)] == ["fired"]
+
+
+@pytest.mark.parametrize("each", [node("absence", seconds=60), node("held", condition="value > 3", seconds=60)])
+def test_a_deadline_that_was_lost_is_armed_again(each: Node) -> None:
+    """With a run that failed behind it, or while its chain was off: a node does not await it for ever."""
+    game = play(each)
+    game.outcomes((5, 0), (5, 30))
+    game.deadlines.clear()
+    if each.name == "held":
+        game.outcomes((1, 70), (5, 80), (5, 90))
+    else:
+        game.send(reading(5, 90))
+    assert [result.outcome for result in game.pass_time(200)] == ["fired"]
+
+
+def test_other_seconds_count_at_once() -> None:
+    """A condition that must hold for longer now is not taken for held when the old time is over; a shorter silence is
+    noticed."""
+    game = play(node("held", condition="value > 3", seconds=60))
+    game.send(reading(5, 0))
+    game.chain = chain(node("held", condition="value > 3", seconds=3600), act())
+    assert [result.outcome for result in game.pass_time(3599)] == ["stopped"]
+    assert [result.outcome for result in game.pass_time(3601)] == ["fired"]
+    assert game.asserted[0].watermark[0] == T0 + 3_600_000
+    game = play(node("absence", seconds=86_400))
+    game.send(reading(1, 0))
+    game.chain = chain(node("absence", seconds=60), act())
+    game.send(reading(1, 10))
+    assert [result.outcome for result in game.pass_time(71)] == ["fired"]
+
+
+def test_what_another_node_left_under_the_name_awaits_nothing() -> None:
+    """A deadline of a node before is no reason to fail."""
+    game = play(node("condition", "n", condition="value > previous"))
+    game.send(reading(1, 0))
+    assert awaiting(next(iter(game.memory.values())))[0] == 0
 
 
 def test_repeated_within_a_duration() -> None:
@@ -170,6 +211,26 @@ def test_a_window_closes_by_event_time() -> None:
     assert (second.data["sum"], second.data["windowStart"]) == (5, T0 + 10_000)
 
 
+def test_a_window_of_another_length_begins_anew() -> None:
+    """Panes have other numbers then: none is closed for ever, and none lies in 1979."""
+    game = Play(chain(node("window", "window", "transform", seconds=10), act()))
+    game.outcomes((1, 1), (3, 12), (5, 23))
+    game.chain = chain(node("window", "window", "transform", seconds=60), act())
+    game.outcomes((1, 61), (2, 121))
+    fired = [result for result in game.pass_time(300) if result.outcome == "fired"]
+    assert [result.data["windowStart"] for result in fired] == [T0 + 60_000, T0 + 120_000]
+
+
+def test_a_window_whose_deadline_was_lost_closes_all_the_same() -> None:
+    """After a quarter of an hour in which it did not come."""
+    game = Play(chain(node("window", "window", "transform", seconds=10), act()))
+    game.send(reading(1, 1))
+    game.deadlines.clear()
+    game.send(reading(2, 1_000))
+    fired = [result for result in game.pass_time(2_000) if result.outcome == "fired"]
+    assert [result.data["windowStart"] for result in fired] == [T0, T0 + 1_000_000]
+
+
 def test_a_sliding_window() -> None:
     """Thirty seconds, every ten: each reading is in three windows, and the last is closed by the clock."""
     game = Play(chain(node("window", "window", "transform", seconds=30, everySeconds=10), act()))
@@ -207,6 +268,7 @@ def test_a_backlog_closes_no_window_early() -> None:
         (node("saveReading", "s", "action", variableName="x", value="foo"), "config.value"),
         (node("saveReading", "s", "action", variableName="x" * 201, value="value"), "config.variableName"),
         (node("saveReading", "s", "action", variableName="x ", value="value"), "config.variableName"),
+        (act(value="x" * 201), "config.newStateValue"),
     ],
 )
 def test_mistakes_are_located(config: Node, where: str) -> None:
@@ -243,3 +305,26 @@ def test_every_kind_has_a_schema() -> None:
     assert window["required"] == ["action", "seconds"]
     assert listed["filter", "condition"].config_schema["required"] == ["sensorUUID", "condition"]
     assert all(each.description and each.config_schema["additionalProperties"] is False for each in listed.values())
+
+
+def test_a_run_that_is_tried_again_fails_once() -> None:
+    """An outage between judging and storing does not suspend a chain that failed once."""
+    activity, failed = Activity(), RunResult("error", error="missing key")
+    for _ in range(2 * ERRORS_TO_SUSPEND):
+        activity.note(reading(1, 1), failed)
+    assert (len(activity.failing), activity.failed) == (1, 1)
+    for second in range(2 * ERRORS_TO_SUSPEND):
+        activity.note(reading(1, second), failed)
+    assert len(activity.failing) == ERRORS_TO_SUSPEND
+    activity.note(reading(1, 99), RunResult("fired"))
+    assert not activity.failing
+
+
+def test_whole_numbers_that_no_deadline_could_keep() -> None:
+    """Are rounded in JSON as JavaScript rounds them; a run that makes one fails, and nothing with it."""
+    value: Any = _json(CommittedReading(text='{"serial": 36893488147419103232, "n": -5}'))
+    assert (value, type(value["serial"]), type(value["n"])) == ({"serial": 2.0**65, "n": -5}, float, int)
+    run = Run(chain(act()).chain, reading(1, 1), 0, NOWHERE)
+    run.data = {"x": 2**65}
+    with pytest.raises(NodeFailed):
+        run.arm("wait", 1)

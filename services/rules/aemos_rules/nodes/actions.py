@@ -14,12 +14,16 @@ from ..alarms import CLEARED, SEVERITIES, AlarmAssertion
 from ..domain import DerivedReading, InvalidChain, NodeFailed, Notice, StateAssertion
 from ..run import Cell, Deadline, Run
 from .registry import Action, Cel, Id, Seconds, Text, VariableName, VariableTypes
+from .remembering import Awaiting
 
 AlarmType: TypeAlias = Annotated[
     str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.-]+$", description="1 to 100 of A-Z a-z 0-9 _ . -")
 ]
 Severity: TypeAlias = Annotated[
     Literal["critical", "major", "minor", "warning", "info"], Meta(description=f"one of {', '.join(SEVERITIES)}")
+]
+StateValue: TypeAlias = Annotated[
+    str, Meta(min_length=1, max_length=200, pattern=r"\S", description="a text of 1 to 200 characters")
 ]
 Message: TypeAlias = Annotated[str, Meta(max_length=500, description="a text of at most 500 characters")]
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -35,7 +39,7 @@ class SetDeviceState(Action, kind="setDeviceState"):
     """Asserts a device state; whoever watches the device is told if that changes it."""
 
     device_state_id: Id
-    new_state_value: Text
+    new_state_value: StateValue
 
     def compile(self, types: VariableTypes) -> None:
         self.device_state_ids = frozenset({self.device_state_id})
@@ -50,7 +54,7 @@ class SendNotification(SetDeviceState, kind="sendNotification"):
     """Asserts a device state, and whoever watches the device is told if that changes it; or tells them a message."""
 
     device_state_id: Id = 0
-    new_state_value: Text = ""
+    new_state_value: StateValue = ""
     message: Text = ""
 
     def compile(self, types: VariableTypes) -> None:
@@ -106,12 +110,35 @@ class Delay(Action, kind="delay"):
     seconds: Seconds
     restart: bool = False
 
+    class Memory(Awaiting, tag="delay"):
+        pass
+
+    def compile(self, types: VariableTypes) -> None:
+        self.remembers = self.restart
+        self._ms = int(self.seconds * 1000)
+
     def apply(self, run: Run) -> bool | None:
-        wait_ms, (at, reading_id) = int(self.seconds * 1000), run.mark
+        at, reading_id = run.mark
+        if self.restart:
+            return self._restart(run)
         if run.deadline_ms:
-            run.at_ms = at + wait_ms
+            run.at_ms = at + self._ms
             return True
-        run.arm(self.name, wait_ms, "" if self.restart else f"{at}:{reading_id}")
+        run.arm(self.name, self._ms, f"{at}:{reading_id}")
+        return None
+
+    def _restart(self, run: Run) -> bool | None:
+        memory = run.recall(self.name, self.Memory) or self.Memory()
+        at, reading_id = run.mark
+        if run.deadline_ms:
+            if run.deadline_ms != memory.due:
+                return None
+            memory.due, run.at_ms = 0, at + self._ms
+            run.remember(self.name, memory)
+            return True
+        if (at, reading_id) > (memory.at, memory.id):
+            memory.at, memory.id, memory.due = at, reading_id, run.arm(self.name, self._ms)
+            run.remember(self.name, memory)
         return None
 
 

@@ -16,25 +16,30 @@ from msgspec import Meta
 from ..domain import InvalidChain
 from ..run import Run
 from .registry import MAX_SECONDS, Seconds, Transform, VariableTypes
-from .remembering import Memory, OfNumber
+from .remembering import Awaiting, OfNumber
 
 MOST_PANES = 1_000
 MOST_SEEN = 128
 """Newest reading ids remembered in a cell: a repeated one counts once. One that is older than all of them, though so
 many newer ones of its variable came, is taken for repeated too: jobs are disordered by two batches at the most."""
 
+LOST_MS = 900_000
+"""A deadline that should have come so long ago was lost, with a run that failed or a chain that was off; before, it may
+wait behind a backlog, and taking its place with each reading would put it off for ever."""
+
 Lateness: TypeAlias = Annotated[float, Meta(ge=0, le=MAX_SECONDS, description=f"seconds, 0 to {MAX_SECONDS}")]
 Pane: TypeAlias = tuple[int, int, float, float, float]
 """(number since 1970, count, sum, min, max)"""
 
 
-class WindowMemory(Memory, tag="window"):
-    """`closed` is the first pane that no closed window ends before; `seen` are ids in order; `due` the deadline."""
+class WindowMemory(Awaiting, tag="window"):
+    """`closed` is the first pane that no closed window ends before; `seen` are ids in order; `every` the ms of a
+    pane."""
 
     closed: int = 0
-    due: int = 0
     panes: list[Pane] = []  # noqa: RUF012  msgspec copies it
     seen: list[int] = []  # noqa: RUF012
+    every: int = 0
 
 
 class Window(OfNumber, Transform, kind="window"):
@@ -57,7 +62,7 @@ class Window(OfNumber, Transform, kind="window"):
     def apply(self, run: Run) -> bool | None:
         if not self._concerns(run.reading) or run.reading is None:
             return None
-        memory = run.recall(self.name, WindowMemory) or WindowMemory()
+        memory = self._memory(run)
         if run.deadline_ms:
             return self._close(run, memory)
         pane = run.mark[0] // self._every
@@ -70,6 +75,11 @@ class Window(OfNumber, Transform, kind="window"):
         run.remember(self.name, memory)
         return None
 
+    def _memory(self, run: Run) -> WindowMemory:
+        """A new one when panes had another length before: their numbers mean other times."""
+        memory = run.recall(self.name, WindowMemory)
+        return memory if memory and memory.every == self._every else WindowMemory(every=self._every)
+
     def _closes_at(self, memory: WindowMemory) -> int:
         """When the window that closes next does, in event time."""
         return (max(memory.closed, memory.panes[0][0]) + 1) * self._every + self._late
@@ -78,7 +88,7 @@ class Window(OfNumber, Transform, kind="window"):
         """The deadline is as far away on the clock as the close is in event time: a backlog closes nothing early."""
         left = max(0, self._closes_at(memory) - memory.at)
         due = run.world.now_ms + left
-        if not memory.due or (left == 0 and memory.due > due):
+        if memory.due < run.world.now_ms - LOST_MS or (left == 0 and memory.due > due):
             memory.due = run.arm(self.name, left)
 
     def _close(self, run: Run, memory: WindowMemory) -> bool | None:
@@ -100,7 +110,7 @@ class Window(OfNumber, Transform, kind="window"):
         return True
 
     def values(self, run: Run) -> Mapping[str, Any]:
-        memory = run.recall(self.name, WindowMemory) or WindowMemory()
+        memory = self._memory(run)
         return {"panes": [list(pane) for pane in memory.panes], "closedUntil": memory.closed * self._every}
 
 
