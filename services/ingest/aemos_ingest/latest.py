@@ -45,7 +45,7 @@ _LATE_MS = 15_000
 # for a hash that has none. Answers the generation, then the fields that were missing; nothing when it is another hash.
 # Numbers stay under 2^53, which Lua keeps exactly.
 _PUT = """
-redis.call('HSETNX', KEYS[1], 'generation', ARGV[4])
+if ARGV[3] == '' then redis.call('HSETNX', KEYS[1], 'generation', ARGV[4]) end
 local answer = {redis.call('HGET', KEYS[1], 'generation')}
 if ARGV[3] ~= '' and answer[1] ~= ARGV[3] then return {} end
 for _, r in ipairs(cmsgpack.unpack(ARGV[1])) do

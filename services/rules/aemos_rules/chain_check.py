@@ -73,13 +73,14 @@ def _compiled(draft: RuleChain, types: Mapping[tuple[str, str], str]) -> tuple[E
 
 
 def _forgetful(compiled: CompiledChain) -> Errors:
-    """Nodes that remember readings, in a chain that runs on its schedule only: they would stop every run."""
+    """Nodes that remember readings, in a chain that runs on its schedule only: they would stop every run, but for
+    actions."""
     if not compiled.chain.schedule_enabled or compiled.sensor_uuids:
         return []
     return [
         (f"nodes.{index}.config.{'kind' if node.family == 'filter' else 'action'}", "needs readings to remember")
         for index, node in enumerate(compiled.nodes)
-        if node.remembers
+        if node.remembers and node.family != "action"
     ]
 
 

@@ -5,7 +5,7 @@ from aemos_rules.domain import InvalidChain, Node, StateAssertion
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.play import Play, act, chain, node, reading
+from tests.support.play import T0, Play, act, chain, node, reading
 
 HOT = node("condition", "hot", condition="value > 25")
 COLD = node("condition", "cold", condition="value < 0")
@@ -136,3 +136,13 @@ def test_a_delay_that_restarts_goes_on_once_and_for_the_newest() -> None:
     assert play.fire(first).outcome == "stopped"
     assert [result.outcome for result in play.pass_time(200)] == ["fired"]
     assert [one.watermark[0] for one in play.asserted] == [reading(1, 90).received_at_ms]
+
+
+def test_a_delay_that_restarts_on_a_schedule() -> None:
+    """There is no reading to remember: the last run goes on."""
+    play = Play(chain(node("delay", "wait", "action", seconds=60, restart=True), act()))
+    for second in (10, 30):
+        play.now_ms = T0 + second * 1_000
+        play._kept(play.chain.run(None, play.now_ms, play._world()))
+    assert [result.outcome for result in play.pass_time(200)] == ["fired"]
+    assert [one.watermark[0] for one in play.asserted] == [T0 + 90_000]

@@ -119,15 +119,16 @@ class Delay(Action, kind="delay"):
 
     def apply(self, run: Run) -> bool | None:
         at, reading_id = run.mark
-        if self.restart:
+        if self.restart and run.reading is not None:
             return self._restart(run)
         if run.deadline_ms:
             run.at_ms = at + self._ms
             return True
-        run.arm(self.name, self._ms, f"{at}:{reading_id}")
+        run.arm(self.name, self._ms, "" if self.restart else f"{at}:{reading_id}")
         return None
 
     def _restart(self, run: Run) -> bool | None:
+        """Late readings do not begin it anew, and only the deadline that is awaited lets the run go on."""
         memory = run.recall(self.name, self.Memory) or self.Memory()
         at, reading_id = run.mark
         if run.deadline_ms:
