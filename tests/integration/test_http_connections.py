@@ -7,12 +7,14 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+import uvicorn
 from aemos_core import http_heads
 from aemos_gateway import http_body
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.server import ServerState
 
 from tests.support.http_server import next_answer, serving
 
@@ -149,3 +151,47 @@ async def test_requests_in_a_row_have_a_bound(monkeypatch: pytest.MonkeyPatch) -
         writer.close()
     assert answers.count(b"HTTP/1.1 200") == most == 11
     assert answers.count(b"connection: close") == 1
+
+
+class FakeTransport(asyncio.Transport):
+    """Says whether it is read from and closed."""
+
+    reading, closed = True, False
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def write(self, data: object) -> None:
+        """Nobody reads."""
+
+
+async def test_while_we_do_not_read_no_head_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of a head waits for the answers before it. Behind too many requests, what comes is read and dropped:
+    closing with bytes unread would reset the connection."""
+    monkeypatch.setattr(http_heads, "HEAD_SECONDS", 0.0)
+    monkeypatch.setattr(http_heads, "MOST_PIPELINED", 10)
+    config = uvicorn.Config(Starlette(), log_config=None, lifespan="off", ws="none")
+    config.load()
+    transport = FakeTransport()
+    protocol = http_heads.HastyProtocol(config, ServerState(), {}, at_once=None, heads={})
+    protocol.connection_made(transport)
+    whole = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    protocol.data_received(whole * 3 + whole[:9])
+    assert not transport.reading
+    protocol._late()
+    assert not protocol._is_refused
+    protocol.data_received(whole[9:] + whole * 20)
+    assert protocol._is_refused
+    assert (transport.reading, transport.closed) == (True, False)
+    protocol.connection_lost(None)
+    while protocol.tasks:
+        await asyncio.wait(protocol.tasks)

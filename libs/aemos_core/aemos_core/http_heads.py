@@ -198,7 +198,11 @@ class HastyProtocol(HttpToolsProtocol):
             self._deadline = self.loop.call_later(HEAD_SECONDS, end)
 
     def _late(self) -> None:
-        self._refuse(b"408 Request Timeout")
+        if self.flow.read_paused:  # it is we who do not read
+            self._deadline = None
+            self._wait(self._late)
+        else:
+            self._refuse(b"408 Request Timeout")
 
     def send_400_response(self, msg: str) -> None:
         if not self._ends_after_answer():
@@ -212,6 +216,8 @@ class HastyProtocol(HttpToolsProtocol):
         self.cycle.keep_alive = False
         self._is_refused = True
         self._arrived()
+        # What comes is read and dropped: closing with bytes unread resets the connection, and takes answers with it.
+        FlowControl.resume_reading(self.flow)
         return True
 
     def _refuse(self, status: bytes) -> None:

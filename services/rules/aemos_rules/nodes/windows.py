@@ -88,7 +88,8 @@ class Window(OfNumber, Transform, kind="window"):
         """The deadline is as far away on the clock as the close is in event time: a backlog closes nothing early."""
         left = max(0, self._closes_at(memory) - memory.at)
         due = run.world.now_ms + left
-        if memory.due < run.world.now_ms - LOST_MS or (left == 0 and memory.due > due):
+        is_lost = not memory.due or memory.due < run.world.now_ms - LOST_MS
+        if is_lost or (left == 0 and memory.due > due):
             memory.due = run.arm(self.name, left)
 
     def _close(self, run: Run, memory: WindowMemory) -> bool | None:
