@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeAlias
 from zlib import crc32
 
+import msgspec
 from aemos.v1 import job_pb2
 from aemos_core import telemetry
 from aemos_core.times import now_ms
@@ -20,7 +21,9 @@ from aemos_rules.deadlines import deadline_of
 from aemos_rules.domain import Reading, VariableType
 from aemos_rules.engine import CompiledChain, RunResult
 from aemos_rules.memory import Fenced
-from aemos_rules.nodes.remembering import awaiting
+from aemos_rules.nodes.actions import Delay
+from aemos_rules.nodes.remembering import Absence, Held
+from aemos_rules.nodes.windows import WindowMemory
 from aemos_rules.run import Cell, Deadline, Remembered, Start, World
 from aemos_rules.run_records import Ran
 
@@ -37,6 +40,8 @@ _PATIENCE = 120
 """A deadline waits for readings that are stored but not judged yet; it looks so often, after 0.5 s at first and 5 s at
 last: ten minutes in all."""
 _AGAIN_MS, _MOST_AGAIN_MS = 500, 5_000
+_AWAITING = msgspec.msgpack.Decoder(Absence.Memory | Delay.Memory | Held.Memory | WindowMemory)
+"""What nodes with a deadline remember."""
 
 
 def _json(reading: job_pb2.CommittedReading) -> object:
@@ -206,9 +211,12 @@ def _is_overtaken(
     remembered = world.memory.get(cell)
     if remembered is None or reading is None or cell.node not in chain.first:
         return False
-    due_ms, seen = awaiting(remembered)
+    try:
+        awaited = _AWAITING.decode(remembered)
+    except msgspec.ValidationError:  # of another node that had its name
+        return False
     stored = newest.get(reading.telemetry_data_id, (0, 0))
-    return due_ms == deadline.due_ms and stored > seen and deadline.tries < _PATIENCE
+    return awaited.due == deadline.due_ms and stored > (awaited.at, awaited.id) and deadline.tries < _PATIENCE
 
 
 def _asked_by(partition: int, portion: Portion, sensors: Set[str]) -> Asked:

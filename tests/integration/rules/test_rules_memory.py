@@ -74,7 +74,7 @@ def counted(play: Play) -> dict[str, list[object]]:
 def _timeless(value: bytes) -> list[object]:
     kind, *fields = msgspec.msgpack.decode(value)
     if kind in ("held", "absence", "window"):
-        del fields[2]  # the deadline
+        del fields[3]  # the deadline
     return [kind, *fields[: 2 if kind == "absence" else None]]
 
 

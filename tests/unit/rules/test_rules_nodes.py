@@ -3,14 +3,14 @@
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from aemos.v1.job_pb2 import CommittedReading
 from aemos_rules.domain import InvalidChain, Node, NodeFailed
 from aemos_rules.engine import ERRORS_TO_SUSPEND, Activity, RunResult
 from aemos_rules.jobs import _json
 from aemos_rules.nodes import KINDS, node_types
-from aemos_rules.nodes.remembering import awaiting
-from aemos_rules.run import NOWHERE, Run
+from aemos_rules.run import NOWHERE, Cell, Deadline, Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,11 +118,25 @@ def test_other_seconds_count_at_once() -> None:
     assert [result.outcome for result in game.pass_time(71)] == ["fired"]
 
 
-def test_what_another_node_left_under_the_name_awaits_nothing() -> None:
-    """A deadline of a node before is no reason to fail."""
-    game = play(node("condition", "n", condition="value > previous"))
-    game.send(reading(1, 0))
-    assert awaiting(next(iter(game.memory.values())))[0] == 0
+@pytest.mark.parametrize(
+    ("each", "remembered"),
+    [
+        (node("held", condition="value > 3", seconds=60), ["held", T0, 1, T0, T0 + 60_000]),
+        (node("absence", seconds=60), ["absence", T0, 1, T0, T0 + 60_000]),
+        (
+            node("window", "window", "transform", seconds=60),
+            ["window", T0, 1, 0, T0 + 60_000, [[29481750, 1, 5, 5, 5]]],
+        ),
+    ],
+    ids=lambda each: each.name if isinstance(each, Node) else "",
+)
+def test_what_is_remembered_keeps_its_places(each: Node, remembered: list[Any]) -> None:
+    """Memories and deadlines outlive an update: fields are only added, at the end."""
+    game = play(each)
+    cell = Cell(0, 1, each.name, "5")
+    game.memory[cell] = msgspec.msgpack.encode(remembered)
+    game.deadlines[cell] = Deadline(cell, T0 + 60_000, reading(5, 0))
+    assert [result.outcome for result in game.pass_time(100)] == ["fired"]
 
 
 def test_repeated_within_a_duration() -> None:

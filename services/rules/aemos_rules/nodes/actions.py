@@ -14,7 +14,7 @@ from ..alarms import CLEARED, SEVERITIES, AlarmAssertion
 from ..domain import DerivedReading, InvalidChain, NodeFailed, Notice, StateAssertion
 from ..run import Cell, Deadline, Run
 from .registry import Action, Cel, Id, Seconds, Text, VariableName, VariableTypes
-from .remembering import Awaiting
+from .remembering import Memory
 
 AlarmType: TypeAlias = Annotated[
     str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.-]+$", description="1 to 100 of A-Z a-z 0-9 _ . -")
@@ -110,8 +110,8 @@ class Delay(Action, kind="delay"):
     seconds: Seconds
     restart: bool = False
 
-    class Memory(Awaiting, tag="delay"):
-        pass
+    class Memory(Memory, tag="delay"):
+        due: int = 0
 
     def compile(self, types: VariableTypes) -> None:
         self.remembers = self.restart
@@ -129,10 +129,11 @@ class Delay(Action, kind="delay"):
 
     def _restart(self, run: Run) -> bool | None:
         """Late readings do not begin it anew, and only the deadline that is awaited lets the run go on."""
-        memory = run.recall(self.name, self.Memory) or self.Memory()
+        known = run.recall(self.name, self.Memory)
+        memory = known or self.Memory()
         at, reading_id = run.mark
         if run.deadline_ms:
-            if run.deadline_ms != memory.due:
+            if known and run.deadline_ms != memory.due:  # one that nothing is known of began before it restarted
                 return None
             memory.due, run.at_ms = 0, at + self._ms
             run.remember(self.name, memory)

@@ -34,24 +34,10 @@ class Memory(msgspec.Struct, array_like=True):
     id: int = 0
 
 
-class Awaiting(Memory):
-    """`due` is the deadline that the node awaits, 0 for none."""
-
-    due: int = 0
-
-    def awaits(self, run: Run, ms: int) -> bool:
-        """A deadline that is yet to come, and within so long: none that was lost with a run that failed or a chain that
-        was off, and none of a longer time that was configured before."""
-        return run.world.now_ms < self.due <= run.world.now_ms + ms
-
-
-def awaiting(remembered: bytes) -> tuple[int, tuple[int, int]]:
-    """The deadline that a memory awaits, and the newest reading that it has seen; of one that awaits none, anything."""
-    try:
-        _kind, at, reading_id, due, *_ = msgspec.msgpack.decode(remembered)
-    except ValueError:  # of another node that had its name
-        return 0, (0, 0)
-    return due, (at, reading_id)
+def is_awaited(due: int, run: Run, ms: int) -> bool:
+    """A deadline that is yet to come, and within so long: none that was lost with a run that failed or a chain that was
+    off, and none of a longer time that was configured before."""
+    return run.world.now_ms < due <= run.world.now_ms + ms
 
 
 class Remembering(OfSensor, Filter):
@@ -176,8 +162,9 @@ class Held(Conditional, kind="held"):
 
     condition: Cel
 
-    class Memory(Awaiting, tag="held"):
+    class Memory(Memory, tag="held"):
         since: int = 0
+        due: int = 0
         reached: int = 0
 
     def _judge(self, run: Run, memory: Any) -> bool | None:
@@ -186,7 +173,7 @@ class Held(Conditional, kind="held"):
             memory.since = memory.at
         left = memory.since + self._ms - memory.at
         if holds and left > 0:
-            if not memory.awaits(run, self._ms):
+            if not is_awaited(memory.due, run, self._ms):
                 memory.due, memory.reached = run.arm(self.name, left), memory.since + self._ms
             return None
         if memory.due:
@@ -200,7 +187,7 @@ class Held(Conditional, kind="held"):
         if run.deadline_ms != memory.due:
             return None
         over = memory.since + self._ms
-        if over > memory.reached:  # it has been told meanwhile to hold for longer
+        if 0 < memory.reached < over:  # it has been told meanwhile to hold for longer
             memory.due, memory.reached = run.arm(self.name, over - memory.reached), over
             run.remember(self.name, memory)
             return None
@@ -212,14 +199,15 @@ class Held(Conditional, kind="held"):
 class Absence(OverTime, kind="absence"):
     """True when nothing came for so long; false at each reading."""
 
-    class Memory(Awaiting, tag="absence"):
+    class Memory(Memory, tag="absence"):
         seen: int = 0
+        due: int = 0
 
     def _judge(self, run: Run, memory: Any) -> bool | None:
         # A deadline that is armed stays: when it comes, it is put off to where it belongs. That spares each reading
         # the writing of a deadline.
         memory.seen = run.world.now_ms
-        if not memory.awaits(run, self._ms):
+        if not is_awaited(memory.due, run, self._ms):
             memory.due = run.arm(self.name, self._ms)
         return False
 

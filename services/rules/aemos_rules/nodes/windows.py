@@ -16,7 +16,7 @@ from msgspec import Meta
 from ..domain import InvalidChain
 from ..run import Run
 from .registry import MAX_SECONDS, Seconds, Transform, VariableTypes
-from .remembering import Awaiting, OfNumber
+from .remembering import Memory, OfNumber
 
 MOST_PANES = 1_000
 MOST_SEEN = 128
@@ -32,11 +32,12 @@ Pane: TypeAlias = tuple[int, int, float, float, float]
 """(number since 1970, count, sum, min, max)"""
 
 
-class WindowMemory(Awaiting, tag="window"):
-    """`closed` is the first pane that no closed window ends before; `seen` are ids in order; `every` the ms of a
-    pane."""
+class WindowMemory(Memory, tag="window"):
+    """`closed` is the first pane that no closed window ends before; `seen` are ids in order; `due` the
+    deadline; `every` the ms of a pane."""
 
     closed: int = 0
+    due: int = 0
     panes: list[Pane] = []  # noqa: RUF012  msgspec copies it
     seen: list[int] = []  # noqa: RUF012
     every: int = 0
@@ -78,7 +79,10 @@ class Window(OfNumber, Transform, kind="window"):
     def _memory(self, run: Run) -> WindowMemory:
         """A new one when panes had another length before: their numbers mean other times."""
         memory = run.recall(self.name, WindowMemory)
-        return memory if memory and memory.every == self._every else WindowMemory(every=self._every)
+        if memory is None or memory.every not in (0, self._every):
+            memory = WindowMemory()
+        memory.every = self._every
+        return memory
 
     def _closes_at(self, memory: WindowMemory) -> int:
         """When the window that closes next does, in event time."""
