@@ -8,9 +8,9 @@ import pytest
 from aemos.v1.job_pb2 import CommittedReading
 from aemos_rules.domain import InvalidChain, Node, NodeFailed
 from aemos_rules.engine import ERRORS_TO_SUSPEND, Activity, RunResult
-from aemos_rules.jobs import _json
+from aemos_rules.jobs import _is_overtaken, _json
 from aemos_rules.nodes import KINDS, node_types
-from aemos_rules.run import NOWHERE, Cell, Deadline, Run
+from aemos_rules.run import NOWHERE, Cell, Deadline, Run, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -137,6 +137,15 @@ def test_what_is_remembered_keeps_its_places(each: Node, remembered: list[Any]) 
     game.memory[cell] = msgspec.msgpack.encode(remembered)
     game.deadlines[cell] = Deadline(cell, T0 + 60_000, reading(5, 0))
     assert [result.outcome for result in game.pass_time(100)] == ["fired"]
+
+
+def test_what_another_node_left_under_the_name_puts_nothing_off() -> None:
+    """A deadline from before ends, though something newer is stored; its job does not fail."""
+    game = play(node("condition", "n", condition="value > previous"))
+    game.send(reading(1, 0))
+    ((cell, _),) = game.memory.items()
+    world = World(T0, 0, game.memory)
+    assert not _is_overtaken(game.chain, Deadline(cell, T0 + 1, reading(1, 0)), {5: (T0 + 9, 9)}, world)
 
 
 def test_repeated_within_a_duration() -> None:
